@@ -1,0 +1,70 @@
+//! The ABI between the probes (`tracer-ebpf`) and the collector (`afterwrite`), defined once.
+//!
+//! Everything here is `repr(C)`, has explicit padding, and holds neither `bool` nor `enum`:
+//! ring bytes are untrusted, so a reader checks the length, copies, then interprets.
+#![no_std]
+
+/// Version of everything in this crate. The loader refuses an object that says another one.
+pub const ABI_VERSION: u32 = 1;
+
+/// Bytes in a sector as the block layer counts, whatever the device's own sector size.
+pub const SECTOR_BYTES: u64 = 512;
+
+/// A write was handed to the driver (request-based) or queued (bio-based). Authoritative.
+pub const KIND_SUBMIT: u8 = 1;
+/// The device reported the write done: its range may be read now. A hint only.
+pub const KIND_COMPLETE: u8 = 2;
+
+/// `REQ_OP_*` of the kernel, the ones that change a device (include/linux/blk_types.h, 6.1 to 6.18).
+pub const OP_WRITE: u8 = 1;
+pub const OP_DISCARD: u8 = 3;
+pub const OP_SECURE_ERASE: u8 = 5;
+pub const OP_ZONE_APPEND: u8 = 7;
+pub const OP_WRITE_ZEROES: u8 = 9;
+/// First of the driver-private operations, which carry no sector range.
+pub const OP_DRIVER_FIRST: u8 = 34;
+
+/// What a probe reports about one contiguous range of the disk.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockEvent {
+    /// Number of this submission among all seen, from 0; a hole is a lost event. Completions have 0.
+    pub seq: u64,
+    /// `bpf_ktime_get_ns` (CLOCK_MONOTONIC).
+    pub time_ns: u64,
+    /// Relative to the whole disk, also for a partition, in 512-byte sectors.
+    pub sector: u64,
+    /// Address of the request or bio: pairs a completion with its submission. 0 on the tracepoint rung.
+    pub key: u64,
+    pub bytes: u32,
+    /// Thread group of the task that ran the probe; for write-back a kernel thread's.
+    pub pid: u32,
+    /// The completion's `blk_status_t` or errno; 0 is success.
+    pub error: u32,
+    /// [`KIND_SUBMIT`] or [`KIND_COMPLETE`].
+    pub kind: u8,
+    /// `OP_*`.
+    pub op: u8,
+    pub _pad: [u8; 2],
+}
+
+pub const BLOCK_EVENT_BYTES: usize = 48;
+const _: () = assert!(size_of::<BlockEvent>() == BLOCK_EVENT_BYTES);
+const _: () = assert!(align_of::<BlockEvent>() == 8);
+
+/// Indexes into the `COUNTERS` array map (u64 each).
+pub mod counter {
+    /// Submissions of the volume that a probe saw.
+    pub const SEEN: u32 = 0;
+    /// Submissions reported through the ring.
+    pub const EMITTED: u32 = 1;
+    /// Submissions for which the ring had no room; their granules are set in the dirty bitmap.
+    pub const MARKED: u32 = 2;
+    /// Completions of the volume that a probe saw.
+    pub const COMPLETE_SEEN: u32 = 3;
+    /// Completions for which the ring had no room. Harmless: they are hints.
+    pub const COMPLETE_LOST: u32 = 4;
+    /// Kernel memory that could not be read; the submission marked the whole volume dirty.
+    pub const READ_FAILED: u32 = 5;
+    pub const COUNT: u32 = 6;
+}

@@ -1,0 +1,5 @@
+//! Afterwrite: continuous protection of Linux block volumes without a kernel module.
+//!
+//! The way of the data and the rules between modules are in ARCHITECTURE.md; the formats in docs/FORMAT.md.
+
+pub mod model;

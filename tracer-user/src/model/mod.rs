@@ -1,0 +1,11 @@
+//! The nouns of Afterwrite as plain values. No clock, no I/O, no thread: anything may use this module.
+
+mod identity;
+mod point;
+mod range;
+mod record;
+
+pub use identity::{Lsn, Timestamp, VolumeId, VolumeInfo};
+pub use point::{MarkId, Point, PointClass, Target as PointTarget};
+pub use range::{ByteRange, ByteRangeSet};
+pub use record::{Mark, Record, RecordBody};

@@ -4,9 +4,6 @@
 //! ring bytes are untrusted, so a reader checks the length, copies, then interprets.
 #![no_std]
 
-/// Version of everything in this crate. The loader refuses an object that says another one.
-pub const ABI_VERSION: u32 = 1;
-
 /// Bytes in a sector as the block layer counts, whatever the device's own sector size.
 pub const SECTOR_BYTES: u64 = 512;
 
@@ -14,6 +11,12 @@ pub const SECTOR_BYTES: u64 = 512;
 pub const KIND_SUBMIT: u8 = 1;
 /// The device reported the write done: its range may be read now. A hint only.
 pub const KIND_COMPLETE: u8 = 2;
+
+/// Just the range of the completion event is done, more of the request is to come.
+pub const COMPLETE_RANGE: u16 = 0;
+/// All that was submitted under the key is done. The event's range may be empty or, for a bio that dm split and for
+/// merged discards, wrong.
+pub const COMPLETE_WHOLE: u16 = 1;
 
 /// `REQ_OP_*` of the kernel, the ones that change a device (include/linux/blk_types.h, 6.1 to 6.18).
 pub const OP_WRITE: u8 = 1;
@@ -45,7 +48,9 @@ pub struct BlockEvent {
     pub kind: u8,
     /// `OP_*`.
     pub op: u8,
-    pub _pad: [u8; 2],
+    /// Submission: number of this range within its request, from 0 (merged discards hold many).
+    /// Completion: [`COMPLETE_RANGE`] or [`COMPLETE_WHOLE`].
+    pub part: u16,
 }
 
 pub const BLOCK_EVENT_BYTES: usize = 48;
@@ -54,7 +59,7 @@ const _: () = assert!(align_of::<BlockEvent>() == 8);
 
 /// Indexes into the `COUNTERS` array map (u64 each).
 pub mod counter {
-    /// Submissions of the volume that a probe saw.
+    /// Submissions of the volume that a probe saw. `SEEN == EMITTED + MARKED` once the probes are at rest.
     pub const SEEN: u32 = 0;
     /// Submissions reported through the ring.
     pub const EMITTED: u32 = 1;
@@ -64,7 +69,7 @@ pub mod counter {
     pub const COMPLETE_SEEN: u32 = 3;
     /// Completions for which the ring had no room. Harmless: they are hints.
     pub const COMPLETE_LOST: u32 = 4;
-    /// Kernel memory that could not be read; the submission marked the whole volume dirty.
+    /// Kernel memory that could not be read, so that a write may have gone unseen: compare the whole volume.
     pub const READ_FAILED: u32 = 5;
     pub const COUNT: u32 = 6;
 }

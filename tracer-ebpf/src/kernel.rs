@@ -1,0 +1,99 @@
+//! Reading the kernel's structures at the offsets the loader found.
+
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+use tracer_common::{OP_DRIVER_FIRST, SECTOR_BYTES};
+
+use crate::settings as at;
+
+/// Kernel memory could not be read.
+pub struct Unreadable;
+
+/// A contiguous piece of the disk and what is done to it.
+#[derive(Clone, Copy)]
+pub struct Extent {
+    pub sector: u64,
+    pub bytes: u32,
+}
+
+impl Extent {
+    /// The part that lies on the volume.
+    #[inline(always)]
+    pub fn on_volume(self) -> Option<Extent> {
+        let sectors = u64::from(self.bytes) / SECTOR_BYTES;
+        let start = self.sector.max(at::volume_start());
+        let end = (self.sector + sectors).min(at::volume_end());
+        if start >= end {
+            return None;
+        }
+        Some(Extent { sector: start, bytes: ((end - start) * SECTOR_BYTES) as u32 })
+    }
+}
+
+/// The operations that change a device: all but reads, flushes, zone management and driver-private ones.
+#[inline(always)]
+pub fn changes_device(op: u8) -> bool {
+    use tracer_common::{OP_DISCARD, OP_SECURE_ERASE, OP_WRITE, OP_WRITE_ZEROES, OP_ZONE_APPEND};
+    op < OP_DRIVER_FIRST
+        && (op == OP_WRITE
+            || op == OP_DISCARD
+            || op == OP_SECURE_ERASE
+            || op == OP_ZONE_APPEND
+            || op == OP_WRITE_ZEROES)
+}
+
+#[inline(always)]
+pub fn read<T>(base: u64, offset: u32) -> Result<T, Unreadable> {
+    let address = (base + u64::from(offset)) as *const T;
+    // SAFETY: the helper checks the address itself and fails on one that is not readable.
+    unsafe { bpf_probe_read_kernel(address) }.map_err(|_| Unreadable)
+}
+
+#[inline(always)]
+fn disk_is_protected(disk: u64) -> Result<bool, Unreadable> {
+    if disk == 0 {
+        return Ok(false);
+    }
+    let major: u32 = read(disk, at::gendisk_major())?;
+    let minor: u32 = read(disk, at::gendisk_first_minor())?;
+    Ok(((major << 20) | minor) == at::disk_dev())
+}
+
+/// The operation, if the request is one of the protected disk and changes it.
+#[inline(always)]
+pub fn request_op(request: u64) -> Result<Option<u8>, Unreadable> {
+    let op = read::<u32>(request, at::request_cmd_flags())? as u8;
+    if !changes_device(op) {
+        return Ok(None);
+    }
+    let queue: u64 = read(request, at::request_q())?;
+    let disk: u64 = read(queue, at::queue_disk())?;
+    Ok(if disk_is_protected(disk)? { Some(op) } else { None })
+}
+
+#[inline(always)]
+pub fn request_extent(request: u64) -> Result<Extent, Unreadable> {
+    Ok(Extent {
+        sector: read(request, at::request_sector())?,
+        bytes: read(request, at::request_data_len())?,
+    })
+}
+
+/// The operation, if the bio is one to the protected disk and changes it.
+#[inline(always)]
+pub fn bio_op(bio: u64) -> Result<Option<u8>, Unreadable> {
+    let op = read::<u32>(bio, at::bio_opf())? as u8;
+    if !changes_device(op) {
+        return Ok(None);
+    }
+    let bdev: u64 = read(bio, at::bio_bdev())?;
+    if bdev == 0 {
+        return Ok(None);
+    }
+    let disk: u64 = read(bdev, at::bdev_disk())?;
+    Ok(if disk_is_protected(disk)? { Some(op) } else { None })
+}
+
+#[inline(always)]
+pub fn bio_extent(bio: u64) -> Result<Extent, Unreadable> {
+    Ok(Extent { sector: read(bio, at::bio_sector())?, bytes: read(bio, at::bio_size())? })
+}

@@ -1,0 +1,128 @@
+use serde::Serialize;
+use tracer_common::{
+    BLOCK_EVENT_BYTES, BlockEvent, COMPLETE_WHOLE, KIND_COMPLETE, KIND_SUBMIT, OP_DISCARD, OP_SECURE_ERASE,
+    SECTOR_BYTES,
+};
+
+use crate::capture::VolumeExtent;
+use crate::model::ByteRange;
+
+/// What a probe reported, with byte ranges relative to the volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The range is about to change.
+    Submit {
+        /// Pairs it with its completion; 0 when the rung can't tell.
+        key: u64,
+        /// The first range of its request: what was submitted under the same key before is done.
+        first: bool,
+        range: ByteRange,
+        discard: bool,
+        /// CLOCK_MONOTONIC.
+        time_ns: u64,
+        seq: u64,
+    },
+    /// A hint that a range may be read now; also when the write failed, since the device then knows what it holds.
+    Complete { key: u64, range: Option<ByteRange>, whole: bool, failed: bool },
+}
+
+impl Event {
+    /// `None` for bytes that no probe of this version writes. Ring bytes are untrusted: length first, then a copy.
+    pub fn parse(bytes: &[u8], volume: &VolumeExtent) -> Option<Event> {
+        let bytes: &[u8; BLOCK_EVENT_BYTES] = bytes.try_into().ok()?;
+        // SAFETY: BlockEvent is repr(C) of integers without padding, so any bytes of its size are a value of it.
+        let event: BlockEvent = unsafe { bytes.as_ptr().cast::<BlockEvent>().read_unaligned() };
+        let start = event.sector.checked_mul(SECTOR_BYTES)?;
+        let on_disk = ByteRange::with_len(start, u64::from(event.bytes));
+        let range = on_disk.intersect(volume.on_disk).map(|range| {
+            ByteRange::new(range.start - volume.on_disk.start, range.end - volume.on_disk.start)
+        });
+        match event.kind {
+            KIND_SUBMIT => Some(Event::Submit {
+                key: event.key,
+                first: event.part == 0,
+                range: range?,
+                discard: matches!(event.op, OP_DISCARD | OP_SECURE_ERASE),
+                time_ns: event.time_ns,
+                seq: event.seq,
+            }),
+            KIND_COMPLETE => Some(Event::Complete {
+                key: event.key,
+                range,
+                whole: event.part == COMPLETE_WHOLE,
+                failed: event.error != 0,
+            }),
+            _ => None,
+        }
+    }
+}
+
+/// What the probes counted, in events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Submissions seen. Once the probes are at rest, seen == emitted + marked.
+    pub seen: u64,
+    /// Submissions that went through the ring.
+    pub emitted: u64,
+    /// Submissions for which the ring was full: they are in the dirty bitmap.
+    pub marked: u64,
+    pub completions_seen: u64,
+    pub completions_lost: u64,
+    /// Kernel memory a probe could not read: the volume is then compared as a whole.
+    pub read_failed: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes_of(event: BlockEvent) -> [u8; BLOCK_EVENT_BYTES] {
+        // SAFETY: same size, and BlockEvent has no padding.
+        unsafe { std::mem::transmute(event) }
+    }
+
+    fn event() -> BlockEvent {
+        BlockEvent {
+            seq: 7,
+            time_ns: 9,
+            sector: 2048,
+            key: 0xffff_8880,
+            bytes: 8192,
+            pid: 1,
+            error: 0,
+            kind: KIND_SUBMIT,
+            op: 1,
+            part: 0,
+        }
+    }
+
+    fn volume() -> VolumeExtent {
+        VolumeExtent { disk_major: 7, disk_first_minor: 0, on_disk: ByteRange::new(1 << 20, 1 << 30), ..Default::default() }
+    }
+
+    #[test]
+    fn ranges_become_relative_to_the_volume() {
+        let parsed = Event::parse(&bytes_of(event()), &volume());
+        let Some(Event::Submit { range, first: true, discard: false, seq: 7, .. }) = parsed else {
+            panic!("{parsed:?}")
+        };
+        assert_eq!(range, ByteRange::new(0, 8192));
+    }
+
+    #[test]
+    fn a_write_across_the_border_is_cut() {
+        let mut over = event();
+        over.sector = 2040;
+        let Some(Event::Submit { range, .. }) = Event::parse(&bytes_of(over), &volume()) else { panic!() };
+        assert_eq!(range, ByteRange::new(0, 4096));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_taken_or_refused(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..64)) {
+            if let Some(Event::Submit { range, .. }) = Event::parse(&bytes, &volume()) {
+                assert!(range.end <= volume().on_disk.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! Which ranges of the volume changed and are not in the journal yet. Pure: time is passed in.
+//!
+//! A range goes from *in flight* (submitted) to *ready* (done, may be read) to the journal. What can't be paired with
+//! a completion waits until the device was seen idle after it. Memory is bounded: past the bounds, ranges merge.
+
+use std::collections::HashMap;
+
+use crate::model::{ByteRange, ByteRangeSet};
+
+/// Nanoseconds of CLOCK_MONOTONIC, as the probes stamp events.
+pub type MonotonicNs = u64;
+
+const RANGES_MAX: usize = 128 << 10;
+const IN_FLIGHT_MAX: usize = 64 << 10;
+const MERGE_GRANULE_MIN: u64 = 64 << 10;
+
+#[derive(Debug)]
+struct InFlight {
+    ranges: Vec<ByteRange>,
+    since: MonotonicNs,
+}
+
+#[derive(Debug)]
+pub struct Pending {
+    size_bytes: u64,
+    /// Ranges are widened to multiples of this, for O_DIRECT and to merge neighbours.
+    block_bytes: u64,
+    in_flight: HashMap<u64, InFlight>,
+    /// Submitted without a key or through the dirty bitmap, since the last look at the device.
+    unpaired: ByteRangeSet,
+    /// The same from before `waiting_since`: done once the device was idle later than that.
+    waiting: ByteRangeSet,
+    waiting_since: MonotonicNs,
+    ready: ByteRangeSet,
+    ready_since: Option<MonotonicNs>,
+    discarded: ByteRangeSet,
+}
+
+impl Pending {
+    pub fn new(size_bytes: u64, block_bytes: u64) -> Pending {
+        Pending {
+            size_bytes,
+            block_bytes,
+            in_flight: HashMap::new(),
+            unpaired: ByteRangeSet::new(),
+            waiting: ByteRangeSet::new(),
+            waiting_since: 0,
+            ready: ByteRangeSet::new(),
+            ready_since: None,
+            discarded: ByteRangeSet::new(),
+        }
+    }
+
+    /// A write was handed to the device. `first`: anything older under the same key is done, since the kernel reuses a
+    /// request or bio only after its completion.
+    pub fn submit(&mut self, key: u64, first: bool, range: ByteRange, discard: bool, now: MonotonicNs) {
+        if discard {
+            self.discarded.insert(range);
+            if self.discarded.range_count() > RANGES_MAX {
+                // Only whether a target may give the space back is forgotten.
+                self.discarded = ByteRangeSet::new();
+            }
+        } else {
+            self.discarded.remove(range);
+        }
+        if key == 0 {
+            self.unpaired.insert(self.widen(range));
+            bound(&mut self.unpaired, self.size_bytes);
+            return;
+        }
+        if first && let Some(older) = self.in_flight.remove(&key) {
+            self.ready_all(older.ranges, now);
+        }
+        self.in_flight
+            .entry(key)
+            .or_insert_with(|| InFlight { ranges: Vec::with_capacity(1), since: now })
+            .ranges
+            .push(range);
+        if self.in_flight.len() > IN_FLIGHT_MAX {
+            self.unpair_in_flight();
+        }
+    }
+
+    /// The device says that a range, or all under the key, is done. A hint: without its submission the range counts
+    /// as ready nevertheless.
+    pub fn complete(&mut self, key: u64, range: Option<ByteRange>, whole: bool, now: MonotonicNs) {
+        if key != 0 && whole && let Some(done) = self.in_flight.remove(&key) {
+            self.ready_all(done.ranges, now);
+            return;
+        }
+        let Some(range) = range else { return };
+        if let Some(partly) = self.in_flight.get_mut(&key) {
+            let mut left: ByteRangeSet = partly.ranges.iter().copied().collect();
+            left.remove(range);
+            partly.ranges = left.iter().collect();
+            if partly.ranges.is_empty() {
+                self.in_flight.remove(&key);
+            }
+        } else if key == 0 {
+            self.unpaired.remove(range);
+            self.waiting.remove(range);
+        }
+        self.ready_all([range], now);
+    }
+
+    /// Written at some time before now, nothing known of its completion.
+    pub fn insert_unpaired(&mut self, range: ByteRange) {
+        self.discarded.remove(range);
+        self.unpaired.insert(self.widen(range));
+        bound(&mut self.unpaired, self.size_bytes);
+    }
+
+    /// The device had no write under way at some instant after `cutoff`: what was submitted before it is done.
+    pub fn settle(&mut self, cutoff: MonotonicNs, now: MonotonicNs) {
+        let done: Vec<u64> =
+            self.in_flight.iter().filter(|(_, i)| i.since <= cutoff).map(|(key, _)| *key).collect();
+        for key in done {
+            if let Some(entry) = self.in_flight.remove(&key) {
+                self.ready_all(entry.ranges, now);
+            }
+        }
+        if self.waiting_since <= cutoff {
+            let waiting = std::mem::take(&mut self.waiting);
+            self.ready_all(waiting.iter(), now);
+            self.waiting = std::mem::take(&mut self.unpaired);
+            self.waiting_since = now;
+        }
+    }
+
+    /// Whether a look at the device could settle something.
+    pub fn awaits_device(&self) -> bool {
+        !(self.in_flight.is_empty() && self.unpaired.is_empty() && self.waiting.is_empty())
+    }
+
+    /// The next range to read, at most `len_max` long, and whether all of it was last discarded.
+    pub fn take_ready(&mut self, len_max: u64) -> Option<(ByteRange, bool)> {
+        let range = self.ready.pop_first(len_max)?;
+        if self.ready.is_empty() {
+            self.ready_since = None;
+        }
+        Some((range, self.discarded.contains_all(range)))
+    }
+
+    pub fn put_back(&mut self, range: ByteRange, now: MonotonicNs) {
+        self.ready_all([range], now);
+    }
+
+    /// Nothing is known to have changed that is not in the journal.
+    pub fn is_empty(&self) -> bool {
+        self.ready.is_empty() && !self.awaits_device()
+    }
+
+    pub fn ready_bytes(&self) -> u64 {
+        self.ready.bytes()
+    }
+
+    /// Bytes known to have changed that are not in the journal, ready to be read or not.
+    pub fn bytes(&self) -> u64 {
+        let in_flight: u64 = self.in_flight.values().flat_map(|i| &i.ranges).map(|r| r.len()).sum();
+        self.ready.bytes() + self.unpaired.bytes() + self.waiting.bytes() + in_flight
+    }
+
+    /// How long the oldest ready range has waited.
+    pub fn ready_age_ns(&self, now: MonotonicNs) -> u64 {
+        self.ready_since.map_or(0, |since| now.saturating_sub(since))
+    }
+
+    fn ready_all(&mut self, ranges: impl IntoIterator<Item = ByteRange>, now: MonotonicNs) {
+        for range in ranges {
+            self.ready.insert(self.widen(range));
+            self.ready_since.get_or_insert(now);
+        }
+        bound(&mut self.ready, self.size_bytes);
+    }
+
+    fn unpair_in_flight(&mut self) {
+        for (_, entry) in std::mem::take(&mut self.in_flight) {
+            entry.ranges.into_iter().for_each(|range| self.unpaired.insert(self.widen(range)));
+        }
+        bound(&mut self.unpaired, self.size_bytes);
+    }
+
+    fn widen(&self, range: ByteRange) -> ByteRange {
+        range.align_outward(self.block_bytes, self.size_bytes)
+    }
+}
+
+/// Merges neighbours over ever larger holes until the set is small. Reading too much is harmless, forgetting is not.
+fn bound(set: &mut ByteRangeSet, size_bytes: u64) {
+    let mut granule = MERGE_GRANULE_MIN;
+    while set.range_count() > RANGES_MAX {
+        *set = set.iter().map(|range| range.align_outward(granule, size_bytes)).collect();
+        granule *= 2;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SIZE: u64 = 1 << 20;
+
+    fn block(index: u64) -> ByteRange {
+        ByteRange::with_len(index * 4096, 4096)
+    }
+
+    fn all_ready(pending: &mut Pending) -> Vec<ByteRange> {
+        std::iter::from_fn(|| pending.take_ready(u64::MAX).map(|(range, _)| range)).collect()
+    }
+
+    #[test]
+    fn a_range_is_ready_only_after_its_completion() {
+        let mut pending = Pending::new(SIZE, 4096);
+        pending.submit(1, true, block(3), false, 10);
+        assert_eq!(pending.take_ready(SIZE), None);
+        assert!(!pending.is_empty());
+        pending.complete(1, Some(block(3)), true, 11);
+        assert_eq!(pending.take_ready(SIZE), Some((block(3), false)));
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn a_partial_completion_leaves_the_rest_in_flight() {
+        let mut pending = Pending::new(SIZE, 4096);
+        pending.submit(1, true, ByteRange::new(0, 8192), false, 0);
+        pending.complete(1, Some(block(0)), false, 1);
+        assert_eq!(all_ready(&mut pending), [block(0)]);
+        assert!(pending.awaits_device());
+        pending.complete(1, Some(block(1)), true, 2);
+        assert_eq!(all_ready(&mut pending), [block(1)]);
+    }
+
+    #[test]
+    fn a_reused_key_says_that_the_older_write_is_done() {
+        let mut pending = Pending::new(SIZE, 4096);
+        pending.submit(1, true, block(0), false, 0);
+        pending.submit(1, true, block(5), false, 1);
+        assert_eq!(all_ready(&mut pending), [block(0)]);
+    }
+
+    #[test]
+    fn all_ranges_of_a_merged_discard_complete_together() {
+        let mut pending = Pending::new(SIZE, 4096);
+        pending.submit(1, true, block(0), true, 0);
+        pending.submit(1, false, block(9), true, 0);
+        pending.complete(1, None, true, 1);
+        assert_eq!(pending.take_ready(4096), Some((block(0), true)));
+        assert_eq!(pending.take_ready(4096), Some((block(9), true)));
+    }
+
+    #[test]
+    fn a_lost_completion_is_settled_by_an_idle_device() {
+        let mut pending = Pending::new(SIZE, 4096);
+        pending.submit(1, true, block(0), false, 100);
+        pending.submit(2, true, block(2), false, 200);
+        pending.settle(150, 210);
+        assert_eq!(all_ready(&mut pending), [block(0)]);
+        assert!(pending.awaits_device());
+        pending.settle(250, 300);
+        assert_eq!(all_ready(&mut pending), [block(2)]);
+    }
+
+    #[test]
+    fn unpaired_ranges_wait_a_whole_period() {
+        let mut pending = Pending::new(SIZE, 4096);
+        pending.insert_unpaired(block(7));
+        pending.settle(100, 150);
+        assert_eq!(all_ready(&mut pending), []);
+        pending.settle(149, 199);
+        assert_eq!(all_ready(&mut pending), [], "the idle instant has to be later than the range");
+        pending.settle(150, 200);
+        assert_eq!(all_ready(&mut pending), [block(7)]);
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn a_completion_without_its_submission_counts() {
+        let mut pending = Pending::new(SIZE, 4096);
+        pending.complete(77, Some(block(1)), true, 0);
+        assert_eq!(all_ready(&mut pending), [block(1)]);
+    }
+
+    #[test]
+    fn a_write_after_a_discard_is_no_discard() {
+        let mut pending = Pending::new(SIZE, 4096);
+        pending.submit(1, true, block(0), true, 0);
+        pending.complete(1, None, true, 0);
+        pending.submit(2, true, block(0), false, 0);
+        pending.complete(2, None, true, 0);
+        assert_eq!(pending.take_ready(SIZE), Some((block(0), false)));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_nothing_is_forgotten() {
+        let size = 1 << 40;
+        let mut pending = Pending::new(size, 4096);
+        let written: Vec<_> = (0..400_000u64).map(|i| block(i * 64)).collect();
+        for range in &written {
+            pending.submit(0, true, *range, false, 0);
+        }
+        assert!(pending.unpaired.range_count() <= RANGES_MAX);
+        pending.settle(0, 1);
+        pending.settle(1, 2);
+        for range in &written {
+            assert!(pending.ready.contains_all(*range));
+        }
+    }
+
+    proptest! {
+        /// Whatever the probes say, in whatever order: a written block is in some set until it was taken.
+        #[test]
+        fn no_submission_is_forgotten(ops in prop::collection::vec((0u8..6, 0u64..8, 0u64..64), 1..200)) {
+            let mut pending = Pending::new(SIZE, 4096);
+            let mut owed: Vec<ByteRange> = Vec::new();
+            for (now, (op, key, at)) in (1u64..).zip(ops) {
+                match op {
+                    0 | 1 => { pending.submit(key, op == 0, block(at), false, now); owed.push(block(at)); }
+                    2 => pending.complete(key, Some(block(at)), at % 2 == 0, now),
+                    3 => { pending.insert_unpaired(block(at)); owed.push(block(at)); }
+                    4 => pending.settle(now.saturating_sub(at), now),
+                    _ => if let Some((range, _)) = pending.take_ready(SIZE) {
+                        owed.retain(|o| o.intersect(range).is_none());
+                    },
+                }
+            }
+            pending.settle(1000, 1000);
+            pending.settle(1000, 1000);
+            let got: ByteRangeSet = all_ready(&mut pending).into_iter().collect();
+            for range in owed {
+                prop_assert!(got.contains_all(range), "{range} was forgotten");
+            }
+        }
+    }
+}

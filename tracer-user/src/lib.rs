@@ -6,4 +6,5 @@
 pub mod capture;
 #[cfg(feature = "capture")]
 pub mod collect;
+pub mod io;
 pub mod model;

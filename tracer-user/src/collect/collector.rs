@@ -361,7 +361,7 @@ impl<P: Probes, S: Source> Collector<P, S> {
                 let Some(mark) = self.mark.take() else { return Ok(()) };
                 self.snapshot.last_frozen_ms = frozen.map(millis);
                 self.snapshot.last_mark_error = None;
-                self.append_mark(mark.label, mark.reply, class, time);
+                self.append_mark(mark.label, mark.reply, class, time, frozen.map(millis));
                 self.flush_outbox()?;
             }
             Outcome::Failed(why) => {
@@ -395,7 +395,14 @@ impl<P: Probes, S: Source> Collector<P, S> {
         Ok(())
     }
 
-    fn append_mark(&mut self, label: String, reply: Option<MarkReply>, class: PointClass, time: Timestamp) {
+    fn append_mark(
+        &mut self,
+        label: String,
+        reply: Option<MarkReply>,
+        class: PointClass,
+        time: Timestamp,
+        frozen_ms: Option<u64>,
+    ) {
         let mark = Mark { id: self.next_mark, class, label };
         self.next_mark = MarkId(self.next_mark.0 + 1);
         self.snapshot.marks += 1;
@@ -403,7 +410,7 @@ impl<P: Probes, S: Source> Collector<P, S> {
         if class == PointClass::Fuzzy {
             log::warn!("mark {} is fuzzy: the volume was written without a pause, it can't be restored to it", mark.id);
         }
-        self.outbox.push_back(Entry::Mark { time, mark, reply });
+        self.outbox.push_back(Entry::Mark { time, mark, frozen_ms, reply });
     }
 
     fn advance_state(&mut self) {
@@ -421,7 +428,7 @@ impl<P: Probes, S: Source> Collector<P, S> {
             Some(Stopping::LastQuiet { until }) => {
                 let drained = self.drained();
                 if drained && self.changed_since_mark {
-                    self.append_mark("stop".into(), None, PointClass::Crash, realtime());
+                    self.append_mark("stop".into(), None, PointClass::Crash, realtime(), None);
                 }
                 if (drained || Instant::now() >= until) && self.outbox.is_empty() {
                     self.stopping = Some(Stopping::Done);

@@ -71,7 +71,7 @@ pub trait ReplicaBytes {
 pub enum Entry {
     Record { time: Timestamp, body: RecordBody },
     /// To be made durable at once; then whoever asked is answered.
-    Mark { time: Timestamp, mark: Mark, reply: Option<MarkReply> },
+    Mark { time: Timestamp, mark: Mark, frozen_ms: Option<u64>, reply: Option<MarkReply> },
 }
 
 /// Where the outcome of a mark goes; the text is for people.

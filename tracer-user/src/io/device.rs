@@ -144,10 +144,17 @@ impl BlockDevice {
         attribute(&self.sysfs_dir, "size")?.parse::<u64>().ok()?.checked_mul(512)
     }
 
-    /// Reads and writes under way on the whole disk. None if the device is gone.
-    pub fn sysfs_inflight(&self) -> Option<u64> {
+    /// Writes (with discards and write-zeroes) under way on the whole disk. None if the device is gone.
+    pub fn writes_in_flight(&self) -> Option<u64> {
         let inflight = attribute(&self.disk.sysfs_dir, "inflight")?;
-        inflight.split_whitespace().map(|count| count.parse::<u64>().ok()).sum()
+        inflight.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// (major, minor) of the whole disk and of its partitions.
+    pub fn disk_and_partitions(&self) -> Vec<DeviceNumber> {
+        let partitions = children(&self.disk.sysfs_dir);
+        let partitions = partitions.iter().filter(|dir| dir.join("partition").exists());
+        std::iter::once(self.disk.number).chain(partitions.filter_map(|dir| number_of(dir))).collect()
     }
 
     /// How the device is recognised again after a reboot: the first of `dm:UUID`, `md:UUID`, `loop:FILE`,
@@ -253,7 +260,7 @@ mod tests {
         assert_eq!(device.number.major, 7);
         assert_eq!(device.disk.number, device.number);
         assert!(device.request_based && !device.read_only && !device.is_partition());
-        assert_eq!(device.sysfs_inflight(), Some(0));
+        assert_eq!(device.writes_in_flight(), Some(0));
         assert_eq!(device.identity(), format!("loop:{}", image.file().display()));
     }
 
@@ -349,7 +356,7 @@ mod tests {
         let nvme = describe("259:2");
         assert_eq!(nvme.identity(), "wwid:eui.0025#part2");
         assert_eq!((nvme.start_bytes, nvme.request_based), (4096 * 512, true));
-        assert_eq!(nvme.sysfs_inflight(), Some(7));
+        assert_eq!(nvme.writes_in_flight(), Some(4));
         assert_eq!(describe("254:1").identity(), "partuuid:12-34");
         assert_eq!(describe("254:0").identity(), "name:vda");
     }

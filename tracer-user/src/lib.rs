@@ -2,4 +2,6 @@
 //!
 //! The way of the data and the rules between modules are in ARCHITECTURE.md; the formats in docs/FORMAT.md.
 
+pub mod io;
+pub mod journal;
 pub mod model;

@@ -2,9 +2,15 @@
 //!
 //! The way of the data and the rules between modules are in ARCHITECTURE.md; the formats in docs/FORMAT.md.
 
+pub mod apply;
 #[cfg(feature = "capture")]
 pub mod capture;
 #[cfg(feature = "capture")]
 pub mod collect;
 pub mod io;
+pub mod journal;
 pub mod model;
+pub mod restore;
+#[cfg(feature = "capture")]
+pub mod service;
+pub mod target;

@@ -5,6 +5,7 @@
 pub mod apply;
 #[cfg(feature = "capture")]
 pub mod capture;
+pub mod cli;
 #[cfg(feature = "capture")]
 pub mod collect;
 pub mod io;

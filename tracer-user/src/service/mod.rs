@@ -8,6 +8,7 @@ mod progress;
 mod protect;
 mod run_dir;
 
+pub use device_source::volume_extent;
 pub use control::{Client, ControlError};
 pub use prepare::PrepareError;
 pub use progress::{ReplicaStatus, Status};

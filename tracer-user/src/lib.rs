@@ -3,3 +3,4 @@
 //! The way of the data and the rules between modules are in ARCHITECTURE.md; the formats in docs/FORMAT.md.
 
 pub mod model;
+pub mod target;

@@ -43,9 +43,9 @@ impl ByteRange {
 
     /// Cut into pieces of `piece` bytes at most.
     pub fn chunks(self, piece: u64) -> impl Iterator<Item = ByteRange> {
-        (self.start..self.end).step_by(usize::try_from(piece).unwrap_or(usize::MAX)).map(move |start| {
-            ByteRange { start, end: start.saturating_add(piece).min(self.end) }
-        })
+        (self.start..self.end)
+            .step_by(usize::try_from(piece).unwrap_or(usize::MAX))
+            .map(move |start| ByteRange { start, end: start.saturating_add(piece).min(self.end) })
     }
 }
 

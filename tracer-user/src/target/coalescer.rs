@@ -17,6 +17,24 @@ pub enum Op<'a> {
     },
 }
 
+impl<'a> Op<'a> {
+    /// The bytes of the volume it changes.
+    pub fn range(self) -> ByteRange {
+        match self {
+            Op::Write { start, bytes } => ByteRange::with_len(start, bytes.len() as u64),
+            Op::Zero { range, .. } => range,
+        }
+    }
+
+    /// What it writes; `None` for zeros.
+    pub fn bytes(self) -> Option<&'a [u8]> {
+        match self {
+            Op::Write { bytes, .. } => Some(bytes),
+            Op::Zero { .. } => None,
+        }
+    }
+}
+
 /// Collects writes in bounded memory so that a target sees few large ones in order: a later write wins over an earlier
 /// one, and what lies side by side goes out as one. Pure: the caller gives what `flush` hands out to the target.
 pub struct Coalescer {

@@ -115,14 +115,19 @@ impl TargetWriter {
         self.may_hold_old_bytes
     }
 
+    /// Whether the range lies in the volume.
+    pub fn check_range(&self, range: ByteRange) -> Result<(), TargetError> {
+        match range.end <= self.size_bytes {
+            true => Ok(()),
+            false => Err(TargetError::OutOfRange { range, size_bytes: self.size_bytes }),
+        }
+    }
+
     fn check(&self, range: ByteRange) -> Result<(), TargetError> {
         if self.latched {
             return Err(TargetError::Latched { path: self.path.clone() });
         }
-        if range.end > self.size_bytes {
-            return Err(TargetError::OutOfRange { range, size_bytes: self.size_bytes });
-        }
-        Ok(())
+        self.check_range(range)
     }
 
     fn latch(&mut self, what: &'static str, done: io::Result<()>) -> Result<(), TargetError> {

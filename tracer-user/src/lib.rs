@@ -2,5 +2,6 @@
 //!
 //! The way of the data and the rules between modules are in ARCHITECTURE.md; the formats in docs/FORMAT.md.
 
+pub mod io;
 pub mod model;
 pub mod target;

@@ -2,6 +2,9 @@
 //!
 //! The way of the data and the rules between modules are in ARCHITECTURE.md; the formats in docs/FORMAT.md.
 
+pub mod apply;
 pub mod io;
+pub mod journal;
 pub mod model;
+pub mod restore;
 pub mod target;

@@ -13,7 +13,7 @@ use crate::model::{Lsn, MarkId, VolumeId};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoint {
-    version: u32,
+    pub(super) version: u32,
     /// The volume whose records were applied.
     pub volume: VolumeId,
     /// The target as it was named, for people; `target_identity` decides.
@@ -106,19 +106,20 @@ impl Checkpoint {
             move |source| CheckpointError::Io { what, path, source }
         };
         let mut file = File::create(&beside).map_err(io_error("create", &beside))?;
-        file.write_all(self.encode().as_bytes()).map_err(io_error("write", &beside))?;
+        let text = self.encode().map_err(io_error("encode", &path))?;
+        file.write_all(text.as_bytes()).map_err(io_error("write", &beside))?;
         file.sync_all().map_err(io_error("sync", &beside))?;
         fs::rename(&beside, &path).map_err(io_error("replace", &path))?;
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error("sync the directory of", &path))
     }
 
-    fn encode(&self) -> String {
+    fn encode(&self) -> io::Result<String> {
         let mut text = "# What afterwrite knows of the replica of this journal. Do not edit: without it the replica is\n\
                         # rebuilt from the journal's first record.\n"
             .to_owned();
-        text += &toml::to_string(self).expect("a struct of numbers and strings is TOML");
+        text += &toml::to_string(self).map_err(io::Error::other)?;
         let hash = blake3::hash(text.as_bytes());
-        text + HASH_KEY + &hash.to_hex() + "\"\n"
+        Ok(text + HASH_KEY + &hash.to_hex() + "\"\n")
     }
 
     fn decode(bytes: &[u8]) -> Result<Checkpoint, Undecodable> {
@@ -133,7 +134,8 @@ impl Checkpoint {
         struct Version {
             version: u32,
         }
-        let version = toml::from_str::<Version>(body).map_err(|e| Undecodable::Damaged(e.to_string()))?.version;
+        let version =
+            toml::from_str::<Version>(body).map_err(|e| Undecodable::Damaged(e.to_string()))?.version;
         if version != VERSION {
             return Err(Undecodable::Version(version));
         }
@@ -173,9 +175,12 @@ mod tests {
 
     #[test]
     fn every_cut_and_every_flipped_bit_is_noticed() {
-        let whole = checkpoint().encode().into_bytes();
+        let whole = checkpoint().encode().unwrap().into_bytes();
         for len in 0..whole.len() {
-            assert!(matches!(Checkpoint::decode(&whole[..len]), Err(Undecodable::Damaged(_))), "cut at {len}");
+            assert!(
+                matches!(Checkpoint::decode(&whole[..len]), Err(Undecodable::Damaged(_))),
+                "cut at {len}"
+            );
         }
         for at in 0..whole.len() {
             for bit in 0..8 {
@@ -188,15 +193,20 @@ mod tests {
 
     #[test]
     fn a_later_version_is_not_called_damage() {
-        let later = Checkpoint { version: 2, ..checkpoint() }.encode();
+        let later = Checkpoint { version: 2, ..checkpoint() }.encode().unwrap();
         assert!(matches!(Checkpoint::decode(later.as_bytes()), Err(Undecodable::Version(2))));
     }
 
     #[test]
-    fn lsns_past_what_toml_can_hold_are_not_lost() {
+    fn a_checkpoint_that_cannot_be_written_leaves_the_old_one() {
         let dir = tempfile::tempdir().unwrap();
-        let far = Checkpoint { applied: Lsn(u64::MAX), applying: Some(Lsn(u64::MAX - 1)), ..checkpoint() };
-        far.write(dir.path()).unwrap();
-        assert_eq!(Checkpoint::read(dir.path()).unwrap(), Some(far));
+        checkpoint().write(dir.path()).unwrap();
+        fs::create_dir(dir.path().join("replica.checkpoint.new")).unwrap();
+        let next = Checkpoint { applied: Lsn(u64::MAX), ..checkpoint() };
+        assert!(matches!(next.write(dir.path()), Err(CheckpointError::Io { what: "create", .. })));
+        assert_eq!(Checkpoint::read(dir.path()).unwrap(), Some(checkpoint()));
+        fs::remove_dir(dir.path().join("replica.checkpoint.new")).unwrap();
+        next.write(dir.path()).unwrap();
+        assert_eq!(Checkpoint::read(dir.path()).unwrap(), Some(next), "the highest LSN fits");
     }
 }

@@ -43,7 +43,10 @@ pub(super) fn decide(found: Found<'_>) -> Result<Decision, ApplyError> {
         None if checkpoint.target_path == found.target_path && !found.force => {
             Err(ApplyError::TargetGone { path: checkpoint.target_path.into() })
         }
-        _ => Ok(Decision::Rebuild(new, format!("the replica so far was another target, {}", checkpoint.target_path))),
+        _ => Ok(Decision::Rebuild(
+            new,
+            format!("the replica so far was another target, {}", checkpoint.target_path),
+        )),
     }
 }
 
@@ -64,9 +67,12 @@ mod tests {
     fn the_decision_table_is_complete() {
         for force in [false, true] {
             let new = OpenTarget::New { force };
-            for (target, target_path) in
-                [(None, "/r.img"), (None, "/new.img"), (Some("file:1:1"), "/r.img"), (Some("file:2:2"), "/r.img")]
-            {
+            for (target, target_path) in [
+                (None, "/r.img"),
+                (None, "/new.img"),
+                (Some("file:1:1"), "/r.img"),
+                (Some("file:2:2"), "/r.img"),
+            ] {
                 let found = |checkpoint| Found { checkpoint, target, target_path, volume: VOLUME, force };
                 assert_eq!(decide(found(Ok(None))).unwrap(), Decision::Fresh(new));
 
@@ -83,7 +89,9 @@ mod tests {
                 match (decide(found(Ok(Some(checkpoint())))), target) {
                     (Ok(Decision::Resume(got)), Some("file:1:1")) => assert_eq!(got, checkpoint()),
                     (Err(ApplyError::TargetGone { .. }), None) => assert!(!force && target_path == "/r.img"),
-                    (Ok(Decision::Rebuild(got, _)), None) => assert!(got == new && (force || target_path != "/r.img")),
+                    (Ok(Decision::Rebuild(got, _)), None) => {
+                        assert!(got == new && (force || target_path != "/r.img"))
+                    }
                     (Ok(Decision::Rebuild(got, _)), Some("file:2:2")) => assert_eq!(got, new),
                     (got, _) => panic!("{got:?} for {target:?} at {target_path}, force {force}"),
                 }

@@ -20,9 +20,13 @@ pub enum ApplyError {
     },
     #[error("cannot keep the replica's checkpoint")]
     Checkpoint(#[from] CheckpointError),
-    #[error("the journal ends at record {last}, before record {wanted}: it was cut. `afterwrite journal check` tells more")]
+    #[error(
+        "the journal ends at record {last}, before record {wanted}: it was cut. `afterwrite journal check` tells more"
+    )]
     JournalEnds { last: Lsn, wanted: Lsn },
-    #[error("the journal gives record {found} where record {wanted} belongs: `afterwrite journal check` tells more")]
+    #[error(
+        "the journal gives record {found} where record {wanted} belongs: `afterwrite journal check` tells more"
+    )]
     OutOfOrder { found: Lsn, wanted: Lsn },
     /// The replica is ahead of the journal: acknowledged history was lost.
     #[error(
@@ -30,7 +34,9 @@ pub enum ApplyError {
          acknowledged. Keep a copy of the replica, look at the journal's disk, and start with a new journal directory"
     )]
     JournalLost { applied: Lsn, last: Lsn },
-    #[error("applying up to record {begun} was begun, so the target cannot stop at record {wanted}: apply up to {begun}")]
+    #[error(
+        "applying up to record {begun} was begun, so the target cannot stop at record {wanted}: apply up to {begun}"
+    )]
     ApplyPending { begun: Lsn, wanted: Lsn },
     #[error(
         "the checkpoint in this journal is of volume {found}, the journal of volume {expected}. Give every volume \

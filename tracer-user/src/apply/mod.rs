@@ -8,6 +8,8 @@ mod records;
 mod replica;
 
 #[cfg(test)]
+pub(crate) mod history;
+#[cfg(test)]
 mod tests;
 
 pub use checkpoint::{Checkpoint, CheckpointError};

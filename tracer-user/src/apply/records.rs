@@ -134,7 +134,11 @@ fn take(
     Ok(range.len())
 }
 
-fn flush(coalescer: &mut Coalescer, target: &mut TargetWriter, stats: &mut ApplyStats) -> Result<(), ApplyError> {
+fn flush(
+    coalescer: &mut Coalescer,
+    target: &mut TargetWriter,
+    stats: &mut ApplyStats,
+) -> Result<(), ApplyError> {
     coalescer.flush(|op| {
         stats.covered.insert(op.range());
         match op.bytes() {

@@ -98,7 +98,12 @@ impl Replica {
     ///
     /// The order that makes a kill at any instant harmless: the checkpoint says what was begun, durably; the records are
     /// applied; the target is synced; the checkpoint says what is there.
-    pub fn advance(&mut self, journal: &Journal, to: Lsn, mark: Option<&Point>) -> Result<ApplyStats, ApplyError> {
+    pub fn advance(
+        &mut self,
+        journal: &Journal,
+        to: Lsn,
+        mark: Option<&Point>,
+    ) -> Result<ApplyStats, ApplyError> {
         if self.latched {
             return Err(ApplyError::Latched);
         }
@@ -107,7 +112,12 @@ impl Replica {
         result
     }
 
-    fn try_advance(&mut self, journal: &Journal, to: Lsn, mark: Option<&Point>) -> Result<ApplyStats, ApplyError> {
+    fn try_advance(
+        &mut self,
+        journal: &Journal,
+        to: Lsn,
+        mark: Option<&Point>,
+    ) -> Result<ApplyStats, ApplyError> {
         let Checkpoint { volume, applied, applying, .. } = self.checkpoint;
         if journal.info().id != volume {
             return Err(ApplyError::WrongVolume { found: volume, expected: journal.info().id });
@@ -123,7 +133,12 @@ impl Replica {
         let mut stats = ApplyStats::default();
         let mark = mark.filter(|mark| mark.lsn == to && mark.class.restorable());
         if to > applied || applying.is_some() {
-            self.keep(Checkpoint { applying: Some(to), consistent: false, mark: None, ..self.checkpoint.clone() })?;
+            self.keep(Checkpoint {
+                applying: Some(to),
+                consistent: false,
+                mark: None,
+                ..self.checkpoint.clone()
+            })?;
         }
         while self.checkpoint.applied < to {
             let span = Span { from_exclusive: self.checkpoint.applied, to };

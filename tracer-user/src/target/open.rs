@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Whence, lseek};
 
+use crate::io::{BlockDevice, DeviceNumber};
 use crate::target::TargetError;
 use crate::target::medium::Kind;
 
@@ -143,11 +144,14 @@ fn open_file(
     })
 }
 
-/// Recognises a target again, also after a reboot: inode and birth time of a file, number of a device.
-pub(super) fn identity_of(_path: &Path, metadata: &Metadata) -> String {
+/// Recognises a target again, also after a reboot: inode and birth time of a file; of a device what the hardware or its
+/// mapping says, for device numbers change.
+pub(super) fn identity_of(path: &Path, metadata: &Metadata) -> String {
     if metadata.file_type().is_block_device() {
-        let (major, minor) = (nix::sys::stat::major(metadata.rdev()), nix::sys::stat::minor(metadata.rdev()));
-        return format!("dev:{major}:{minor}");
+        return match BlockDevice::open(path) {
+            Ok(device) => format!("dev:{}", device.identity()),
+            Err(_) => format!("dev:{}", DeviceNumber::from_stat(metadata.rdev())),
+        };
     }
     match metadata.created().ok().and_then(|born| born.duration_since(UNIX_EPOCH).ok()) {
         Some(born) => format!("file:{}:{}", metadata.ino(), born.as_nanos()),
@@ -177,12 +181,8 @@ fn suitable(path: &Path, metadata: &Metadata) -> Result<(), TargetError> {
 
 fn refused(path: &Path, metadata: Option<&Metadata>, source: io::Error) -> TargetError {
     let path = path.to_owned();
-    let read_only_device = || {
-        metadata.filter(|m| m.file_type().is_block_device()).is_some_and(|m| {
-            let (major, minor) = (nix::sys::stat::major(m.rdev()), nix::sys::stat::minor(m.rdev()));
-            fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/ro")).is_ok_and(|ro| ro.trim() == "1")
-        })
-    };
+    let is_device = metadata.is_some_and(|metadata| metadata.file_type().is_block_device());
+    let read_only_device = || is_device && BlockDevice::open(&path).is_ok_and(|device| device.read_only);
     match source.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EBUSY) => {
             TargetError::Busy { path, by: "it is mounted, or another program or device holds it" }

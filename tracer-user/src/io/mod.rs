@@ -4,6 +4,7 @@ mod aligned;
 mod device;
 mod graph;
 mod mounts;
+pub mod store;
 mod sysfs;
 mod topology;
 

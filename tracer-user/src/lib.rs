@@ -3,6 +3,7 @@
 //! The way of the data and the rules between modules are in ARCHITECTURE.md; the formats in docs/FORMAT.md.
 
 pub mod apply;
+pub mod cli;
 pub mod io;
 pub mod journal;
 pub mod model;

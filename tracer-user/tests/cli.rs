@@ -1,5 +1,7 @@
 //! The contract of the command line, from outside: exit codes, what is on stdout and stderr, inputs left alone.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -1,5 +1,7 @@
 //! Targets that are block devices: loop devices over files of our own. Needs root and the loop driver.
 
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;

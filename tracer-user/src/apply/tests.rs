@@ -44,15 +44,15 @@ fn a_replica_is_the_source_at_every_mark() {
 
 #[test]
 fn a_power_cut_at_every_operation_of_the_target_is_made_good() {
-    for seed in 1..6 {
-        let dry = History::new(seed, 4);
+    for seed in 1..4 {
+        let history = History::new(seed, 4);
+        let points = history.points();
         let disk = FaultyDisk::new(SIZE);
-        go_on(&mut replica_on(&dry, &disk), &dry, &dry.points()).unwrap();
+        go_on(&mut replica_on(&history, &disk), &history, &points).unwrap();
         let ops = disk.ops();
         assert!(ops > 10);
         for crash_at in 0..ops {
-            let history = History::new(seed, 4);
-            let points = history.points();
+            std::fs::remove_file(Checkpoint::path(&history.dir())).unwrap();
             let disk = FaultyDisk::new(SIZE);
             disk.fail_at(crash_at, Fault::Crash);
             go_on(&mut replica_on(&history, &disk), &history, &points).unwrap_err();

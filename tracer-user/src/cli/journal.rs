@@ -223,7 +223,7 @@ fn text(record: &Record) -> String {
     let Dumped { lsn, time, kind, detail } = Dumped::from(record);
     let detail = match detail {
         Detail::Range { start, end } => format!("{start}..{end} ({} bytes)", end - start),
-        Detail::Mark { mark, class, label } if label.is_empty() => format!("{mark} {class}"),
+        Detail::Mark { mark, class, label: "" } => format!("{mark} {class}"),
         Detail::Mark { mark, class, label } => format!("{mark} {class} \"{}\"", label.escape_debug()),
     };
     format!("{lsn} {time} {kind} {detail}")

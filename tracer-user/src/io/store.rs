@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg, PosixFadviseAdvice, posix_fadvise};
@@ -13,6 +13,9 @@ pub(crate) mod faulty;
 
 /// Name of the file a [`DirStore`] locks for its one writer.
 pub const LOCK_NAME: &str = "lock";
+
+/// The files hold what stands on a volume: they are their owner's alone.
+const FILE_MODE: u32 = 0o600;
 
 /// Files of one directory, by name. What is written is durable only after [`Store::sync`]; that a file exists, was
 /// renamed or removed is durable only after [`Store::sync_dir`].
@@ -62,7 +65,9 @@ impl DirStore {
     /// # Errors
     /// `WouldBlock` when another process or another store of this one holds the lock.
     pub fn open_exclusive(dir: &Path) -> io::Result<DirStore> {
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join(LOCK_NAME))?;
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true).mode(FILE_MODE);
+        let file = options.open(dir.join(LOCK_NAME))?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error)?;
         Ok(DirStore { dir: dir.to_owned(), appending: None, _lock: Some(lock) })
     }
@@ -116,7 +121,7 @@ impl Store for DirStore {
     }
 
     fn create(&mut self, name: &str) -> io::Result<()> {
-        let file = OpenOptions::new().append(true).create_new(true).open(self.path(name))?;
+        let file = OpenOptions::new().append(true).create_new(true).mode(FILE_MODE).open(self.path(name))?;
         self.appending = Some((name.to_owned(), file));
         Ok(())
     }
@@ -180,6 +185,8 @@ mod tests {
         store.drop_cache("a").unwrap();
         store.rename("a", "b").unwrap();
         store.sync_dir().unwrap();
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(dir.path().join("b")).unwrap());
+        assert_eq!(mode & 0o777, 0o600);
         let mut buffer = [0; 16];
         assert_eq!(store.read_at("b", 2, &mut buffer).unwrap(), 7);
         assert_eq!(&buffer[..7], b"llo wo!");

@@ -82,8 +82,11 @@ impl SegmentHeader {
             return Err(FormatError::Torn("no segment header"));
         }
         let version = u16::from_le_bytes([bytes[8], bytes[9]]);
-        if version != VERSION {
-            return Err(FormatError::Version(version));
+        match version {
+            VERSION => {}
+            // There never was such a version: bytes not yet written.
+            0 => return Err(FormatError::Torn("an incomplete segment header")),
+            _ => return Err(FormatError::Version(version)),
         }
         if u16::from_le_bytes([bytes[10], bytes[11]]) as usize != SEGMENT_HEADER_LEN {
             return Err(FormatError::Torn("a wrong length in the segment header"));

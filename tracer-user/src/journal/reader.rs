@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::io::store::{DirStore, Store};
 use crate::journal::error::JournalError;
+use crate::journal::format::FRAME_HEADER_LEN;
 use crate::journal::index::{Entry, Index, point_of};
 use crate::journal::record::FrameCursor;
 use crate::journal::records::Records;
@@ -27,9 +28,23 @@ struct Tail {
     walk: Box<Walk>,
     index: Index,
     torn: Option<TornTail>,
+    /// The frame read last and its header's bytes, to see whether it is still the same one.
+    last_frame: Option<(u64, [u8; FRAME_HEADER_LEN])>,
 }
 
 impl Tail {
+    fn new(walk: Box<Walk>) -> Tail {
+        Tail { walk, index: Index::default(), torn: None, last_frame: None }
+    }
+
+    /// Whether the last frame is as it was: a recovery may have cut it, and a writer put others there.
+    fn still_there<S: Store>(&self, store: &S) -> bool {
+        let Some((offset, wanted)) = &self.last_frame else { return false };
+        let mut bytes = [0; FRAME_HEADER_LEN];
+        matches!(store.read_at(&self.walk.name, *offset, &mut bytes), Ok(FRAME_HEADER_LEN))
+            && bytes == *wanted
+    }
+
     /// Verifies the frames up to the one that holds `until`, or all there are.
     fn read_on<S: Store>(mut self, store: &S, until: Option<Lsn>) -> Result<Tail, JournalError> {
         let mut raw = Vec::new();
@@ -38,6 +53,11 @@ impl Tail {
             match self.walk.next(store)? {
                 Step::Records(header) => {
                     self.index.add_frame(Entry { lsn: header.first_lsn, offset: header.offset });
+                    self.last_frame = self
+                        .walk
+                        .frame
+                        .first_chunk()
+                        .map(|bytes: &[u8; FRAME_HEADER_LEN]| (header.offset, *bytes));
                     if header.marks == 0 {
                         continue;
                     }
@@ -246,13 +266,14 @@ impl<S: Store> Journal<S> {
         look: impl FnOnce(&Tail) -> T,
     ) -> Result<T, JournalError> {
         let mut slot = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tail) = slot.take().filter(|tail| tail.walk.header.first_lsn == first) {
-            // What was read before may have been cut off by a recovery since: then only a fresh start tells.
-            if let Ok(tail) = tail.read_on(&*self.store, until)
-                && tail.torn.is_none()
-            {
-                return Ok(look(slot.insert(tail)));
-            }
+        let known = slot.take().filter(|tail| tail.walk.header.first_lsn == first);
+        // What was read before may have been cut off by a recovery since: then only a fresh start tells.
+        if let Some(tail) = known
+            && tail.still_there(&*self.store)
+            && let Ok(tail) = tail.read_on(&*self.store, until)
+            && tail.torn.is_none()
+        {
+            return Ok(look(slot.insert(tail)));
         }
         let walk = match Walk::open(&*self.store, self.info.id, first)? {
             Opened::Walk(walk) => walk,
@@ -261,8 +282,7 @@ impl<S: Store> Journal<S> {
                 return Err(JournalError::Damaged { segment: torn.segment, offset: 0, what });
             }
         };
-        let tail = Tail { walk, index: Index::default(), torn: None };
-        let tail = tail.read_on(&*self.store, until)?;
+        let tail = Tail::new(walk).read_on(&*self.store, until)?;
         Ok(look(slot.insert(tail)))
     }
 }

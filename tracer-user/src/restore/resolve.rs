@@ -54,9 +54,9 @@ pub enum ResolveError {
     BeforeFirst { wanted: Timestamp, first: MarkId, first_time: Timestamp },
     #[error(
         "{what} is fuzzy: it equals no instant of the source. Restorable: {}. --force takes it all the same",
-        neighbours(.before.as_ref(), .after.as_ref())
+        neighbours(.before.as_deref(), .after.as_deref())
     )]
-    Fuzzy { what: String, before: Option<Point>, after: Option<Point> },
+    Fuzzy { what: String, before: Option<Box<Point>>, after: Option<Box<Point>> },
 }
 
 fn neighbours(before: Option<&Point>, after: Option<&Point>) -> String {
@@ -133,8 +133,8 @@ fn allow(
     let restorable = || points.iter().filter(|point| point.class.restorable());
     Err(ResolveError::Fuzzy {
         what,
-        before: restorable().rfind(|point| point.lsn < found.lsn).cloned(),
-        after: restorable().find(|point| point.lsn > found.lsn).cloned(),
+        before: restorable().rfind(|point| point.lsn < found.lsn).cloned().map(Box::new),
+        after: restorable().find(|point| point.lsn > found.lsn).cloned().map(Box::new),
     })
 }
 

@@ -1,6 +1,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::io::DeviceError;
 use crate::model::ByteRange;
 
 /// Why a target cannot be opened or written. `path` is the target as the user named it.
@@ -32,6 +33,8 @@ pub enum TargetError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot use the device as a target")]
+    Device(#[from] DeviceError),
     #[error("bytes {range} lie outside the volume of {size_bytes} bytes")]
     OutOfRange { range: ByteRange, size_bytes: u64 },
     #[error("cannot {what} {path}")]

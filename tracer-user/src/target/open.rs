@@ -1,5 +1,5 @@
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -53,7 +53,7 @@ pub(super) fn open(path: &Path, size_bytes: u64, how: OpenTarget) -> Result<Open
         // Fails with EBUSY while it is mounted, a dm or md member, or opened by another TargetWriter.
         options.custom_flags(libc::O_EXCL);
     }
-    let file = options.open(path).map_err(|source| refused(path, before.as_ref(), source))?;
+    let file = options.open(path).map_err(|source| refused(path, source))?;
     let opened = file.metadata().map_err(failed("look at"))?;
     suitable(path, &opened)?;
     if is_device {
@@ -71,16 +71,19 @@ fn open_device(
     how: OpenTarget,
 ) -> Result<Opened, TargetError> {
     let failed = |what| move |source| TargetError::Io { what, path: path.to_owned(), source };
-    let device_bytes = file.seek(SeekFrom::End(0)).map_err(failed("find the size of"))?;
-    if device_bytes < size_bytes {
+    let device = BlockDevice::open(path)?;
+    if device.read_only {
+        // The kernel opens it all the same, and refuses the first write.
+        return Err(TargetError::ReadOnly { path: path.to_owned() });
+    }
+    if device.size_bytes < size_bytes {
         return Err(TargetError::TooSmall {
             path: path.to_owned(),
-            size_bytes: device_bytes,
+            size_bytes: device.size_bytes,
             needed_bytes: size_bytes,
         });
     }
     if how == (OpenTarget::New { force: false }) {
-        file.rewind().map_err(failed("read"))?;
         let mut head = Vec::new();
         Read::by_ref(&mut file).take(PROBED_BYTES).read_to_end(&mut head).map_err(failed("read"))?;
         if let Some(at) = head.iter().position(|byte| *byte != 0) {
@@ -179,10 +182,8 @@ fn suitable(path: &Path, metadata: &Metadata) -> Result<(), TargetError> {
     Err(TargetError::Unsuitable { path: path.to_owned(), what })
 }
 
-fn refused(path: &Path, metadata: Option<&Metadata>, source: io::Error) -> TargetError {
+fn refused(path: &Path, source: io::Error) -> TargetError {
     let path = path.to_owned();
-    let is_device = metadata.is_some_and(|metadata| metadata.file_type().is_block_device());
-    let read_only_device = || is_device && BlockDevice::open(&path).is_ok_and(|device| device.read_only);
     match source.raw_os_error().map(Errno::from_raw) {
         Some(Errno::EBUSY) => {
             TargetError::Busy { path, by: "it is mounted, or another program or device holds it" }
@@ -191,7 +192,6 @@ fn refused(path: &Path, metadata: Option<&Metadata>, source: io::Error) -> Targe
             TargetError::Busy { path, by: "the kernel uses it as swap or as a running program" }
         }
         Some(Errno::EROFS) => TargetError::ReadOnly { path },
-        Some(Errno::EACCES | Errno::EPERM) if read_only_device() => TargetError::ReadOnly { path },
         _ => TargetError::Io { what: "open", path, source },
     }
 }

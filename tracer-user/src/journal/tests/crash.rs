@@ -163,3 +163,62 @@ fn a_failure_during_recovery_is_an_error_and_the_next_one_recovers() {
         }
     }
 }
+
+#[test]
+fn what_recovery_finds_after_a_killed_process_is_durable() {
+    let store = FaultyStore::new(64);
+    let mut writer = Writer::create_in(store.clone(), &sample_info(), tiny(SyncPolicy::Mark)).unwrap();
+    for _ in 0..10 {
+        writer.append(Timestamp(0), RecordBody::Data { start: 0, bytes: vec![5; 100] }).unwrap();
+    }
+    writer.flush().unwrap();
+    assert_eq!(writer.durable(), Lsn(0));
+    drop(writer);
+    let (writer, recovery) = Writer::open_in(store.clone(), tiny(SyncPolicy::Mark)).unwrap();
+    assert_eq!((recovery.cut, recovery.last_lsn, writer.durable()), (None, Lsn(10), Lsn(10)));
+    for seed in 0..20 {
+        assert_eq!(read_all(&store.after_power_cut(seed)).unwrap().len(), 10, "seed {seed}");
+    }
+}
+
+/// Frames of the first life that were cut must not come back between those of the second, though they have the very
+/// same lengths and LSNs.
+#[test]
+fn histories_of_two_lives_never_mix() {
+    let options = JournalOptions { segment_bytes_max: 1 << 20, zstd_level: 0, ..tiny(SyncPolicy::Mark) };
+    let work = |writer: &mut Writer<FaultyStore>, life: u64, count: u64| -> Result<(), JournalError> {
+        for _ in 0..count {
+            let start = writer.next_lsn().0 * 512;
+            writer.append(Timestamp(life), RecordBody::Data { start, bytes: vec![life as u8; 50] })?;
+            writer.flush()?;
+        }
+        Ok(())
+    };
+    let mut revived = 0;
+    for seed in 0..60 {
+        let store = FaultyStore::new(64);
+        let mut writer = Writer::create_in(store.clone(), &sample_info(), options.clone()).unwrap();
+        work(&mut writer, 1, 6).unwrap();
+        drop(writer);
+        let second = store.after_power_cut(seed);
+        let (writer, recovery) = Writer::open_in(second.clone(), options.clone()).unwrap();
+        let operations = second.operations();
+        drop(writer);
+        for at in operations..operations + 8 {
+            let store = store.after_power_cut(seed);
+            let (mut writer, again) = Writer::open_in(store.clone(), options.clone()).unwrap();
+            assert_eq!(again, recovery);
+            store.fail_at(at, Fault::PowerCut, seed);
+            let _ = work(&mut writer, 2, 8).and_then(|()| writer.sync());
+            for cut in 0..6 {
+                let third = store.after_power_cut(cut);
+                let read = read_all(&third).unwrap();
+                let lives: Vec<u64> = read.iter().map(|record| record.time.0).collect();
+                let (old, new) = lives.split_at(recovery.last_lsn.0 as usize);
+                assert!(old.iter().all(|life| *life == 1) && new.iter().all(|life| *life == 2), "{lives:?}");
+                revived += usize::from(!new.is_empty());
+            }
+        }
+    }
+    assert!(revived > 100);
+}

@@ -1,5 +1,6 @@
 use super::*;
 use crate::journal::TornTail;
+use crate::journal::format::{Codec, FrameHeader, Seal, Seed, SegmentHeader};
 
 /// The segment and byte an error names.
 fn place(error: &JournalError) -> (String, u64) {
@@ -221,10 +222,8 @@ fn swapped_and_foreign_segments_are_refused() {
         mixed.put(name, &other.content(name));
         assert!(check(&mixed).unwrap_err().is_damage(), "{name}");
     }
-    let header = crate::journal::format::SegmentHeader {
-        previous: [9; 32],
-        ..crate::journal::format::SegmentHeader::decode(&store.content(&names[1])).unwrap()
-    };
+    let header =
+        SegmentHeader { previous: [9; 32], ..SegmentHeader::decode(&store.content(&names[1])).unwrap() };
     let mut bytes = store.content(&names[1]);
     bytes[..128].copy_from_slice(&header.encode());
     mixed.put(&names[1], &bytes);
@@ -270,4 +269,59 @@ fn newer_versions_and_features_are_refused_and_nothing_is_cut() {
     let toml = b"version = 2\n";
     store.put("volume.toml", toml);
     assert!(matches!(check(&store), Err(JournalError::UnsupportedVersion { version: 2, .. })));
+}
+
+/// The segment with its first frame's payload changed by `change` and the frame's own checksums put right.
+fn forged(good: &[u8], first: Lsn, change: impl Fn(&mut [u8])) -> Vec<u8> {
+    let seed = Seed::new(sample_info().id, first);
+    let mut bytes = good.to_vec();
+    let header = FrameHeader::decode(&bytes[128..], seed, 128).unwrap();
+    let end = usize::try_from(header.end()).unwrap();
+    change(&mut bytes[192..end]);
+    let header = FrameHeader { payload_crc: seed.payload_crc(128, &bytes[192..end]), ..header };
+    bytes[128..192].copy_from_slice(&header.encode(seed));
+    bytes
+}
+
+#[test]
+fn an_edit_with_right_checksums_breaks_the_hash() {
+    let options = JournalOptions { zstd_level: 0, ..tiny(SyncPolicy::Mark) };
+    let store = FaultyStore::new(4096);
+    let mut writer = Writer::create_in(store.clone(), &sample_info(), options).unwrap();
+    work(&mut writer, &mut Random::new(3), 80, &mut Vec::new(), &mut Lsn(0)).unwrap();
+    let name = segments(&store).remove(0);
+    // The time of the first record.
+    let bytes = forged(&store.content(&name), Lsn(1), |payload| payload[16] ^= 1);
+    store.put(&name, &bytes);
+    read_all(&store).unwrap();
+    let error = check(&store).unwrap_err();
+    assert!(error.to_string().contains("hash"), "{error}");
+    assert_eq!(place(&error), (name, bytes.len() as u64 - 64));
+}
+
+#[test]
+fn an_index_that_lies_is_found() {
+    let (store, _) = sample(4096, 11, 120);
+    let name = segments(&store).remove(0);
+    let seed = Seed::new(sample_info().id, Lsn(1));
+    let good = store.content(&name);
+    let seal = Seal::decode(&good[good.len() - 64..], seed, good.len() as u64 - 64).unwrap();
+    let at = usize::try_from(seal.index_offset).unwrap();
+    let header = FrameHeader::decode(&good[at..], seed, seal.index_offset).unwrap();
+    // An index without anything, and all checksums and the hash to go with it.
+    let raw = [0; 8];
+    let header = FrameHeader {
+        codec: Codec::Raw,
+        stored_len: 8,
+        raw_len: 8,
+        payload_crc: seed.payload_crc(seal.index_offset, &raw),
+        ..header
+    };
+    let mut bytes = [&good[..at], &header.encode(seed), &raw].concat();
+    let seal = Seal { hash: *blake3::hash(&bytes).as_bytes(), ..seal };
+    bytes.extend_from_slice(&seal.encode(seed, bytes.len() as u64));
+    store.put(&name, &bytes);
+    let error = check(&store).unwrap_err();
+    assert!(error.to_string().contains("the index is not that of the records"), "{error}");
+    assert_eq!(place(&error), (name, seal.index_offset));
 }

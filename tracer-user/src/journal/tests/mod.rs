@@ -5,6 +5,7 @@ mod damage;
 mod format;
 mod golden;
 mod live;
+mod racing;
 mod round_trip;
 
 use crate::io::store::Store;

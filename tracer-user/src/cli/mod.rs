@@ -6,11 +6,19 @@
 //! its own with an `Args` struct and its `run`.
 
 mod completions;
+#[cfg(feature = "capture")]
+mod doctor;
 mod journal;
+#[cfg(feature = "capture")]
+mod mark;
 mod output;
 mod points;
 mod progress;
+#[cfg(feature = "capture")]
+mod protect;
 mod replay;
+#[cfg(feature = "capture")]
+mod status;
 mod verify;
 
 use std::io::Write;
@@ -31,6 +39,14 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[cfg(feature = "capture")]
+    Doctor(doctor::DoctorArgs),
+    #[cfg(feature = "capture")]
+    Protect(protect::ProtectArgs),
+    #[cfg(feature = "capture")]
+    Mark(mark::MarkArgs),
+    #[cfg(feature = "capture")]
+    Status(status::StatusArgs),
     Points(points::Args),
     Replay(replay::Args),
     Verify(verify::Args),
@@ -38,6 +54,10 @@ enum Command {
     Journal(journal::Command),
     Completions(completions::CompletionsArgs),
     Man(completions::ManArgs),
+    /// The process that holds file systems frozen for `protect`, and thaws them whatever happens
+    #[cfg(feature = "capture")]
+    #[command(hide = true)]
+    Freezer,
 }
 
 /// What a command that could run came to.
@@ -72,6 +92,16 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli, out: &mut Output) -> anyhow::Result<Outcome> {
     match cli.command {
+        #[cfg(feature = "capture")]
+        Command::Doctor(args) => doctor::run(&args, out),
+        #[cfg(feature = "capture")]
+        Command::Protect(args) => protect::run(args),
+        #[cfg(feature = "capture")]
+        Command::Mark(args) => mark::run(&args, out),
+        #[cfg(feature = "capture")]
+        Command::Status(args) => status::run(&args, out),
+        #[cfg(feature = "capture")]
+        Command::Freezer => Ok(crate::collect::serve_freezer().map(|()| Outcome::Done)?),
         Command::Points(args) => points::run(&args, out),
         Command::Replay(args) => replay::run(&args, out),
         Command::Verify(args) => verify::run(&args, out),
@@ -121,7 +151,7 @@ mod tests {
             }
             command.get_subcommands().for_each(|sub| check(sub, true));
         }
-        Cli::command().get_subcommands().for_each(|command| check(command, true));
+        Cli::command().get_subcommands().filter(|c| !c.is_hide_set()).for_each(|command| check(command, true));
     }
 
     #[test]

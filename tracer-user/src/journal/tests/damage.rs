@@ -18,7 +18,7 @@ fn place(error: &JournalError) -> (String, u64) {
 
 #[test]
 fn every_flipped_byte_is_reported_at_its_place_and_never_read() {
-    let (store, records) = sample(4096, 11, 120);
+    let (store, records) = sample(4096, 11, 70);
     let names = segments(&store);
     assert!(names.len() >= 3, "{names:?}");
     let (mut damaged, mut torn) = (0, 0);
@@ -45,7 +45,7 @@ fn every_flipped_byte_is_reported_at_its_place_and_never_read() {
             }
             // The reader may end early or fail, but what it gives is true.
             let journal = Journal::open_in(store.clone()).unwrap();
-            for from in [1, 60] {
+            for from in [1, 40] {
                 let Ok(read) = journal.records(Lsn(from), Lsn(u64::MAX)) else { continue };
                 let read: Vec<Record> = read.map_while(Result::ok).collect();
                 let start = from as usize - 1;

@@ -82,8 +82,8 @@ fn a_reader_that_lives_through_a_recovery_forgets_what_was_cut() {
         writer.flush().unwrap();
     };
     for (kept, labels) in [
-        (1, &["of the same length"; 2][..]),
-        (1, &["of the same length"; 3]),
+        (1, &["of the second life"; 2][..]),
+        (1, &["of the second life"; 3]),
         (1, &["longer labels than there were before"; 3]),
         (1, &["short"]),
         (0, &["short"; 5]),
@@ -96,11 +96,11 @@ fn a_reader_that_lives_through_a_recovery_forgets_what_was_cut() {
         let name = segments(&store).remove(0);
         let journal = Journal::open_in(store.clone()).unwrap();
         let mut sizes = vec![store.size(&name).unwrap()];
-        for label in ["first", "first of the same."] {
+        for label in ["first", "of the first life."] {
             mark(label, &mut writer);
             sizes.push(store.size(&name).unwrap());
         }
-        mark("first in its length", &mut writer);
+        mark("of the first life,", &mut writer);
         assert_eq!(journal.points().unwrap().len(), 3);
         drop(writer);
         store.clone().truncate(&name, sizes[kept]).unwrap();

@@ -1,1 +1,68 @@
-fn main() {}
+//! `cargo xtask COMMAND`: everything a developer or CI does with this repository.
+
+mod build;
+mod ci;
+mod compare;
+mod cpio;
+mod image;
+mod kernel;
+mod run;
+mod scenario;
+mod setup;
+mod tally;
+mod test;
+mod vm;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Set up, build and test Afterwrite.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what building and testing need; quick when all is there
+    Setup,
+    /// Build the afterwrite binary
+    Build {
+        /// Optimised, as it is meant to be used
+        #[arg(long)]
+        release: bool,
+    },
+    /// Run unit tests, tests over real devices, and scenarios in virtual machines (needs root)
+    Test {
+        /// Only tests and scenarios whose name contains one of these
+        names: Vec<String>,
+        /// Every scenario on every kernel it names, not only the default ones
+        #[arg(long)]
+        all: bool,
+    },
+    /// Run scenarios in virtual machines with Debian's stock kernels
+    VmTest(vm::Arguments),
+    /// The gate: format, lints, licences, documentation, then all that `test` runs
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Setup => setup::setup(),
+        Command::Build { release } => setup::setup().and_then(|()| build::afterwrite(release).map(|_| ())),
+        Command::Test { names, all } => test::test(&names, all),
+        Command::VmTest(arguments) => vm::command(&arguments),
+        Command::Ci => ci::ci(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            // 1: checked and found wrong; 2: could not run.
+            if error.is::<tally::Failures>() { ExitCode::from(1) } else { ExitCode::from(2) }
+        }
+    }
+}

@@ -1,0 +1,36 @@
+#!/bin/sh
+# The guest's process 1: mounts, loads modules, runs the scenario, says how it went, powers off.
+export PATH=/bin HOME=/root
+# There is no udev: dmsetup makes the nodes of its devices itself.
+export DM_DISABLE_UDEV=1
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/shm
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /run
+mount -t tracefs tracefs /sys/kernel/tracing
+mount -t bpf bpf /sys/fs/bpf
+mount -t debugfs debugfs /sys/kernel/debug
+mount -t securityfs securityfs /sys/kernel/security
+ip link set lo up
+ulimit -l unlimited
+
+echo "guest: $(uname -r), up $(cut -d' ' -f1 /proc/uptime) s"
+while read -r module; do
+    insmod "/modules/$module" || echo "guest: cannot load $module"
+done < /modules/order
+
+cd /root || poweroff -f
+sh /scenario.sh
+status=$?
+why=$(cat /run/verdict 2>/dev/null)
+echo "guest: done after $(cut -d' ' -f1 /proc/uptime) s"
+sync
+case $status in
+    0) echo "AFTERWRITE-VERDICT pass" ;;
+    77) echo "AFTERWRITE-VERDICT skip $why" ;;
+    *) echo "AFTERWRITE-VERDICT fail ${why:-exit status $status}" ;;
+esac
+poweroff -f

@@ -1,0 +1,135 @@
+# What scenarios share; each begins with `. /lib.sh`. Runs under busybox's sh.
+# shellcheck shell=sh disable=SC2034
+set -eu
+
+JOURNAL=/journal/j
+PROTECT_PID=
+PROTECT_LOG=/run/protect.log
+LIVE_DEADLINE=120
+STEP='the beginning'
+
+# Says what comes; a failure of any command after it is reported as its.
+step() {
+    STEP=$*
+    echo "== $(cut -d' ' -f1 /proc/uptime) $*"
+}
+
+# fail WHY...: ends the scenario.
+fail() {
+    echo "FAIL: $*"
+    echo "$STEP: $*" > /run/verdict
+    exit 1
+}
+
+# skip WHY...: ends the scenario; it is counted.
+skip() {
+    echo "$*" > /run/verdict
+    exit 77
+}
+
+ended() {
+    status=$?
+    if [ $status -ne 0 ] && [ $status -ne 77 ]; then
+        [ -e /run/verdict ] || echo "$STEP: a command failed (status $status)" > /run/verdict
+        for log in /run/*.log; do
+            [ -e "$log" ] || continue
+            echo "---- $log"
+            tail -n 40 "$log"
+        done
+        echo "---- kernel"
+        dmesg | tail -n 20
+    fi
+}
+trap ended EXIT
+
+uptime_seconds() { cut -d. -f1 /proc/uptime; }
+
+# wait_for SECONDS WHAT COMMAND...: until the command succeeds, or fails the scenario.
+wait_for() {
+    deadline=$(($(uptime_seconds) + $1))
+    what=$2
+    shift 2
+    until "$@"; do
+        [ "$(uptime_seconds)" -lt "$deadline" ] || fail "waited in vain for $what"
+        sleep 0.1
+    done
+}
+
+# disk NAME: its device, as in the scenario's `# disks:`.
+disk() {
+    device=$(sed -n "s/^$1=//p" /disks)
+    [ -n "$device" ] || fail "there is no disk $1"
+    wait_for 30 "$device" test -b "$device" >&2
+    echo "$device"
+}
+
+# The journal lives on the disk `journal`, on ext4, as it would in earnest.
+mount_journal() {
+    mkdir -p /journal
+    mkfs.ext4 -q "$(disk journal)"
+    mount -t ext4 "$(disk journal)" /journal
+}
+
+is_live() {
+    kill -0 "$PROTECT_PID" 2>/dev/null || fail "protect ended: $(tail -n 1 "$PROTECT_LOG")"
+    afterwrite status --json 2>/dev/null | grep -q '"state": *"live"'
+}
+
+# start_protect SOURCE TARGET [OPTION...]: in the background, and returns once the baseline is done and it is live.
+start_protect() {
+    launch_protect "$@"
+    wait_for $LIVE_DEADLINE "protect to be live" is_live
+}
+
+# The same without waiting.
+launch_protect() {
+    launch_source=$1
+    launch_target=$2
+    shift 2
+    echo "---- protect $launch_source $*" >> $PROTECT_LOG
+    afterwrite protect "$launch_source" --journal $JOURNAL --target "$launch_target" --force "$@" >> $PROTECT_LOG 2>&1 &
+    PROTECT_PID=$!
+}
+
+# Drain, last mark, exit 0.
+stop_protect() {
+    kill -INT "$PROTECT_PID"
+    status=0
+    wait "$PROTECT_PID" || status=$?
+    [ $status -eq 0 ] || fail "protect ended with $status instead of 0"
+    PROTECT_PID=
+}
+
+# As a crash of the collector would.
+kill_protect() {
+    kill -KILL "$PROTECT_PID"
+    wait "$PROTECT_PID" || true
+    PROTECT_PID=
+}
+
+mark() { afterwrite mark --label "$1" || fail "mark $1 failed"; }
+
+# files DIRECTORY COUNT KIB: fills it with files of random bytes, each synced.
+files() {
+    mkdir -p "$1"
+    for number in $(seq "$2"); do
+        dd if=/dev/urandom of="$1/file$number" bs=1k count="$3" conv=fsync 2>/dev/null
+    done
+}
+
+# sums DIRECTORY: what is in it, to compare later.
+sums() { (cd "$1" && find . -type f | sort | xargs -r sha256sum); }
+
+# expect_sums DIRECTORY SUMS
+expect_sums() {
+    sums "$1" > /run/sums.now
+    cmp -s /run/sums.now "$2" || { diff "$2" /run/sums.now | head -n 20; fail "$1 is not what it was"; }
+}
+
+# same A B: byte for byte, by afterwrite's own word and by cmp's.
+same() {
+    # Neither may answer from the page cache what the disk does not hold.
+    echo 3 > /proc/sys/vm/drop_caches
+    afterwrite verify "$1" "$2" || fail "verify finds $1 and $2 different"
+    cmp -s "$1" "$2" || fail "verify says $1 and $2 are the same, cmp does not"
+}

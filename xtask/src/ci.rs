@@ -1,0 +1,42 @@
+//! `cargo xtask ci`: the one gate, the same by hand and in CI.
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::{run, setup, test};
+
+pub fn ci() -> Result<()> {
+    step("setup", || {
+        setup::setup()?;
+        setup::setup_cargo_deny()
+    })?;
+    step("format", || {
+        run::run(run::cargo().args(["fmt", "--all", "--check"]))?;
+        // Its own workspace.
+        run::run(run::cargo().args(["fmt", "--manifest-path", "tracer-ebpf/Cargo.toml", "--check"]))
+    })?;
+    step("lints", || {
+        run::run(run::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+        let without_capture = ["clippy", "-p", "afterwrite", "--no-default-features", "--all-targets"];
+        run::run(run::cargo().args(without_capture).args(["--", "-D", "warnings"]))
+    })?;
+    step("dependencies", || {
+        // Advisories are left out, see deny.toml.
+        run::run(run::cargo().args(["deny", "--workspace", "check", "bans", "licenses", "sources"]))?;
+        let probes = ["deny", "--manifest-path", "tracer-ebpf/Cargo.toml", "--config", "deny.toml"];
+        run::run(run::cargo().args(probes).args(["check", "bans", "licenses", "sources"]))
+    })?;
+    step("documentation", || {
+        run::run(run::cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
+    })?;
+    step("tests", || test::test(&[], false))
+}
+
+fn step(name: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    eprintln!("== {name}");
+    let begun = Instant::now();
+    let result = work();
+    eprintln!("== {name}: {:.0} s", begun.elapsed().as_secs_f64());
+    result
+}

@@ -1,0 +1,232 @@
+//! A scenario: one shell script under vm-tests/scenarios, whose head says what its machine looks like.
+//!
+//! ```text
+//! #!/bin/sh
+//! # What it shows, in plain words.
+//! # kernels: 6.1 6.12
+//! # disks: source=192M target=256M
+//! # modules: dm-mod ext4
+//! # tools: mkfs.ext4 fio
+//! # default: yes
+//! # timeout: 300
+//! # compare: source@1048576+134217728 target
+//! ```
+//!
+//! `default` is `yes`, `no`, or the kernels on which it belongs to the default set. `timeout` is in seconds. Each
+//! `compare` has the host compare the images after power-off: the bytes of the first, from the offset and of the
+//! length given, with as many of the second. A word and a colon that is none of these is an error: a misspelt
+//! directive must not be silently ignored.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::kernel::Kernel;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scenario {
+    pub name: String,
+    pub script: PathBuf,
+    pub kernels: Vec<Kernel>,
+    /// In the order in which the guest sees them: vda, vdb, …
+    pub disks: Vec<Disk>,
+    pub modules: Vec<String>,
+    /// Programs of the host that busybox does not have or not well enough.
+    pub tools: Vec<String>,
+    /// The kernels on which it belongs to the default set.
+    pub default: Vec<Kernel>,
+    pub timeout_seconds: u64,
+    pub compare: Vec<Comparison>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Disk {
+    pub name: String,
+    pub bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Comparison {
+    pub left: Part,
+    pub right: Part,
+}
+
+/// A range of a disk's image; without a length to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub disk: String,
+    pub offset: u64,
+    pub bytes: Option<u64>,
+}
+
+const TIMEOUT_SECONDS: u64 = 300;
+
+/// All scenarios of the folder, by name.
+pub fn all(folder: &Path) -> Result<Vec<Scenario>> {
+    let mut scenarios = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
+        let script = entry?.path();
+        if script.extension().is_none_or(|extension| extension != "sh") {
+            continue;
+        }
+        let text =
+            fs::read_to_string(&script).with_context(|| format!("cannot read {}", script.display()))?;
+        scenarios.push(parse(&script, &text).with_context(|| script.display().to_string())?);
+    }
+    scenarios.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(scenarios)
+}
+
+/// Reads the head of a script.
+pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
+    let name = script.file_stem().context("a script has a name")?.to_string_lossy().into_owned();
+    let mut scenario = Scenario {
+        name,
+        script: script.to_owned(),
+        kernels: Vec::new(),
+        disks: Vec::new(),
+        modules: Vec::new(),
+        tools: Vec::new(),
+        default: Vec::new(),
+        timeout_seconds: TIMEOUT_SECONDS,
+        compare: Vec::new(),
+    };
+    let mut default = None;
+    for line in text.lines().take_while(|line| line.starts_with('#')) {
+        let Some((key, value)) = directive(line) else { continue };
+        let words = value.split_whitespace();
+        match key {
+            "kernels" => scenario.kernels = words.map(str::parse).collect::<Result<_>>()?,
+            "disks" => scenario.disks = words.map(disk).collect::<Result<_>>()?,
+            "modules" => scenario.modules = words.map(str::to_owned).collect(),
+            "tools" => scenario.tools = words.map(str::to_owned).collect(),
+            "default" => default = Some(value),
+            "timeout" => scenario.timeout_seconds = value.parse().context("timeout: seconds")?,
+            "compare" => scenario.compare.push(comparison(value)?),
+            _ => bail!("`{key}:` is no directive of a scenario (see xtask/src/scenario.rs)"),
+        }
+    }
+
+    ensure!(!scenario.kernels.is_empty(), "`# kernels:` is missing");
+    scenario.default = match default {
+        Some("yes") => scenario.kernels.clone(),
+        Some("no") => Vec::new(),
+        Some(kernels) => kernels.split_whitespace().map(str::parse).collect::<Result<_>>()?,
+        None => bail!("`# default: yes|no|KERNELS` is missing"),
+    };
+    for kernel in &scenario.default {
+        ensure!(scenario.kernels.contains(kernel), "default: {kernel} is not among its kernels");
+    }
+    for part in scenario.compare.iter().flat_map(|compare| [&compare.left, &compare.right]) {
+        let known = scenario.disks.iter().any(|disk| disk.name == part.disk);
+        ensure!(known, "compare: there is no disk `{}`", part.disk);
+    }
+    Ok(scenario)
+}
+
+/// `# key: value`, where the key is one lower-case word; anything else is a comment.
+fn directive(line: &str) -> Option<(&str, &str)> {
+    let (key, value) = line.strip_prefix("# ")?.split_once(':')?;
+    let is_word = !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+    is_word.then_some((key, value.trim()))
+}
+
+fn disk(word: &str) -> Result<Disk> {
+    let (name, size) = word.split_once('=').with_context(|| format!("disks: `{word}` is not NAME=SIZE"))?;
+    let is_name =
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    ensure!(is_name, "disks: `{name}`: a name is of a-z, 0-9 and _");
+    let bytes = size_bytes(size)?;
+    ensure!(bytes > 0 && bytes.is_multiple_of(512), "disks: {name}: whole sectors, at least one");
+    Ok(Disk { name: name.to_owned(), bytes })
+}
+
+fn comparison(value: &str) -> Result<Comparison> {
+    match value.split_whitespace().collect::<Vec<_>>()[..] {
+        [left, right] => Ok(Comparison { left: part(left)?, right: part(right)? }),
+        _ => bail!("compare: `{value}` is not two disks"),
+    }
+}
+
+fn part(word: &str) -> Result<Part> {
+    let Some((disk, range)) = word.split_once('@') else {
+        return Ok(Part { disk: word.to_owned(), offset: 0, bytes: None });
+    };
+    let (offset, bytes) = match range.split_once('+') {
+        Some((offset, bytes)) => (offset, Some(size_bytes(bytes)?)),
+        None => (range, None),
+    };
+    Ok(Part { disk: disk.to_owned(), offset: size_bytes(offset)?, bytes })
+}
+
+/// `1048576`, `4K`, `192M` or `1G`, in powers of 1024.
+fn size_bytes(text: &str) -> Result<u64> {
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'K') => (&text[..text.len() - 1], 10),
+        Some(b'M') => (&text[..text.len() - 1], 20),
+        Some(b'G') => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let number: u64 = digits.parse().with_context(|| format!("`{text}` is no size"))?;
+    number.checked_mul(1 << shift).with_context(|| format!("`{text}` is too large"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str =
+        "#!/bin/sh\n# Shows that a partition: and only it, is protected.\n# kernels: 6.1 6.12\n";
+
+    fn scenario(rest: &str) -> Result<Scenario> {
+        parse(Path::new("/x/part.sh"), &format!("{HEAD}{rest}\n. /lib.sh\n# disks: ignored=1M\n"))
+    }
+
+    #[test]
+    fn every_directive_is_read() {
+        let read = scenario(
+            "# disks: source=192M target=1G\n# modules: dm-mod ext4\n# tools: fio\n# default: 6.12\n# timeout: 60\n\
+             # compare: source@1M+134217728 target\n# compare: target@4K source",
+        )
+        .expect("a good head");
+        assert_eq!(read.name, "part");
+        assert_eq!(read.kernels, [Kernel::V6_1, Kernel::V6_12]);
+        assert_eq!(read.default, [Kernel::V6_12]);
+        assert_eq!(read.disks[0], Disk { name: "source".into(), bytes: 192 << 20 });
+        assert_eq!(read.disks[1].bytes, 1 << 30);
+        assert_eq!((read.modules.len(), read.tools.len(), read.timeout_seconds), (2, 1, 60));
+        let part = |disk: &str, offset, bytes| Part { disk: disk.into(), offset, bytes };
+        assert_eq!(read.compare[0].left, part("source", 1 << 20, Some(134_217_728)));
+        assert_eq!(read.compare[0].right, part("target", 0, None));
+        assert_eq!(read.compare[1].left, part("target", 4096, None));
+    }
+
+    #[test]
+    fn yes_means_on_all_its_kernels_and_no_on_none() {
+        assert_eq!(scenario("# default: yes").expect("good").default.len(), 2);
+        assert!(scenario("# default: no").expect("good").default.is_empty());
+    }
+
+    #[test]
+    fn a_misspelt_directive_is_refused() {
+        let error = scenario("# default: no\n# disk: source=1M").expect_err("`disk` is not `disks`");
+        assert!(error.to_string().contains("`disk:`"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_true_is_refused() {
+        for bad in [
+            "",
+            "# default: 6.6",
+            "# default: yes\n# disks: source",
+            "# default: yes\n# disks: source=1000",
+            "# default: yes\n# disks: source=99999999999G",
+            "# default: yes\n# disks: source=1M\n# compare: source",
+            "# default: yes\n# disks: source=1M\n# compare: source target",
+            "# default: yes\n# timeout: soon",
+        ] {
+            assert!(scenario(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! `cargo xtask test`: everything that checks Afterwrite, in one go, with one sum as the last line.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use crate::tally::Tally;
+use crate::vm::{self, Choice};
+use crate::{build, run, setup};
+
+pub fn test(names: &[String], all: bool) -> Result<()> {
+    if !run::is_root() {
+        bail!(
+            "the tests make loop devices, mount and load BPF programs, which needs root: run `sudo -E cargo xtask \
+             test` (unit tests alone need none: `cargo test -p afterwrite`)"
+        );
+    }
+    setup::setup()?;
+    let afterwrite = build::afterwrite(true)?;
+
+    let mut tally = cargo_tests(names, &afterwrite)?;
+    println!("tests of this machine: {tally}");
+
+    let scenarios = vm::scenarios()?;
+    let choice = if all { Choice::All } else { Choice::Default };
+    let selected = vm::select(&scenarios, names, choice);
+    let guests = vm::run(&selected, &afterwrite, false, None)?;
+    println!("scenarios in virtual machines: {guests}");
+
+    tally.add(guests);
+    tally.finish()
+}
+
+fn cargo_tests(names: &[String], afterwrite: &Path) -> Result<Tally> {
+    let mut cargo = run::cargo();
+    cargo
+        .args(["test", "--workspace", "--no-fail-fast", "--"])
+        // Shows what passing tests print, so that none skips unseen.
+        .arg("--show-output")
+        .args(names)
+        .env("AFTERWRITE_BIN", afterwrite);
+    let mut tally = Tally::default();
+    let succeeded = run::watch(&mut cargo, |line| tally.see_cargo_test(line))?;
+    if !succeeded && tally.failed == 0 {
+        // It did not compile, or a test process died before it could say anything.
+        tally.failed = 1;
+    }
+    Ok(tally)
+}

@@ -1,0 +1,347 @@
+//! `cargo xtask vm-test`: scenarios in QEMU, by software emulation, on Debian's stock kernels.
+//!
+//! The guest says how it went in one line on its serial console; the host then compares the disk images itself,
+//! so that what the guest believes is checked from outside.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::compare::{self, Range};
+use crate::kernel::{self, Kernel, Unpacked};
+use crate::scenario::{self, Part, Scenario};
+use crate::tally::Tally;
+use crate::{build, image, run, setup};
+
+const VERDICT: &str = "AFTERWRITE-VERDICT ";
+const LOG_TAIL_LINES: usize = 60;
+const MEMORY_MIB: u32 = 1024;
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Scenarios whose name contains one of these; without, all
+    names: Vec<String>,
+    /// Only this kernel: 6.1 or 6.12
+    #[arg(long)]
+    kernel: Option<Kernel>,
+    /// Print what there is and run nothing
+    #[arg(long)]
+    list: bool,
+    /// Keep the disk images of every run
+    #[arg(long)]
+    keep: bool,
+    /// Virtual machines at a time; each takes one processor and 1 GiB
+    #[arg(long)]
+    jobs: Option<usize>,
+}
+
+/// Which scenarios `run` takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    Default,
+    All,
+}
+
+/// The subcommand.
+pub fn command(arguments: &Arguments) -> Result<()> {
+    let scenarios = scenarios()?;
+    let mut selected = select(&scenarios, &arguments.names, Choice::All);
+    selected.retain(|(_, kernel)| arguments.kernel.is_none_or(|only| only == *kernel));
+    if arguments.list {
+        for (scenario, kernel) in selected {
+            let default = if scenario.default.contains(&kernel) { "default" } else { "" };
+            println!("{kernel:5} {:24} {default}", scenario.name);
+        }
+        return Ok(());
+    }
+    if selected.is_empty() {
+        bail!("no scenario of that name: see `cargo xtask vm-test --list`");
+    }
+    setup::setup()?;
+    let afterwrite = build::afterwrite(true)?;
+    run(&selected, &afterwrite, arguments.keep, arguments.jobs)?.finish()
+}
+
+/// All scenarios of the repository.
+pub fn scenarios() -> Result<Vec<Scenario>> {
+    scenario::all(&run::root().join("vm-tests/scenarios"))
+}
+
+/// The runs of the choice whose scenario's name contains one of `names`, if there are any.
+pub fn select<'a>(
+    scenarios: &'a [Scenario],
+    names: &[String],
+    choice: Choice,
+) -> Vec<(&'a Scenario, Kernel)> {
+    let named =
+        |scenario: &&Scenario| names.is_empty() || names.iter().any(|name| scenario.name.contains(name));
+    let kernels = |scenario: &'a Scenario| match choice {
+        Choice::Default => &scenario.default,
+        Choice::All => &scenario.kernels,
+    };
+    scenarios
+        .iter()
+        .filter(named)
+        .flat_map(|scenario| kernels(scenario).iter().map(move |kernel| (scenario, *kernel)))
+        .collect()
+}
+
+/// Runs them, several at a time, and counts.
+pub fn run(
+    selected: &[(&Scenario, Kernel)],
+    afterwrite: &Path,
+    keep: bool,
+    jobs: Option<usize>,
+) -> Result<Tally> {
+    let dir = run::target_dir().join("vm");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let stripped = dir.join("afterwrite");
+    run::run(run::program("strip")?.arg("--strip-debug").arg("-o").args([&stripped, afterwrite]))?;
+    let mut unpacked: Vec<(Kernel, Unpacked)> = Vec::new();
+    for kernel in Kernel::ALL {
+        if selected.iter().any(|(_, wanted)| *wanted == kernel) {
+            unpacked.push((kernel, kernel::unpack(kernel, &dir)?));
+        }
+    }
+
+    let jobs = jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1);
+    let queue = Mutex::new(selected.iter());
+    let tally = Mutex::new(Tally::default());
+    thread::scope(|scope| {
+        for _ in 0..jobs.min(selected.len()) {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().expect("no thread panics with it").next();
+                    let Some((scenario, kernel)) = next else { return };
+                    let files = unpacked.iter().find(|(unpacked, _)| unpacked == kernel);
+                    let (_, files) = files.expect("each selected kernel was unpacked above");
+                    let run_dir = dir.join("runs").join(format!("{kernel}-{}", scenario.name));
+                    let begun = Instant::now();
+                    let outcome = boot_and_check(scenario, files, &stripped, &run_dir, keep);
+                    let mut tally = tally.lock().expect("no thread panics with it");
+                    report(&mut tally, scenario, *kernel, outcome, begun.elapsed(), &run_dir);
+                }
+            });
+        }
+    });
+    Ok(tally.into_inner().expect("no thread panics with it"))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    Failed(String),
+    Skipped(String),
+}
+
+fn report(
+    tally: &mut Tally,
+    scenario: &Scenario,
+    kernel: Kernel,
+    outcome: Result<Outcome>,
+    took: Duration,
+    run_dir: &Path,
+) {
+    let what = format!("vm {kernel} {}", scenario.name);
+    let seconds = took.as_secs();
+    let outcome = outcome.unwrap_or_else(|error| Outcome::Failed(format!("could not run: {error:#}")));
+    match outcome {
+        Outcome::Passed => {
+            println!("{what} ... ok ({seconds} s)");
+            tally.passed += 1;
+        }
+        Outcome::Skipped(why) => {
+            println!("{what} ... skipped ({seconds} s): {why}");
+            tally.skipped.push(format!("{what}: {why}"));
+        }
+        Outcome::Failed(why) => {
+            let log = run_dir.join("serial.log");
+            println!("{what} ... FAILED ({seconds} s): {why}");
+            println!("---- end of {}", log.display());
+            let bytes = fs::read(&log).unwrap_or_default();
+            for line in tail(&String::from_utf8_lossy(&bytes), LOG_TAIL_LINES) {
+                println!("    {line}");
+            }
+            println!("----");
+            tally.failed += 1;
+        }
+    }
+}
+
+fn boot_and_check(
+    scenario: &Scenario,
+    kernel: &Unpacked,
+    afterwrite: &Path,
+    dir: &Path,
+    keep: bool,
+) -> Result<Outcome> {
+    if dir.exists() {
+        fs::remove_dir_all(dir).with_context(|| format!("cannot empty {}", dir.display()))?;
+    }
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let initrd = dir.join("initrd.cpio");
+    let mut file = BufWriter::new(File::create(&initrd)?);
+    image::build(scenario, kernel, afterwrite)?.write(&mut file)?;
+    file.flush()?;
+    for disk in &scenario.disks {
+        File::create(disk_image(dir, &disk.name))?.set_len(disk.bytes)?;
+    }
+
+    let status = boot(scenario, &kernel.image, &initrd, dir)?;
+    let log = fs::read(dir.join("serial.log")).context("QEMU wrote no serial log")?;
+    let outcome = match status {
+        None => Outcome::Failed(format!("not done after {} s", scenario.timeout_seconds)),
+        Some(status) => match verdict(&String::from_utf8_lossy(&log)) {
+            None => Outcome::Failed(format!("the guest gave no verdict (QEMU: {status})")),
+            Some(Outcome::Passed) => compare_disks(scenario, dir)?,
+            Some(outcome) => outcome,
+        },
+    };
+    fs::remove_file(&initrd)?;
+    if !keep {
+        for disk in &scenario.disks {
+            fs::remove_file(disk_image(dir, &disk.name))?;
+        }
+    }
+    Ok(outcome)
+}
+
+/// Runs the machine until it powers itself off; `None` if it had to be stopped.
+fn boot(scenario: &Scenario, kernel: &Path, initrd: &Path, dir: &Path) -> Result<Option<ExitStatus>> {
+    let mut qemu = run::program("qemu-system-x86_64")?;
+    // Emulated, on one thread: with one thread per guest CPU both kernels broke when probes were attached under I/O.
+    qemu.args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", &MEMORY_MIB.to_string()])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial"])
+        .arg(prefixed("file:", &dir.join("serial.log")))
+        .arg("-kernel")
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(initrd)
+        .args(["-append", "console=ttyS0 panic=-1 quiet mitigations=off"]);
+    for disk in &scenario.disks {
+        // The images live no longer than the run, so the host need not sync them; a crash of the guest loses nothing.
+        let options = format!(
+            "if=virtio,format=raw,cache=unsafe,discard=unmap,file={}",
+            escaped(&disk_image(dir, &disk.name))?
+        );
+        qemu.args(["-drive", &options]);
+    }
+    let messages = File::create(dir.join("qemu.log"))?;
+    qemu.stdin(Stdio::null()).stdout(messages.try_clone()?).stderr(messages);
+    let child = qemu.spawn().context("cannot start qemu-system-x86_64")?;
+    wait(child, Duration::from_secs(scenario.timeout_seconds))
+}
+
+fn wait(mut child: Child, timeout: Duration) -> Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= deadline {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The guest's last word. Firmware and kernel may have written on the same line before it.
+fn verdict(log: &str) -> Option<Outcome> {
+    let (_, said) = log.rsplit_once(VERDICT)?;
+    let said = said.lines().next().unwrap_or_default().trim();
+    let (word, why) = said.split_once(' ').unwrap_or((said, ""));
+    match word {
+        "pass" => Some(Outcome::Passed),
+        "skip" => Some(Outcome::Skipped(why.to_owned())),
+        "fail" => Some(Outcome::Failed(why.to_owned())),
+        _ => None,
+    }
+}
+
+fn compare_disks(scenario: &Scenario, dir: &Path) -> Result<Outcome> {
+    for comparison in &scenario.compare {
+        let (left, right) = (&comparison.left, &comparison.right);
+        let (left_image, right_image) = (disk_image(dir, &left.disk), disk_image(dir, &right.disk));
+        let range = |part: &Part, file| Range { file, offset: part.offset, bytes: part.bytes };
+        let found = compare::compare(range(left, &left_image), range(right, &right_image))?;
+        if let Some(difference) = found {
+            return Ok(Outcome::Failed(format!(
+                "the host finds {} and {} different in {} blocks of 4 KiB, first at byte {}",
+                left.disk, right.disk, difference.blocks, difference.first_offset
+            )));
+        }
+    }
+    Ok(Outcome::Passed)
+}
+
+fn disk_image(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.img"))
+}
+
+/// A path within one of QEMU's comma-separated options.
+fn escaped(path: &Path) -> Result<String> {
+    let text = path.to_str().with_context(|| format!("{} is not UTF-8, which QEMU needs", path.display()))?;
+    Ok(text.replace(',', ",,"))
+}
+
+fn prefixed(prefix: &str, path: &Path) -> std::ffi::OsString {
+    let mut text = std::ffi::OsString::from(prefix);
+    text.push(path);
+    text
+}
+
+fn tail(text: &str, lines: usize) -> impl Iterator<Item = &str> {
+    let count = text.lines().count();
+    text.lines().skip(count.saturating_sub(lines)).map(str::trim_end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_verdict_counts_wherever_it_stands_in_its_line() {
+        let log = "SeaBIOS\nAFTERWRITE-VERDICT pass\nx\n[ 1.2] oops AFTERWRITE-VERDICT fail mark 2: not live\r\nlate";
+        assert_eq!(verdict(log), Some(Outcome::Failed("mark 2: not live".into())));
+        assert_eq!(verdict("AFTERWRITE-VERDICT pass\r\n"), Some(Outcome::Passed));
+        assert_eq!(verdict("AFTERWRITE-VERDICT skip no BTF"), Some(Outcome::Skipped("no BTF".into())));
+    }
+
+    #[test]
+    fn no_verdict_and_a_torn_one_are_none() {
+        assert_eq!(verdict("Kernel panic - not syncing"), None);
+        assert_eq!(verdict("AFTERWRITE-VERDICT pa"), None);
+    }
+
+    #[test]
+    fn the_scenarios_of_the_repository_parse_and_cover_each_kernel_by_default() {
+        let scenarios = scenarios().expect("every head is well-formed");
+        let default = select(&scenarios, &[], Choice::Default);
+        for kernel in Kernel::ALL {
+            assert!(default.iter().any(|(_, on)| *on == kernel), "no default scenario on {kernel}");
+        }
+    }
+
+    #[test]
+    fn names_select_by_part() {
+        let scenarios = scenarios().expect("every head is well-formed");
+        let selected = select(&scenarios, &["selfte".into()], Choice::All);
+        assert!(!selected.is_empty() && selected.iter().all(|(scenario, _)| scenario.name == "selftest"));
+    }
+
+    #[test]
+    fn a_hanging_guest_is_stopped() {
+        let child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep exists");
+        let begun = Instant::now();
+        assert_eq!(wait(child, Duration::from_millis(100)).expect("it can be killed"), None);
+        assert!(begun.elapsed() < Duration::from_secs(30));
+    }
+}

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
+use rayon::prelude::*;
 
 use crate::capture::Event;
 use crate::collect::freezer::Freeze;
@@ -14,11 +15,15 @@ use crate::collect::slice::slice;
 use crate::collect::{
     CollectError, CollectorOptions, CollectorStatus, Command, Entry, MarkReply, Probes, ReplicaBytes, Source, State,
 };
+use crate::io::AlignedBuf;
 use crate::model::{ByteRange, ByteRangeSet, Mark, MarkId, PointClass, RecordBody, Timestamp};
 
-const READ_BYTES_MAX: u64 = 1 << 20;
-/// One turn of the loop reads no longer than this before it looks at the ring again.
-const TURN_MAX: Duration = Duration::from_millis(5);
+/// Reads under way at once: a single one waits for the device most of its time.
+const READERS: usize = 8;
+/// One turn of the loop reads no more than this before it looks at the ring again.
+const SPANS_MAX: usize = 32;
+const SPAN_BYTES_MAX: u64 = 256 << 10;
+const SCAN_STEPS: usize = 4;
 /// Changes rest this long (unless many) so that rewrites of the same block are read once.
 const REST_NS: u64 = 20_000_000;
 const REST_BYTES_MAX: u64 = 8 << 20;
@@ -41,11 +46,12 @@ pub struct CollectorParts<P, S> {
     pub options: CollectorOptions,
 }
 
-/// Owns the way from the ring to the journal's queue. One thread: each turn of [`Collector::run`] drains the ring first, then reads
-/// for a few milliseconds.
+/// Owns the way from the ring to the journal's queue. Each turn of [`Collector::run`] drains the ring first, then reads
+/// one batch of ranges.
 pub struct Collector<P, S> {
     probes: P,
     source: S,
+    readers: rayon::ThreadPool,
     replica: Option<Box<dyn ReplicaBytes + Send>>,
     journal: SyncSender<Entry>,
     /// Records that did not fit into the journal's queue; while there are any, nothing is read.
@@ -93,12 +99,18 @@ impl<P: Probes, S: Source> Collector<P, S> {
     ) -> Result<Collector<P, S>, CollectError> {
         let size_bytes = parts.source.size_bytes().map_err(CollectError::Gone)?;
         let now = Instant::now();
+        let readers = rayon::ThreadPoolBuilder::new()
+            .num_threads(READERS)
+            .thread_name(|index| format!("reader-{index}"))
+            .build()
+            .map_err(CollectError::Readers)?;
         Ok(Collector {
             pending: Pending::new(size_bytes, 4096),
             scan: Scan::new(size_bytes, same_as_replica),
             size_bytes,
             probes: parts.probes,
             source: parts.source,
+            readers,
             replica: parts.replica,
             journal: parts.journal,
             outbox: VecDeque::new(),
@@ -194,7 +206,7 @@ impl<P: Probes, S: Source> Collector<P, S> {
     }
 
     fn journal_gap(&mut self, range: ByteRange) {
-        self.outbox.push_back(Entry::Record { time: realtime(), body: RecordBody::Gap(range) });
+        self.outbox.push_back(Entry::Records { time: realtime(), bodies: vec![RecordBody::Gap(range)] });
     }
 
     /// Submissions whose completion was not seen are done once the device is idle.
@@ -251,8 +263,9 @@ impl<P: Probes, S: Source> Collector<P, S> {
         Ok(())
     }
 
+    /// One batch of reads: first what changed, then a piece of the scan.
     fn copy(&mut self, now: MonotonicNs) -> Result<bool, CollectError> {
-        if self.mark.as_ref().is_some_and(MarkInProgress::holds_journal) {
+        if self.mark.as_ref().is_some_and(MarkInProgress::holds_journal) || !self.outbox.is_empty() {
             return Ok(false);
         }
         if !self.unreadable.is_empty() && self.retry_unreadable.elapsed() >= RETRY_UNREADABLE {
@@ -260,72 +273,67 @@ impl<P: Probes, S: Source> Collector<P, S> {
             let ranges = std::mem::take(&mut self.unreadable);
             ranges.iter().for_each(|range| self.pending.put_back(range, now));
         }
-        let turn = Instant::now();
-        let mut any = false;
         let rested = self.mark.is_some()
             || self.stopping.is_some()
             || self.pending.ready_bytes() >= REST_BYTES_MAX
             || self.pending.ready_age_ns(now) >= REST_NS;
-        while rested && self.outbox.is_empty() && turn.elapsed() < TURN_MAX {
-            let Some((range, discarded)) = self.pending.take_ready(READ_BYTES_MAX) else { break };
-            any = true;
-            // The scan will read it later, and journal all of it.
-            if !self.scan.will_copy(range) {
-                self.copy_range(range, discarded)?;
+        let mut spans = if rested { self.pending.take_spans(SPANS_MAX, SPAN_BYTES_MAX) } else { Vec::new() };
+        // The scan will read these later, and journal all of them.
+        spans.retain(|span| !self.scan.will_copy(span.range));
+        let steps = if spans.len() < SPANS_MAX / 2 { self.scan.take_steps(SCAN_STEPS) } else { Vec::new() };
+        if spans.is_empty() && steps.is_empty() {
+            return Ok(false);
+        }
+        let wanted: Vec<ByteRange> =
+            spans.iter().map(|span| span.range).chain(steps.iter().map(|step| step.range())).collect();
+        let source = &self.source;
+        let mut read = self
+            .readers
+            .install(|| wanted.par_iter().map(|range| source.read(*range)).collect::<Vec<_>>())
+            .into_iter();
+        for (span, bytes) in spans.iter().zip(read.by_ref()) {
+            if let Some(bytes) = self.readable(span.range, bytes) {
+                self.journal_parts(span.range.start, &bytes, span.parts.iter().copied());
             }
         }
-        if self.outbox.is_empty() && turn.elapsed() < TURN_MAX && let Some(step) = self.scan.next_step() {
-            any = true;
-            match step {
-                Step::Copy(range) => self.copy_range(range, false)?,
-                Step::Compare(range) => self.compare_range(range)?,
-            }
-            self.scan.done(step);
-        }
-        Ok(any)
-    }
-
-    fn copy_range(&mut self, range: ByteRange, discarded: bool) -> Result<(), CollectError> {
-        match self.source.read(range) {
-            Ok(bytes) => {
-                let records = slice(range.start, bytes, discarded);
-                self.journal_content(records, range.len());
-            }
-            Err(error) => {
-                log::warn!("bytes {range} of the source can't be read, will try again: {error}");
-                self.unreadable.insert(range);
-            }
-        }
-        self.flush_outbox()
-    }
-
-    fn compare_range(&mut self, range: ByteRange) -> Result<(), CollectError> {
-        let Some(replica) = &mut self.replica else { return self.copy_range(range, false) };
-        let old = replica.read(range).map_err(CollectError::Replica)?;
-        match self.source.read(range) {
-            Ok(new) => {
-                let mut records = Vec::new();
-                let mut bytes = 0;
-                for differs in differing(range.start, new, old).iter() {
-                    let at = |offset: u64| usize::try_from(offset - range.start).unwrap_or(usize::MAX);
-                    records.extend(slice(differs.start, &new[at(differs.start)..at(differs.end)], false));
-                    bytes += differs.len();
+        for (step, bytes) in steps.into_iter().zip(read) {
+            let Some(bytes) = self.readable(step.range(), bytes) else { continue };
+            match (step, &mut self.replica) {
+                (Step::Compare(range), Some(replica)) => {
+                    let old = replica.read(range).map_err(CollectError::Replica)?;
+                    let differs = differing(range.start, &bytes, old);
+                    self.journal_parts(range.start, &bytes, differs.iter().map(|range| (range, false)));
                 }
-                self.journal_content(records, bytes);
-            }
-            Err(error) => {
-                log::warn!("bytes {range} of the source can't be read, will try again: {error}");
-                self.unreadable.insert(range);
+                (Step::Copy(range) | Step::Compare(range), _) => {
+                    self.journal_parts(range.start, &bytes, [(range, false)].into_iter());
+                }
             }
         }
-        self.flush_outbox()
+        self.flush_outbox()?;
+        Ok(true)
     }
 
-    fn journal_content(&mut self, records: Vec<RecordBody>, bytes: u64) {
-        let time = realtime();
-        self.changed_since_mark |= !records.is_empty();
-        self.snapshot.journaled_bytes += bytes;
-        self.outbox.extend(records.into_iter().map(|body| Entry::Record { time, body }));
+    fn readable(&mut self, range: ByteRange, bytes: std::io::Result<AlignedBuf>) -> Option<AlignedBuf> {
+        bytes
+            .inspect_err(|error| {
+                log::warn!("bytes {range} of the source can't be read, will try again: {error}");
+                self.unreadable.insert(range);
+            })
+            .ok()
+    }
+
+    /// Journals `parts` of the bytes that were read from `start` on.
+    fn journal_parts(&mut self, start: u64, bytes: &[u8], parts: impl Iterator<Item = (ByteRange, bool)>) {
+        let mut bodies = Vec::new();
+        for (range, discarded) in parts {
+            let at = |offset: u64| usize::try_from(offset - start).expect("a part lies in the bytes read");
+            bodies.extend(slice(range.start, &bytes[at(range.start)..at(range.end)], discarded));
+            self.snapshot.journaled_bytes += range.len();
+        }
+        if !bodies.is_empty() {
+            self.changed_since_mark = true;
+            self.outbox.push_back(Entry::Records { time: realtime(), bodies });
+        }
     }
 
     /// Journal and device say the same at this instant: all submissions were taken, are done, were read and handed on.

@@ -16,6 +16,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::capture::{Capture, Counters, Event};
+use crate::io::AlignedBuf;
 use crate::model::{ByteRange, Mark, MarkId, Point, RecordBody, Timestamp};
 
 pub use collector::{Collector, CollectorParts};
@@ -51,11 +52,11 @@ impl Probes for Capture {
 }
 
 /// The protected volume as the collector uses it: a block device, or a test's own disk.
-pub trait Source {
+pub trait Source: Sync {
     /// Bytes now; a volume that changes its size ends the protection.
     fn size_bytes(&self) -> std::io::Result<u64>;
-    /// Reads what the device holds, not what a cache does.
-    fn read(&mut self, range: ByteRange) -> std::io::Result<&[u8]>;
+    /// Reads what the device holds, not what a cache does. Several threads read at once.
+    fn read(&self, range: ByteRange) -> std::io::Result<AlignedBuf>;
     /// Whether the device has a write under way; `None` when it can't tell.
     fn writing(&self) -> Option<bool>;
     /// Mount points of the file systems on the volume, the topmost first.
@@ -69,7 +70,7 @@ pub trait ReplicaBytes {
 
 /// What the collector hands to the journal.
 pub enum Entry {
-    Record { time: Timestamp, body: RecordBody },
+    Records { time: Timestamp, bodies: Vec<RecordBody> },
     /// To be made durable at once; then whoever asked is answered.
     Mark { time: Timestamp, mark: Mark, frozen_ms: Option<u64>, reply: Option<MarkReply> },
 }
@@ -143,6 +144,8 @@ pub enum CollectError {
     Replica(#[source] std::io::Error),
     #[error("the helper process that freezes file systems can't be spoken to")]
     Freezer(#[source] std::io::Error),
+    #[error("the threads that read the source can't be started")]
+    Readers(#[source] rayon::ThreadPoolBuildError),
     #[error("the journal ended")]
     JournalEnded,
 }

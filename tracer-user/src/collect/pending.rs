@@ -13,11 +13,21 @@ pub type MonotonicNs = u64;
 const RANGES_MAX: usize = 128 << 10;
 const IN_FLIGHT_MAX: usize = 64 << 10;
 const MERGE_GRANULE_MIN: u64 = 64 << 10;
+/// Unchanged bytes between two ranges that are rather read than skipped: a second read costs more.
+const READ_THROUGH_BYTES: u64 = 32 << 10;
 
 #[derive(Debug)]
 struct InFlight {
     ranges: Vec<ByteRange>,
     since: MonotonicNs,
+}
+
+/// Bytes to be read at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub range: ByteRange,
+    /// The changed ranges in it, in order, and whether all of each was last discarded.
+    pub parts: Vec<(ByteRange, bool)>,
 }
 
 #[derive(Debug)]
@@ -33,6 +43,8 @@ pub struct Pending {
     waiting_since: MonotonicNs,
     ready: ByteRangeSet,
     ready_since: Option<MonotonicNs>,
+    /// Where the last span ended.
+    position: u64,
     discarded: ByteRangeSet,
 }
 
@@ -47,6 +59,7 @@ impl Pending {
             waiting_since: 0,
             ready: ByteRangeSet::new(),
             ready_since: None,
+            position: 0,
             discarded: ByteRangeSet::new(),
         }
     }
@@ -132,13 +145,34 @@ impl Pending {
         !(self.in_flight.is_empty() && self.unpaired.is_empty() && self.waiting.is_empty())
     }
 
-    /// The next range to read, at most `len_max` long, and whether all of it was last discarded.
-    pub fn take_ready(&mut self, len_max: u64) -> Option<(ByteRange, bool)> {
-        let range = self.ready.pop_first(len_max)?;
+    /// What to read next: spans of at most `span_bytes_max`, each with the ready ranges in it. Neighbours that are
+    /// close come in one span. Goes round the volume, so that no region waits for a busier one.
+    pub fn take_spans(&mut self, spans_max: usize, span_bytes_max: u64) -> Vec<Span> {
+        let mut spans: Vec<Span> = Vec::new();
+        while let Some(range) = self.ready.pop_from(self.position, span_bytes_max) {
+            let part = (range, self.discarded.contains_all(range));
+            let full = spans.len() == spans_max;
+            match spans.last_mut() {
+                Some(span)
+                    if range.start >= span.range.end
+                        && range.start - span.range.end <= READ_THROUGH_BYTES
+                        && range.end - span.range.start <= span_bytes_max =>
+                {
+                    span.range.end = range.end;
+                    span.parts.push(part);
+                }
+                _ if full => {
+                    self.ready.insert(range);
+                    break;
+                }
+                _ => spans.push(Span { range, parts: vec![part] }),
+            }
+            self.position = range.end;
+        }
         if self.ready.is_empty() {
             self.ready_since = None;
         }
-        Some((range, self.discarded.contains_all(range)))
+        spans
     }
 
     pub fn put_back(&mut self, range: ByteRange, now: MonotonicNs) {
@@ -206,17 +240,44 @@ mod tests {
     }
 
     fn all_ready(pending: &mut Pending) -> Vec<ByteRange> {
-        std::iter::from_fn(|| pending.take_ready(u64::MAX).map(|(range, _)| range)).collect()
+        parts(pending).into_iter().map(|(range, _)| range).collect()
+    }
+
+    fn parts(pending: &mut Pending) -> Vec<(ByteRange, bool)> {
+        pending.take_spans(usize::MAX, SIZE).into_iter().flat_map(|span| span.parts).collect()
+    }
+
+    #[test]
+    fn close_ranges_are_read_together_and_far_ones_are_not() {
+        let mut pending = Pending::new(SIZE, 4096);
+        for index in [0, 2, 100, 101] {
+            pending.put_back(block(index), 0);
+        }
+        let spans = pending.take_spans(2, SIZE);
+        assert_eq!(spans[0].range, ByteRange::new(0, 3 * 4096));
+        assert_eq!(spans[0].parts, [(block(0), false), (block(2), false)]);
+        assert_eq!(spans[1].range, ByteRange::with_len(100 * 4096, 2 * 4096));
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn a_busy_region_does_not_starve_the_others() {
+        let mut pending = Pending::new(SIZE, 4096);
+        pending.put_back(block(0), 0);
+        pending.put_back(block(200), 0);
+        assert_eq!(pending.take_spans(1, SIZE)[0].range, block(0));
+        pending.put_back(block(0), 0);
+        assert_eq!(pending.take_spans(1, SIZE)[0].range, block(200));
     }
 
     #[test]
     fn a_range_is_ready_only_after_its_completion() {
         let mut pending = Pending::new(SIZE, 4096);
         pending.submit(1, true, block(3), false, 10);
-        assert_eq!(pending.take_ready(SIZE), None);
+        assert_eq!(parts(&mut pending), []);
         assert!(!pending.is_empty());
         pending.complete(1, Some(block(3)), true, 11);
-        assert_eq!(pending.take_ready(SIZE), Some((block(3), false)));
+        assert_eq!(parts(&mut pending), [(block(3), false)]);
         assert!(pending.is_empty());
     }
 
@@ -245,8 +306,7 @@ mod tests {
         pending.submit(1, true, block(0), true, 0);
         pending.submit(1, false, block(9), true, 0);
         pending.complete(1, None, true, 1);
-        assert_eq!(pending.take_ready(4096), Some((block(0), true)));
-        assert_eq!(pending.take_ready(4096), Some((block(9), true)));
+        assert_eq!(parts(&mut pending), [(block(0), true), (block(9), true)]);
     }
 
     #[test]
@@ -288,7 +348,7 @@ mod tests {
         pending.complete(1, None, true, 0);
         pending.submit(2, true, block(0), false, 0);
         pending.complete(2, None, true, 0);
-        assert_eq!(pending.take_ready(SIZE), Some((block(0), false)));
+        assert_eq!(parts(&mut pending), [(block(0), false)]);
     }
 
     #[test]
@@ -319,8 +379,10 @@ mod tests {
                     2 => pending.complete(key, Some(block(at)), at % 2 == 0, now),
                     3 => { pending.insert_unpaired(block(at)); owed.push(block(at)); }
                     4 => pending.settle(now.saturating_sub(at), now),
-                    _ => if let Some((range, _)) = pending.take_ready(SIZE) {
-                        owed.retain(|o| o.intersect(range).is_none());
+                    _ => for span in pending.take_spans(2, SIZE) {
+                        for (range, _) in span.parts {
+                            owed.retain(|o| o.intersect(range).is_none());
+                        }
                     },
                 }
             }

@@ -20,6 +20,14 @@ pub struct Scan {
     total_bytes: u64,
 }
 
+impl Step {
+    pub fn range(self) -> ByteRange {
+        match self {
+            Step::Copy(range) | Step::Compare(range) => range,
+        }
+    }
+}
+
 impl Scan {
     /// `same_as_replica`: ranges whose last content in the journal is what the replica holds, so that comparing is
     /// enough. All else is copied.
@@ -35,20 +43,27 @@ impl Scan {
         *self = Scan::new(self.total_bytes, &ByteRangeSet::new());
     }
 
-    pub fn next_step(&self) -> Option<Step> {
+    /// Takes the next pieces. What can't be read is the caller's to remember.
+    pub fn take_steps(&mut self, steps_max: usize) -> Vec<Step> {
+        std::iter::from_fn(|| {
+            let step = self.next_step()?;
+            match step {
+                Step::Copy(range) => self.copy.remove(range),
+                Step::Compare(range) => self.compare.remove(range),
+            }
+            Some(step)
+        })
+        .take(steps_max)
+        .collect()
+    }
+
+    fn next_step(&self) -> Option<Step> {
         let first = |set: &ByteRangeSet| set.iter().next();
         let cut = |range: ByteRange| ByteRange::new(range.start, range.end.min(range.start + PIECE_BYTES));
         match (first(&self.copy), first(&self.compare)) {
             (Some(copy), Some(compare)) if compare.start < copy.start => Some(Step::Compare(cut(compare))),
             (Some(copy), _) => Some(Step::Copy(cut(copy))),
             (None, compare) => compare.map(|range| Step::Compare(cut(range))),
-        }
-    }
-
-    pub fn done(&mut self, step: Step) {
-        match step {
-            Step::Copy(range) => self.copy.remove(range),
-            Step::Compare(range) => self.compare.remove(range),
         }
     }
 
@@ -91,12 +106,11 @@ mod tests {
         let same: ByteRangeSet = [ByteRange::new(1 << 20, 2 << 20), ByteRange::new(4 << 20, size)].into_iter().collect();
         let mut scan = Scan::new(size, &same);
         let (mut copied, mut compared) = (ByteRangeSet::new(), ByteRangeSet::new());
-        while let Some(step) = scan.next_step() {
+        while let [step] = scan.take_steps(1)[..] {
             match step {
                 Step::Copy(range) => copied.insert(range),
                 Step::Compare(range) => compared.insert(range),
             }
-            scan.done(step);
         }
         assert_eq!(compared, same);
         assert_eq!(copied.bytes() + compared.bytes(), size);

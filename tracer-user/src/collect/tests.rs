@@ -59,7 +59,7 @@ impl Disk {
 }
 
 #[derive(Clone)]
-struct Shared(Arc<Mutex<Disk>>, Vec<u8>);
+struct Shared(Arc<Mutex<Disk>>);
 
 impl Shared {
     fn disk(&self) -> std::sync::MutexGuard<'_, Disk> {
@@ -86,14 +86,15 @@ impl Source for Shared {
         Ok(self.disk().bytes.len() as u64)
     }
 
-    fn read(&mut self, range: ByteRange) -> std::io::Result<&[u8]> {
+    fn read(&self, range: ByteRange) -> std::io::Result<AlignedBuf> {
         let disk = self.0.lock().unwrap();
         if disk.unreadable.is_some_and(|bad| bad.intersect(range).is_some()) {
             return Err(std::io::Error::from_raw_os_error(libc::EIO));
         }
-        self.1 = disk.bytes[range.start as usize..range.end as usize].to_vec();
-        drop(disk);
-        Ok(&self.1)
+        let mut buffer = AlignedBuf::with_capacity(range.len() as usize);
+        buffer.set_len(range.len() as usize);
+        buffer.copy_from_slice(&disk.bytes[range.start as usize..range.end as usize]);
+        Ok(buffer)
     }
 
     fn writing(&self) -> Option<bool> {
@@ -136,7 +137,7 @@ struct Bench {
 impl Bench {
     fn new(ring_max: usize, queue: usize) -> Bench {
         let disk = Disk { bytes: vec![1; BLOCK * BLOCKS], ring_max, ..Disk::default() };
-        let disk = Shared(Arc::new(Mutex::new(disk)), Vec::new());
+        let disk = Shared(Arc::new(Mutex::new(disk)));
         let (journal, entries) = sync_channel(queue);
         let (commands, receiver) = channel();
         let parts = CollectorParts {
@@ -164,12 +165,14 @@ impl Bench {
         while let Ok(entry) = self.journal.try_recv() {
             self.collector.turn().unwrap();
             match entry {
-                Entry::Record { body, .. } => {
-                    let Some(range) = body.content_range() else { continue };
-                    let at = &mut self.image[range.start as usize..range.end as usize];
-                    match body {
-                        RecordBody::Data { bytes, .. } => at.copy_from_slice(&bytes),
-                        _ => at.fill(0),
+                Entry::Records { bodies, .. } => {
+                    for body in bodies {
+                        let Some(range) = body.content_range() else { continue };
+                        let at = &mut self.image[range.start as usize..range.end as usize];
+                        match body {
+                            RecordBody::Data { bytes, .. } => at.copy_from_slice(&bytes),
+                            _ => at.fill(0),
+                        }
                     }
                 }
                                 Entry::Mark { mark, .. } => {

@@ -85,10 +85,12 @@ impl ByteRangeSet {
         other.iter().for_each(|range| self.insert(range));
     }
 
-    /// Takes the first range, cut to `len_max` bytes, out of the set.
-    pub fn pop_first(&mut self, len_max: u64) -> Option<ByteRange> {
-        let first = self.ranges.first()?;
-        let range = ByteRange { start: first.start, end: first.end.min(first.start.saturating_add(len_max)) };
+    /// Takes the first range at or after `from` out of the set, or, if there is none, the first of all; cut to
+    /// `len_max` bytes.
+    pub fn pop_from(&mut self, from: u64, len_max: u64) -> Option<ByteRange> {
+        let ahead = self.overlapping(ByteRange { start: from, end: u64::MAX }).next();
+        let found = ahead.or_else(|| self.iter().next())?;
+        let range = ByteRange { start: found.start, end: found.end.min(found.start.saturating_add(len_max)) };
         self.remove(range);
         Some(range)
     }
@@ -170,10 +172,11 @@ mod tests {
     }
 
     #[test]
-    fn pop_first_cuts_long_ranges() {
-        let mut set: ByteRangeSet = [ByteRange::new(10, 30)].into_iter().collect();
-        assert_eq!(set.pop_first(15), Some(ByteRange::new(10, 25)));
-        assert_eq!(set.pop_first(15), Some(ByteRange::new(25, 30)));
-        assert_eq!(set.pop_first(15), None);
+    fn pop_from_goes_round_and_cuts_long_ranges() {
+        let mut set: ByteRangeSet = [ByteRange::new(10, 30), ByteRange::new(50, 60)].into_iter().collect();
+        assert_eq!(set.pop_from(40, 15), Some(ByteRange::new(50, 60)));
+        assert_eq!(set.pop_from(60, 15), Some(ByteRange::new(10, 25)));
+        assert_eq!(set.pop_from(25, 15), Some(ByteRange::new(25, 30)));
+        assert_eq!(set.pop_from(30, 15), None);
     }
 }

@@ -5,19 +5,16 @@ use crate::collect::{ReplicaBytes, Source};
 use crate::io::{AlignedBuf, BlockDevice, DirectFile, ReadError, mounted_on};
 use crate::model::ByteRange;
 
-const READ_BYTES_MAX: usize = 1 << 20;
-
 /// The protected block device, read past the page cache.
 pub struct DeviceSource {
     device: BlockDevice,
     file: DirectFile,
-    buffer: AlignedBuf,
 }
 
 impl DeviceSource {
     pub fn open(device: BlockDevice) -> Result<DeviceSource, ReadError> {
         let file = DirectFile::open(&device.path)?;
-        Ok(DeviceSource { device, file, buffer: AlignedBuf::with_capacity(READ_BYTES_MAX) })
+        Ok(DeviceSource { device, file })
     }
 }
 
@@ -26,9 +23,10 @@ impl Source for DeviceSource {
         self.device.size_bytes_now().ok_or_else(|| std::io::ErrorKind::NotFound.into())
     }
 
-    fn read(&mut self, range: ByteRange) -> std::io::Result<&[u8]> {
-        self.file.read_range(range, &mut self.buffer).map_err(std::io::Error::other)?;
-        Ok(&self.buffer)
+    fn read(&self, range: ByteRange) -> std::io::Result<AlignedBuf> {
+        let mut buffer = AlignedBuf::with_capacity(usize::try_from(range.len()).map_err(std::io::Error::other)?);
+        self.file.read_range(range, &mut buffer).map_err(std::io::Error::other)?;
+        Ok(buffer)
     }
 
     fn writing(&self) -> Option<bool> {

@@ -31,8 +31,10 @@ fn append_all(
     let mut ticked = Instant::now();
     loop {
         match entries.recv_timeout(TICK) {
-            Ok(Entry::Record { time, body }) => {
-                writer.append(time, body)?;
+            Ok(Entry::Records { time, bodies }) => {
+                for body in bodies {
+                    writer.append(time, body)?;
+                }
             }
             Ok(Entry::Mark { time, mark, frozen_ms, reply }) => {
                 let point = append_mark(writer, time, mark)?;

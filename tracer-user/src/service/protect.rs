@@ -20,7 +20,7 @@ use crate::service::prepare::{PrepareError, Prepared, prepare, same_as_replica};
 use crate::service::progress::{Progress, ReplicaStatus, SharedProgress, Status};
 use crate::service::run_dir;
 
-/// Entries between collector and journal; a record is 1 MiB at most.
+/// Entries between collector and journal; one holds the records of 1 MiB at most.
 const JOURNAL_QUEUE: usize = 32;
 /// How long a device that takes bios may keep us from finding it idle once at the start.
 const IDLE_MAX: Duration = Duration::from_secs(30);

@@ -2,7 +2,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::{PATIENCE, run, scratch, wait_until};
@@ -60,10 +60,26 @@ impl Loop {
     }
 
     fn attach(image: &Path, options: &[&str]) -> Result<Loop> {
-        let path = run(Command::new("losetup").args(["--find", "--show"]).args(options).arg(image))?;
-        let path = PathBuf::from(path.trim());
-        wait_for_node(&path)?;
-        Ok(Loop { path, image: image.to_owned(), partitions: Vec::new(), _dir: None })
+        let attach = || -> Result<PathBuf> {
+            let path = run(Command::new("losetup").args(["--find", "--show"]).args(options).arg(image))?;
+            wait_for_node(path.trim().as_ref())?;
+            Ok(path.trim().into())
+        };
+        let this = |path| Loop { path, image: image.to_owned(), partitions: Vec::new(), _dir: None };
+        let first = this(attach()?);
+        if options.contains(&"--read-only") || !first.refuses_writes()? {
+            return Ok(first);
+        }
+        // An earlier user's `blockdev --setro` stays with the loop device, and then it is attached read-only.
+        run(Command::new("blockdev").arg("--setrw").arg(&first.path))?;
+        drop(first);
+        let second = this(attach()?);
+        ensure!(!second.refuses_writes()?, "{} refuses writes", second.path.display());
+        Ok(second)
+    }
+
+    fn refuses_writes(&self) -> Result<bool> {
+        Ok(run(Command::new("blockdev").arg("--getro").arg(&self.path))?.trim() == "1")
     }
 }
 

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use tempfile::TempDir;
 
 use crate::devices::tell;
@@ -112,4 +112,19 @@ impl Drop for Mount {
 /// A small file system that fills up.
 pub fn mount_tmpfs(size_bytes: u64) -> Result<Mount> {
     Mount::with_options(Path::new("afterwrite-test"), "tmpfs", &format!("size={size_bytes}"))
+}
+
+/// The rung `tracepoint` reads tracefs, which not every machine has mounted. Mounted where it belongs, and left there:
+/// other tests may be using it by then.
+pub fn ensure_tracefs() -> Result<()> {
+    let events = Path::new("/sys/kernel/tracing/events");
+    if !events.exists() {
+        let mount = finish(
+            Command::new("mount").args(["-t", "tracefs", "tracefs", "/sys/kernel/tracing"]),
+            PATIENCE,
+        )?;
+        // Another test may have been faster.
+        ensure!(events.exists(), "cannot mount tracefs: {}", mount.stderr);
+    }
+    Ok(())
 }

@@ -42,23 +42,21 @@ pub fn check_image(fs: Fs, image: &Path, dir: &Path, manifest: &Manifest) -> Res
     check_file_system(fs, image).with_context(context)
 }
 
-/// The file system's own check finds nothing to repair; image and device are only read.
+/// The file system's own check finds nothing to repair; image or device is only read.
 ///
-/// A frozen file system may hold files that are deleted but not yet gone (on the list of orphans), which is for the
-/// log's recovery to finish and no damage: when the check complains, a copy is mounted and checked again.
+/// ext4 and btrfs are checked as they lie there, the log not replayed: after recovery even a torn copy often passes.
+/// XFS leaves its log dirty and its counter of free blocks for the log to set right when it is frozen, so a copy of it
+/// is mounted first.
 pub fn check_file_system(fs: Fs, image: &Path) -> Result<()> {
-    let Err(complaint) = fsck(fs, image) else { return Ok(()) };
+    if fs != Fs::Xfs {
+        return fsck(fs, image);
+    }
     let dir = scratch()?;
     let copy = dir.path().join("recovered.img");
     run(Command::new("cp").arg("--sparse=always").arg(image).arg(&copy))?;
     let device = Loop::over(&copy)?;
-    let options = if fs == Fs::Xfs { "nouuid" } else { "rw" };
-    let recovered = Mount::with_options(device.path(), fs.name(), options)
-        .and_then(Mount::unmount)
-        .and_then(|()| fsck(fs, device.path()));
-    recovered.with_context(|| format!("before recovery: {complaint:#}"))?;
-    println!("{}: sound after recovery; before: {complaint:#}", image.display());
-    Ok(())
+    Mount::with_options(device.path(), fs.name(), "nouuid")?.unmount()?;
+    fsck(fs, device.path())
 }
 
 fn fsck(fs: Fs, image: &Path) -> Result<()> {

@@ -18,7 +18,7 @@ mod workload;
 
 pub use command::{Finished, afterwrite, binary, finish, run, wait_until};
 pub use devices::{Device, Loop, Zram};
-pub use filesystem::{Fs, Mount, mount_tmpfs};
+pub use filesystem::{Fs, Mount, ensure_tracefs, mount_tmpfs};
 pub use image::{assert_identical, blank_image, check_file_system, check_image, fill_random};
 pub use load::{Churn, Fio};
 pub use protect::{Protect, Protection, says};

@@ -171,6 +171,7 @@ fn source_that_changes_its_size() -> Result<()> {
 
 #[test]
 fn kernel_without_btf_is_named_and_protects_by_a_lower_rung() -> Result<()> {
+    ensure_tracefs()?;
     let mut doctor = afterwrite();
     let doctor = finish(doctor.arg("doctor").env("AFTERWRITE_BTF", "/nonexistent"), LIMIT)?;
     let told = format!("{}{}", doctor.stdout, doctor.stderr);

@@ -38,5 +38,6 @@ fn raw_tp() -> Result<()> {
 
 #[test]
 fn tracepoint() -> Result<()> {
+    ensure_tracefs()?;
     on_both("tracepoint")
 }

@@ -1,1 +1,57 @@
-//! Placeholder.
+//! Fixtures of the black-box tests: real devices of this machine, file systems on them, a workload whose result is
+//! known without asking the kernel, and `afterwrite` as a user runs it.
+//!
+//! The tests need root, loop devices and zram, and a built binary: `cargo build -p afterwrite` (or AFTERWRITE_BIN).
+//! Every test makes its own devices, so they run in parallel; on two cores the default number of threads is right.
+//! AFTERWRITE_SECONDS is how long a test keeps its load up (default 4), AFTERWRITE_KILLS how often crash.rs kills
+//! (default 20), AFTERWRITE_SEED what the random choices start from, AFTERWRITE_TMP where images, journals and
+//! targets go (default /dev/shm).
+
+mod command;
+mod devices;
+mod filesystem;
+mod image;
+mod load;
+mod protect;
+mod random;
+mod workload;
+
+pub use command::{Finished, afterwrite, binary, finish, run, wait_until};
+pub use devices::{Device, Loop, Zram};
+pub use filesystem::{Fs, Mount, mount_tmpfs};
+pub use image::{assert_identical, blank_image, check_file_system, check_image, fill_random};
+pub use load::{Churn, Fio};
+pub use protect::{Protect, Protection, says};
+pub use random::{Random, seed};
+pub use workload::{Manifest, Workload};
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+pub const MIB: u64 = 1 << 20;
+
+/// How long anything that a test waits for may take on a busy machine before the test fails.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// How long a test keeps its load up.
+pub fn load_seconds() -> u64 {
+    number_from_env("AFTERWRITE_SECONDS", 4)
+}
+
+/// How many times crash.rs kills.
+pub fn kills() -> u64 {
+    number_from_env("AFTERWRITE_KILLS", 20)
+}
+
+/// A directory of the test's own, removed when dropped.
+pub fn scratch() -> Result<tempfile::TempDir> {
+    let base = std::env::var_os("AFTERWRITE_TMP").map_or_else(|| PathBuf::from("/dev/shm"), PathBuf::from);
+    let dir = tempfile::Builder::new().prefix("afterwrite-test-").tempdir_in(&base);
+    dir.with_context(|| format!("cannot make a directory in {}", base.display()))
+}
+
+fn number_from_env(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
+}

@@ -2,4 +2,16 @@
 //!
 //! The way of the data and the rules between modules are in ARCHITECTURE.md; the formats in docs/FORMAT.md.
 
+pub mod apply;
+#[cfg(feature = "capture")]
+pub mod capture;
+pub mod cli;
+#[cfg(feature = "capture")]
+pub mod collect;
+pub mod io;
+pub mod journal;
 pub mod model;
+pub mod restore;
+#[cfg(feature = "capture")]
+pub mod service;
+pub mod target;

@@ -253,13 +253,15 @@ fn map_words(programs: &mut Ebpf, name: &'static str, len: usize) -> Result<Mapp
     let Map::Array(data) = take_map(programs, name)? else {
         return Err(CaptureError::Object(format!("the map {name} is no array")));
     };
-    MappedArray::new(data.fd(), len).map_err(|source| CaptureError::Map { map: name, source })
+    MappedArray::new(data, len).map_err(|source| CaptureError::Map { map: name, source })
 }
 
 fn fill_device_numbers(programs: &mut Ebpf, numbers: &[(u32, u32)]) -> Result<(), CaptureError> {
     const NAME: &str = "FORMAT_DEVS";
-    let mut map: HashMap<MapData, u32, u8> =
-        take_map(programs, NAME)?.try_into().map_err(|e| map_failed(NAME, e))?;
+    let map = programs
+        .map_mut(NAME)
+        .ok_or_else(|| CaptureError::Object(format!("the map {NAME} is missing")))?;
+    let mut map: HashMap<_, u32, u8> = map.try_into().map_err(|e| map_failed(NAME, e))?;
     for (major, minor) in numbers {
         map.insert((major << 20) | minor, 1, 0).map_err(|e| map_failed(NAME, e))?;
     }

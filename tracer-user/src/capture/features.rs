@@ -4,8 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use aya::maps::MapType;
-use aya::programs::ProgramType;
-use aya::sys::{is_map_supported, is_program_supported};
+use aya::sys::is_map_supported;
 use serde::{Deserialize, Serialize};
 
 use crate::capture::layout::{KernelLayout, kernel_btf_path};
@@ -53,9 +52,6 @@ pub struct Features {
     pub kernel_release: String,
     pub bpf_permitted: bool,
     pub ring_buffer: bool,
-    pub tracing_programs: bool,
-    pub raw_tracepoints: bool,
-    pub tracepoints: bool,
     /// Whether all struct members our probes read were found.
     pub layout: Result<(), String>,
     pub tracefs: Option<std::path::PathBuf>,
@@ -71,15 +67,13 @@ pub fn probe_features() -> Features {
             .unwrap_or_default(),
         bpf_permitted,
         ring_buffer: ring_buffer.unwrap_or(false),
-        tracing_programs: is_program_supported(ProgramType::Tracing).unwrap_or(false),
-        raw_tracepoints: is_program_supported(ProgramType::RawTracePoint).unwrap_or(false),
-        tracepoints: is_program_supported(ProgramType::TracePoint).unwrap_or(false),
         layout: KernelLayout::read(&kernel_btf_path()).map(|_| ()).map_err(|error| error.to_string()),
         tracefs: tracefs::find(),
     }
 }
 
-/// Why each rung can't be used here; `None` for one that can be tried.
+/// Why each rung can't be used here; `None` for one that can be tried. Whether the kernel takes a type of program is found
+/// out by loading ours: asking with another one fails where some attach types are forbidden by policy.
 pub fn obstacles(features: &Features) -> [(Rung, Option<String>); 3] {
     let btf = features.layout.as_ref().err().map(|error| format!("no usable BTF ({error})"));
     let lacking = |present: bool, what: &str| (!present).then(|| what.to_owned());
@@ -89,20 +83,9 @@ pub fn obstacles(features: &Features) -> [(Rung, Option<String>); 3] {
         "tracefs is not mounted (mount -t tracefs nodev /sys/kernel/tracing)",
     );
     [
-        (
-            Rung::TpBtf,
-            ring.clone()
-                .or(btf.clone())
-                .or(lacking(features.tracing_programs, "no tracing programs in this kernel")),
-        ),
-        (
-            Rung::RawTp,
-            ring.clone().or(btf).or(lacking(features.raw_tracepoints, "no raw tracepoints in this kernel")),
-        ),
-        (
-            Rung::Tracepoint,
-            ring.or(lacking(features.tracepoints, "no tracepoint programs in this kernel")).or(tracefs),
-        ),
+        (Rung::TpBtf, ring.clone().or(btf.clone())),
+        (Rung::RawTp, ring.clone().or(btf)),
+        (Rung::Tracepoint, ring.or(tracefs)),
     ]
 }
 
@@ -134,9 +117,6 @@ mod tests {
             kernel_release: "6.12.0".into(),
             bpf_permitted: true,
             ring_buffer: true,
-            tracing_programs: true,
-            raw_tracepoints: true,
-            tracepoints: true,
             layout: Ok(()),
             tracefs: Some("/sys/kernel/tracing".into()),
         }

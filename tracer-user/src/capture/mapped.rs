@@ -1,13 +1,14 @@
-use std::fs::File;
 use std::num::NonZeroUsize;
-use std::os::fd::AsFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use aya::maps::MapData;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 /// A BPF array of u64 (BPF_F_MMAPABLE) as shared memory: both sides use it through atomics.
 pub struct MappedArray {
+    /// The loader needs the map's descriptor until the programs that use it are loaded.
+    _map: MapData,
     words: NonNull<AtomicU64>,
     len: usize,
     mapped_bytes: usize,
@@ -18,15 +19,14 @@ unsafe impl Send for MappedArray {}
 
 impl MappedArray {
     /// `map` is an array of `len` values of 8 bytes, which the kernel lays out without holes.
-    pub fn new(map: impl AsFd, len: usize) -> std::io::Result<MappedArray> {
+    pub fn new(map: MapData, len: usize) -> std::io::Result<MappedArray> {
         let mapped_bytes = (len * size_of::<u64>()).next_multiple_of(4096);
         let length = NonZeroUsize::new(mapped_bytes).ok_or(std::io::ErrorKind::InvalidInput)?;
-        let file = File::from(map.as_fd().try_clone_to_owned()?);
         // SAFETY: a new mapping at an address of the kernel's choice aliases nothing of ours.
         let address = unsafe {
-            mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, &file, 0)
+            mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, map.fd(), 0)
         }?;
-        Ok(MappedArray { words: address.cast(), len, mapped_bytes })
+        Ok(MappedArray { _map: map, words: address.cast(), len, mapped_bytes })
     }
 
     pub fn words(&self) -> &[AtomicU64] {

@@ -72,7 +72,9 @@ pub enum Target {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("a point is latest, mark:ID, mark:LABEL, lsn:N or time:RFC3339 (time:2026-01-31T12:00:00Z), not {0:?}")]
+#[error(
+    "a point is latest, mark:ID, mark:LABEL, lsn:N or time:RFC3339 (time:2026-01-31T12:00:00Z), not {0:?}"
+)]
 pub struct BadTarget(String);
 
 impl FromStr for Target {

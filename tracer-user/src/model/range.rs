@@ -3,7 +3,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Half-open range of bytes `[start, end)` of a volume.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ByteRange {
     pub start: u64,
     pub end: u64,
@@ -43,9 +43,9 @@ impl ByteRange {
 
     /// Cut into pieces of `piece` bytes at most.
     pub fn chunks(self, piece: u64) -> impl Iterator<Item = ByteRange> {
-        (self.start..self.end).step_by(usize::try_from(piece).unwrap_or(usize::MAX)).map(move |start| {
-            ByteRange { start, end: start.saturating_add(piece).min(self.end) }
-        })
+        (self.start..self.end)
+            .step_by(usize::try_from(piece).unwrap_or(usize::MAX))
+            .map(move |start| ByteRange { start, end: start.saturating_add(piece).min(self.end) })
     }
 }
 

@@ -1,0 +1,135 @@
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::{PATIENCE, run, scratch, wait_until};
+
+/// A block device of the test's own.
+pub trait Device {
+    fn path(&self) -> &Path;
+}
+
+/// A loop device over an own sparse image, detached and deleted when dropped.
+pub struct Loop {
+    path: PathBuf,
+    image: PathBuf,
+    partitions: Vec<u32>,
+    _dir: Option<TempDir>,
+}
+
+impl Loop {
+    pub fn new(size_bytes: u64) -> Result<Loop> {
+        Loop::with_sectors(size_bytes, 512)
+    }
+
+    pub fn with_sectors(size_bytes: u64, sector_bytes: u32) -> Result<Loop> {
+        let dir = scratch()?;
+        let image = dir.path().join("volume.img");
+        File::create(&image)?.set_len(size_bytes)?;
+        let mut this = Loop::attach(&image, &["--sector-size", &sector_bytes.to_string()])?;
+        this._dir = Some(dir);
+        Ok(this)
+    }
+
+    /// Over a file that somebody else keeps.
+    pub fn over(image: &Path) -> Result<Loop> {
+        Loop::attach(image, &[])
+    }
+
+    /// As [`Loop::over`], and the device refuses writes.
+    pub fn read_only(image: &Path) -> Result<Loop> {
+        Loop::attach(image, &["--read-only"])
+    }
+
+    pub fn image(&self) -> &Path {
+        &self.image
+    }
+
+    /// Adds a partition, by ioctl: not every kernel reads partition tables. Bounds in bytes.
+    pub fn add_partition(&mut self, start: u64, len: u64) -> Result<PathBuf> {
+        let number = u32::try_from(self.partitions.len() + 1)?;
+        let args = [u64::from(number), start / 512, len / 512].map(|value| value.to_string());
+        run(Command::new("addpart").arg(&self.path).args(args))?;
+        self.partitions.push(number);
+        let path = PathBuf::from(format!("{}p{number}", self.path.display()));
+        wait_for_node(&path)?;
+        Ok(path)
+    }
+
+    fn attach(image: &Path, options: &[&str]) -> Result<Loop> {
+        let path = run(Command::new("losetup").args(["--find", "--show"]).args(options).arg(image))?;
+        let path = PathBuf::from(path.trim());
+        wait_for_node(&path)?;
+        Ok(Loop { path, image: image.to_owned(), partitions: Vec::new(), _dir: None })
+    }
+}
+
+impl Device for Loop {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        for number in &self.partitions {
+            tell(run(Command::new("delpart").arg(&self.path).arg(number.to_string())));
+        }
+        tell(run(Command::new("losetup").arg("--detach").arg(&self.path)));
+    }
+}
+
+/// A zram device of the test's own (works by bios, not requests), removed when dropped.
+pub struct Zram {
+    path: PathBuf,
+    number: String,
+}
+
+impl Zram {
+    pub fn new(size_bytes: u64) -> Result<Zram> {
+        let number = std::fs::read_to_string("/sys/class/zram-control/hot_add")
+            .context("cannot make a zram device; is the module loaded (`modprobe zram`)?")?;
+        let number = number.trim().to_owned();
+        let this = Zram { path: format!("/dev/zram{number}").into(), number };
+        wait_for_node(&this.path)?;
+        std::fs::write(this.attribute("disksize"), size_bytes.to_string())?;
+        Ok(this)
+    }
+
+    fn attribute(&self, name: &str) -> String {
+        format!("/sys/block/zram{}/{name}", self.number)
+    }
+}
+
+impl Device for Zram {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Zram {
+    fn drop(&mut self) {
+        // Busy as long as anybody, blkid for one, has it open.
+        tell(wait_until(&format!("zram{} can be removed", self.number), PATIENCE, || {
+            let reset = std::fs::write(self.attribute("reset"), "1");
+            Ok(reset
+                .and_then(|()| std::fs::write("/sys/class/zram-control/hot_remove", &self.number))
+                .is_ok())
+        }));
+    }
+}
+
+/// There is no udev here to wait for: the kernel's devtmpfs makes the node, soon.
+fn wait_for_node(path: &Path) -> Result<()> {
+    wait_until(&format!("{} is there", path.display()), PATIENCE, || Ok(path.exists()))
+}
+
+/// In a drop an error can only be shown.
+pub(crate) fn tell<T>(result: Result<T>) {
+    if let Err(error) = result {
+        eprintln!("cleaning up: {error:#}");
+    }
+}

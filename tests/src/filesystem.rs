@@ -1,0 +1,115 @@
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+use tempfile::TempDir;
+
+use crate::devices::tell;
+use crate::{MIB, PATIENCE, finish, run, scratch, wait_until};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fs {
+    Ext4,
+    Xfs,
+    Btrfs,
+}
+
+impl Fs {
+    pub const ALL: [Fs; 3] = [Fs::Ext4, Fs::Xfs, Fs::Btrfs];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Fs::Ext4 => "ext4",
+            Fs::Xfs => "xfs",
+            Fs::Btrfs => "btrfs",
+        }
+    }
+
+    /// A size at which mkfs and the tests' workloads have room.
+    pub fn volume_bytes(self) -> u64 {
+        match self {
+            Fs::Ext4 => 96 * MIB,
+            Fs::Xfs => 320 * MIB,
+            Fs::Btrfs => 272 * MIB,
+        }
+    }
+
+    pub fn make(self, device: &Path) -> Result<()> {
+        let mut mkfs = Command::new(format!("mkfs.{}", self.name()));
+        mkfs.arg("-q");
+        if self == Fs::Btrfs {
+            mkfs.args(["-m", "single"]);
+        }
+        run(mkfs.arg(device)).map(drop)
+    }
+
+    /// Options to mount an image as it is, its log not replayed, beside the volume it is a copy of.
+    fn read_only_options(self) -> &'static str {
+        match self {
+            Fs::Ext4 => "ro,noload",
+            Fs::Xfs => "ro,norecovery,nouuid",
+            Fs::Btrfs => "ro,rescue=nologreplay",
+        }
+    }
+}
+
+/// A mounted file system, unmounted when dropped, also if something has left it frozen.
+pub struct Mount {
+    point: PathBuf,
+    mounted: bool,
+    _dir: TempDir,
+}
+
+impl Mount {
+    /// Makes a file system and mounts it with `discard` off.
+    pub fn make(fs: Fs, device: &Path) -> Result<Mount> {
+        fs.make(device)?;
+        Mount::with_options(device, fs.name(), "rw")
+    }
+
+    pub fn read_only(fs: Fs, device: &Path) -> Result<Mount> {
+        Mount::with_options(device, fs.name(), fs.read_only_options())
+    }
+
+    pub fn with_options(device: &Path, kind: &str, options: &str) -> Result<Mount> {
+        let dir = scratch()?;
+        let point = dir.path().join("mnt");
+        std::fs::create_dir(&point)?;
+        run(Command::new("mount").args(["-t", kind, "-o", options]).arg(device).arg(&point))?;
+        Ok(Mount { point, mounted: true, _dir: dir })
+    }
+
+    pub fn point(&self) -> &Path {
+        &self.point
+    }
+
+    pub fn fstrim(&self) -> Result<()> {
+        run(Command::new("fstrim").arg(&self.point)).map(drop)
+    }
+
+    pub fn unmount(mut self) -> Result<()> {
+        self.unmount_now()
+    }
+
+    fn unmount_now(&mut self) -> Result<()> {
+        self.mounted = false;
+        wait_until(&format!("{} can be unmounted", self.point.display()), PATIENCE, || {
+            Ok(finish(Command::new("umount").arg(&self.point), PATIENCE)?.code == Some(0))
+        })
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if self.mounted {
+            // Unmounting a frozen file system would wait for ever. Not frozen is no error.
+            tell(finish(Command::new("fsfreeze").arg("--unfreeze").arg(&self.point), PATIENCE));
+            tell(self.unmount_now());
+        }
+    }
+}
+
+/// A small file system that fills up.
+pub fn mount_tmpfs(size_bytes: u64) -> Result<Mount> {
+    Mount::with_options(Path::new("afterwrite-test"), "tmpfs", &format!("size={size_bytes}"))
+}

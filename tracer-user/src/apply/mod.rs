@@ -1,0 +1,18 @@
+//! From the journal to a target: `apply` brings records onto it, `Replica` does so with a checkpoint, so that whenever
+//! it is stopped the replica comes back to a mark. Only what is durable in the journal may be asked for.
+
+mod checkpoint;
+mod decision;
+mod error;
+mod records;
+mod replica;
+
+#[cfg(test)]
+pub(crate) mod history;
+#[cfg(test)]
+mod tests;
+
+pub use checkpoint::{Checkpoint, CheckpointError};
+pub use error::ApplyError;
+pub use records::{ApplyProgress, ApplyStats, apply};
+pub use replica::{Replica, ReplicaState};

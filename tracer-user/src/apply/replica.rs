@@ -1,0 +1,198 @@
+use std::path::{Path, PathBuf};
+
+use crate::apply::decision::{Decision, Found, decide};
+use crate::apply::records::{Span, apply_some};
+use crate::apply::{ApplyError, ApplyStats, Checkpoint};
+use crate::journal::Journal;
+use crate::model::{Lsn, Point, VolumeInfo};
+use crate::target::{OpenTarget, TargetWriter};
+
+/// The target kept current, and its checkpoint. After an error every later call returns `Latched` until it is opened
+/// again.
+pub struct Replica {
+    dir: PathBuf,
+    target: TargetWriter,
+    checkpoint: Checkpoint,
+    /// A long apply syncs and moves its checkpoint after this much, so that a restart need not begin anew.
+    checkpoint_every_bytes: u64,
+    latched: bool,
+    /// Test: this many more checkpoints can be written.
+    #[cfg(test)]
+    pub(super) checkpoints_left: Option<u32>,
+}
+
+/// What opening a replica found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplicaState {
+    /// A new target: it will be built from the journal's first record.
+    Fresh,
+    /// It goes on here.
+    At(Checkpoint),
+    /// What it holds is not known, for this reason: it will be built again from the journal's first record.
+    Unknown(String),
+}
+
+const CHECKPOINT_EVERY_BYTES: u64 = 1 << 30;
+
+impl Replica {
+    /// Opens the replica of the journal in `dir` at `target_path`, and records there that it is the replica. The caller
+    /// holds the journal's lock.
+    ///
+    /// # Errors
+    /// When the target has content that is not this journal's and `force` is not given, the checkpoint is of another
+    /// volume, or the replica that the checkpoint speaks of is gone.
+    pub fn open(
+        dir: &Path,
+        target_path: &Path,
+        info: &VolumeInfo,
+        force: bool,
+    ) -> Result<(Replica, ReplicaState), ApplyError> {
+        // As one would find it again from elsewhere.
+        let target_path = std::path::absolute(target_path).unwrap_or_else(|_| target_path.to_owned());
+        let decision = decide(Found {
+            checkpoint: Checkpoint::read(dir),
+            target: TargetWriter::identity_of(&target_path)?.as_deref(),
+            target_path: &target_path.display().to_string(),
+            volume: info.id,
+            force,
+        })?;
+        let open = |how| TargetWriter::open(&target_path, info.size_bytes, how);
+        let (target, state) = match decision {
+            Decision::Fresh(how) => (open(how)?, ReplicaState::Fresh),
+            Decision::Rebuild(how, why) => (open(how)?, ReplicaState::Unknown(why)),
+            Decision::Resume(checkpoint) => (open(OpenTarget::Resume)?, ReplicaState::At(checkpoint)),
+        };
+        let checkpoint = match &state {
+            // It may have been renamed since.
+            ReplicaState::At(checkpoint) => {
+                Checkpoint { target_path: target_path.display().to_string(), ..checkpoint.clone() }
+            }
+            ReplicaState::Fresh | ReplicaState::Unknown(_) => {
+                Checkpoint::fresh(info.id, &target_path, target.identity())
+            }
+        };
+        checkpoint.write(dir)?;
+        Ok((Replica::of(dir, target, checkpoint), state))
+    }
+
+    pub(super) fn of(dir: &Path, target: TargetWriter, checkpoint: Checkpoint) -> Replica {
+        Replica {
+            dir: dir.to_owned(),
+            target,
+            checkpoint,
+            checkpoint_every_bytes: CHECKPOINT_EVERY_BYTES,
+            latched: false,
+            #[cfg(test)]
+            checkpoints_left: None,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn checkpoint_every(mut self, bytes: u64) -> Replica {
+        self.checkpoint_every_bytes = bytes;
+        self
+    }
+
+    /// Brings the replica from where it is to record `to`, which must be durable in the journal. When `mark` is a
+    /// restorable point at `to`, the replica is that point afterwards.
+    ///
+    /// The order that makes a kill at any instant harmless: the checkpoint says what was begun, durably; the records are
+    /// applied; the target is synced; the checkpoint says what is there.
+    pub fn advance(
+        &mut self,
+        journal: &Journal,
+        to: Lsn,
+        mark: Option<&Point>,
+    ) -> Result<ApplyStats, ApplyError> {
+        if self.latched {
+            return Err(ApplyError::Latched);
+        }
+        let result = self.try_advance(journal, to, mark);
+        self.latched = result.is_err();
+        result
+    }
+
+    fn try_advance(
+        &mut self,
+        journal: &Journal,
+        to: Lsn,
+        mark: Option<&Point>,
+    ) -> Result<ApplyStats, ApplyError> {
+        let Checkpoint { volume, applied, applying, .. } = self.checkpoint;
+        if journal.info().id != volume {
+            return Err(ApplyError::WrongVolume { found: volume, expected: journal.info().id });
+        }
+        let begun = applying.unwrap_or(applied).max(applied);
+        let last = journal.last_lsn()?;
+        if begun > last {
+            return Err(ApplyError::JournalLost { applied: begun, last });
+        }
+        if to < begun {
+            return Err(ApplyError::ApplyPending { begun, wanted: to });
+        }
+        let mut stats = ApplyStats::default();
+        let mark = mark.filter(|mark| mark.lsn == to && mark.class.restorable());
+        if to > applied || applying.is_some() {
+            self.keep(Checkpoint {
+                applying: Some(to),
+                consistent: false,
+                mark: None,
+                ..self.checkpoint.clone()
+            })?;
+        }
+        while self.checkpoint.applied < to {
+            let span = Span { from_exclusive: self.checkpoint.applied, to };
+            let records = journal.records(span.from_exclusive.next(), to)?;
+            let bytes_max = self.checkpoint_every_bytes;
+            let reached = apply_some(records, &mut self.target, span, bytes_max, &mut stats, &mut |_| {})?;
+            self.target.sync()?;
+            if reached < to {
+                self.keep(Checkpoint { applied: reached, ..self.checkpoint.clone() })?;
+            } else {
+                break;
+            }
+        }
+        let there = Checkpoint {
+            applied: to,
+            applying: None,
+            consistent: mark.is_some(),
+            mark: mark.map(|mark| mark.id),
+            ..self.checkpoint.clone()
+        };
+        if there != self.checkpoint {
+            self.keep(there)?;
+        }
+        Ok(stats)
+    }
+
+    /// What is durable on the target.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// The record that an interrupted apply must go on to before anything else; see `Checkpoint::applying`.
+    pub fn pending(&self) -> Option<Lsn> {
+        self.checkpoint.applying
+    }
+
+    /// The target, to read the replica (resync by comparison).
+    pub fn target(&self) -> &TargetWriter {
+        &self.target
+    }
+
+    fn keep(&mut self, checkpoint: Checkpoint) -> Result<(), ApplyError> {
+        #[cfg(test)]
+        if let Some(left) = &mut self.checkpoints_left {
+            let crashed = std::io::Error::other("the machine has stopped");
+            let path = Checkpoint::path(&self.dir);
+            *left = left.checked_sub(1).ok_or(crate::apply::CheckpointError::Io {
+                what: "write",
+                path,
+                source: crashed,
+            })?;
+        }
+        checkpoint.write(&self.dir)?;
+        self.checkpoint = checkpoint;
+        Ok(())
+    }
+}

@@ -1,0 +1,44 @@
+
+use clap::Args;
+
+use crate::cli::{Outcome, Output, say};
+use crate::service::Client;
+
+/// Make a consistent point of a protected volume now and print its number
+///
+/// Mounted file systems on the volume are frozen for a moment. The mark is durable in the journal when this returns.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  afterwrite mark --label before-upgrade")]
+pub struct MarkArgs {
+    /// The volume, as /dev/NAME or NAME; may be left out when only one is protected
+    volume: Option<String>,
+    /// A name to restore it by (`replay --to mark:LABEL`)
+    #[arg(long, default_value = "")]
+    label: String,
+    /// Print all about the mark as JSON: id, class, lsn, time, label, frozen_ms
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &MarkArgs, out: &mut Output) -> anyhow::Result<Outcome> {
+    let done = Client::of(args.volume.as_deref())?.mark(&args.label)?;
+    if args.json {
+        out.json(&done)?;
+        return Ok(Outcome::Done);
+    }
+    out.line(&done["id"])?;
+    match done["class"].as_str() {
+        Some("fuzzy") => say(&format!(
+            "mark {} is fuzzy: the volume was written without a pause and nothing on it could be frozen, \
+             so it can't be restored to this mark without --force",
+            done["id"]
+        )),
+        Some(class) => say(&format!(
+            "mark {} ({class}{})",
+            done["id"],
+            done["frozen_ms"].as_u64().map(|ms| format!(", frozen for {ms} ms")).unwrap_or_default()
+        )),
+        None => {}
+    }
+    Ok(Outcome::Done)
+}

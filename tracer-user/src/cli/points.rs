@@ -1,0 +1,66 @@
+use std::path::PathBuf;
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::cli::{Outcome, Output, size};
+use crate::journal::Journal;
+use crate::model::{Lsn, Point, VolumeInfo};
+
+/// List the points one can restore
+///
+/// Class says what a point promises: app (frozen after a pre-hook), fs (frozen file system), crash (as after a power
+/// cut), fuzzy (equal to no instant; `replay` takes it with --force only).
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  afterwrite points /var/lib/afterwrite/home")]
+pub(super) struct Args {
+    /// Directory of the journal
+    journal: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// `--json`: one object.
+///
+/// `volume`: `id`, `source`, `identity`, `size_bytes`, `sector_bytes`, `created`; `last_lsn`; `points`: list of `id`,
+/// `class`, `lsn`, `time` (RFC 3339), `label`, `restorable` (without `--force`).
+#[derive(Serialize)]
+struct Listing<'a> {
+    volume: &'a VolumeInfo,
+    last_lsn: Lsn,
+    points: Vec<Listed<'a>>,
+}
+
+#[derive(Serialize)]
+struct Listed<'a> {
+    #[serde(flatten)]
+    point: &'a Point,
+    restorable: bool,
+}
+
+pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
+    let cannot = || format!("cannot list the points of {}", args.journal.display());
+    let journal = Journal::open(&args.journal).with_context(cannot)?;
+    let points = journal.points().with_context(cannot)?;
+    let last_lsn = journal.last_lsn().with_context(cannot)?;
+    let volume = journal.info();
+    if args.json {
+        let points =
+            points.iter().map(|point| Listed { point, restorable: point.class.restorable() }).collect();
+        out.json(&Listing { volume, last_lsn, points })?;
+        return Ok(Outcome::Done);
+    }
+    out.line(format_args!("{}, {}, {last_lsn} records", volume.source, size(volume.size_bytes)))?;
+    out.line(format_args!("{:>8}  {:5}  {:>10}  {:24}  LABEL", "MARK", "CLASS", "RECORD", "TIME"))?;
+    for Point { id, class, lsn, time, label } in &points {
+        // Padded by the line, for these are values of their own formatting.
+        let (id, lsn, time) = (id.to_string(), lsn.to_string(), time.to_string());
+        let row = format!("{id:>8}  {class:5}  {lsn:>10}  {time:24}  {}", label.escape_debug());
+        out.line(row.trim_end())?;
+    }
+    if points.is_empty() {
+        out.line("no point yet: the baseline is not finished")?;
+    }
+    Ok(Outcome::Done)
+}

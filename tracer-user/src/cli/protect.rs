@@ -1,0 +1,208 @@
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use bytesize::ByteSize;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::capture::{CaptureOptions, Rung};
+use crate::cli::{Outcome, say, size};
+use crate::collect::State;
+use crate::journal::{JournalOptions, SyncPolicy};
+use crate::service::{ProtectEvent, ProtectOptions, Status, protect};
+
+const PLAIN_EVERY: Duration = Duration::from_secs(5);
+
+/// Protect a block device: copy it, then keep the target current, until Ctrl-C
+///
+/// Captures every write to DEV from the start, journals what changed, and brings the target from mark to mark. Ctrl-C drains,
+/// makes a last mark and stops; a second one stops at once. Started again with the same journal and target it compares source and
+/// target and goes on.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  afterwrite protect /dev/vg0/data --journal /backup/data.journal --target /backup/data.img")]
+pub struct ProtectArgs {
+    /// The block device to protect: a whole disk, partition, loop, zram, dm or md device
+    device: PathBuf,
+    /// Directory of the journal; made if it does not exist
+    #[arg(long, value_name = "DIR")]
+    journal: PathBuf,
+    /// The replica: an image file (made if it does not exist) or a block device, at least as large as DEV
+    #[arg(long, value_name = "PATH")]
+    target: PathBuf,
+    /// How often to make a mark, to which the target is then brought; `never` leaves it to `afterwrite mark`
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_every)]
+    mark_every: Every,
+    /// The longest that file systems may stay frozen for a mark
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    freeze_timeout: Duration,
+    /// When the journal is synced besides at marks: mark, always, interval (each second)
+    #[arg(long, value_name = "POLICY", default_value = "interval")]
+    sync: SyncPolicy,
+    /// Size of the ring between probes and collector, a power of two
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_ring)]
+    ring: u32,
+    /// How to attach the probes instead of the best way: tp_btf, raw_tp, tracepoint
+    #[arg(long, value_name = "RUNG")]
+    rung: Option<Rung>,
+    /// Overwrite a target that is not empty
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Every(Option<Duration>);
+
+fn parse_every(text: &str) -> Result<Every, String> {
+    match text {
+        "never" => Ok(Every(None)),
+        _ => match humantime::parse_duration(text) {
+            Ok(time) if !time.is_zero() => Ok(Every(Some(time))),
+            _ => Err("a time such as 30s, 5m, 1h, or never".into()),
+        },
+    }
+}
+
+fn parse_ring(text: &str) -> Result<u32, String> {
+    let size: ByteSize = text.parse()?;
+    match u32::try_from(size.as_u64()) {
+        Ok(bytes) if bytes.is_power_of_two() && (4096..=1 << 30).contains(&bytes) => Ok(bytes),
+        _ => Err("a power of two from 4KiB to 1GiB, such as 16MiB".into()),
+    }
+}
+
+pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
+    let options = ProtectOptions {
+        source: args.device,
+        journal: args.journal,
+        target: args.target,
+        mark_every: args.mark_every.0,
+        freeze_timeout: args.freeze_timeout,
+        journal_options: JournalOptions { sync: args.sync, ..JournalOptions::default() },
+        capture: CaptureOptions { rung: args.rung, ring_bytes: args.ring },
+        force: args.force,
+    };
+    let mut screen = Screen::new();
+    let summary = protect(&options, &mut |event| screen.show(&event))?;
+    screen.clear();
+    let status = summary.last;
+    match (&status.replica.mark, &status.last_mark) {
+        (Some(id), Some(mark)) if *id == mark.id => {
+            say(&format!("stopped: {} is mark {id} ({}) of {}", status.target, mark.class, status.source));
+        }
+        (Some(id), Some(last)) => say(&format!(
+            "stopped: {} is mark {id}; the last mark {} is {}, so the target was not brought to it",
+            status.target, last.id, last.class
+        )),
+        _ => say(&format!("stopped before the first mark: {} is not complete, start again to go on", status.target)),
+    }
+    Ok(Outcome::Done)
+}
+
+/// What a person sees on stderr: a bar on a terminal, lines elsewhere.
+struct Screen {
+    bar: Option<ProgressBar>,
+    last_line: Option<(State, Instant)>,
+    last_error: Option<String>,
+}
+
+impl Screen {
+    fn new() -> Screen {
+        Screen {
+            bar: std::io::stderr().is_terminal().then(ProgressBar::new_spinner),
+            last_line: None,
+            last_error: None,
+        }
+    }
+
+    fn say(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => say(text),
+        }
+    }
+
+    fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn show(&mut self, event: &ProtectEvent<'_>) {
+        match event {
+            ProtectEvent::Recovered { bytes } => {
+                self.say(&format!("the journal's end was torn ({bytes} bytes): cut back to the last whole frame"));
+            }
+            ProtectEvent::CatchingUp { mark: Some(mark) } => {
+                self.say(&format!("bringing the target to mark {} before the start", mark.id));
+            }
+            ProtectEvent::CatchingUp { mark: None } => self.say("applying what the interrupted baseline journaled"),
+            ProtectEvent::Attached { rung, resumed: false } => {
+                self.say(&format!("capturing every write ({rung}); copying the volume"));
+            }
+            ProtectEvent::Attached { rung, resumed: true } => self.say(&format!(
+                "capturing every write ({rung}); comparing the volume with the target, since writes may have gone unseen meanwhile"
+            )),
+            ProtectEvent::Stopping => self.say("stopping: draining and making a last mark (again to stop at once)"),
+            ProtectEvent::Progress(status) => self.progress(status),
+        }
+    }
+
+    fn progress(&mut self, status: &Status) {
+        let error = &status.collector.last_mark_error;
+        if *error != self.last_error {
+            if let Some(error) = error {
+                self.say(&format!("mark failed: {error}"));
+            }
+            self.last_error.clone_from(error);
+        }
+        let state = status.collector.state;
+        let copying = matches!(state, State::Baseline | State::Resync);
+        if let Some(bar) = &self.bar {
+            if copying {
+                bar.set_style(
+                    ProgressStyle::with_template("{prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}")
+                        .expect("the template is valid"),
+                );
+                bar.set_prefix(format!("{state:?}").to_lowercase());
+                bar.set_length(status.collector.scan_total_bytes);
+                bar.set_position(status.collector.scan_done_bytes);
+            } else {
+                bar.set_style(ProgressStyle::with_template("{msg}").expect("the template is valid"));
+                bar.set_message(line(status));
+                bar.tick();
+            }
+            return;
+        }
+        let due = self
+            .last_line
+            .is_none_or(|(shown, when)| shown != state || (copying && when.elapsed() >= PLAIN_EVERY));
+        if due {
+            self.last_line = Some((state, Instant::now()));
+            say(&line(status));
+        }
+    }
+}
+
+/// One line about a volume, also for `status`.
+pub fn line(status: &Status) -> String {
+    let collector = &status.collector;
+    match collector.state {
+        State::Baseline | State::Resync => format!(
+            "{}: {:?}, {} of {}",
+            status.source,
+            collector.state,
+            size(collector.scan_done_bytes),
+            size(collector.scan_total_bytes)
+        ),
+        _ => format!(
+            "{}: {:?}, {} writes seen, {} pending, mark {}, replica {} old",
+            status.source,
+            collector.state,
+            collector.counters.seen,
+            size(collector.pending_bytes),
+            status.last_mark.as_ref().map_or("none".into(), |mark| mark.id.to_string()),
+            status.replica.age_ms.map_or("incomplete".into(), |ms| format!("{:.1} s", ms as f64 / 1000.0)),
+        ),
+    }
+}

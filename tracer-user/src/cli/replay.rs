@@ -1,0 +1,129 @@
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::cli::{Outcome, Output, Progress, Unit, say, size};
+use crate::model::PointTarget;
+use crate::restore::{ReplayOptions, ReplayOutcome, ReplayPlan, ReplayProgress, replay};
+
+/// Rebuild a point of a journal in an image file or on a block device
+///
+/// The journal is only read, also while `protect` is writing it. The target is complete and on disk when the command
+/// ends with 0; otherwise it must not be used.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Points: latest, mark:NUMBER, mark:LABEL, time:RFC3339 (the last mark at or before), lsn:NUMBER
+
+Examples:
+  afterwrite replay /var/lib/afterwrite/home --to latest --target home.img
+  afterwrite replay /var/lib/afterwrite/home --to time:2026-01-31T12:00:00Z --target /dev/sdb1 --dry-run")]
+pub(super) struct Args {
+    /// Directory of the journal
+    journal: PathBuf,
+    /// The point to restore
+    #[arg(long, value_name = "POINT")]
+    to: PointTarget,
+    /// Raw image file (created when missing) or block device to write
+    #[arg(long, value_name = "PATH")]
+    target: PathBuf,
+    /// Overwrite a target that is not empty, and take a fuzzy point
+    #[arg(long)]
+    force: bool,
+    /// Print what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// `--json`: one object.
+///
+/// `dry_run`; `plan`: `volume`, `source`, `point` (`lsn`, `class`, `mark`, `time`, `label`), `first_lsn`, `last_lsn`,
+/// `journal_bytes`, `volume_bytes`, `target`; and unless it is a dry run `done`: `records`, `data_bytes`, `zero_bytes`,
+/// `written_bytes`, `zeroed_bytes`, `undefined_bytes` (zeros no record speaks of), `seconds`.
+#[derive(Serialize)]
+struct Report<'a> {
+    dry_run: bool,
+    plan: &'a ReplayPlan,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    done: Option<Done>,
+}
+
+#[derive(Serialize)]
+struct Done {
+    records: u64,
+    data_bytes: u64,
+    zero_bytes: u64,
+    written_bytes: u64,
+    zeroed_bytes: u64,
+    undefined_bytes: u64,
+    seconds: f64,
+}
+
+pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
+    let options = ReplayOptions {
+        journal: args.journal.clone(),
+        to: args.to.clone(),
+        target: args.target.clone(),
+        force: args.force,
+        dry_run: args.dry_run,
+    };
+    let started = Instant::now();
+    let mut shown: Option<Progress> = None;
+    let outcome = replay(&options, &mut |progress| match progress {
+        ReplayProgress::Begins(plan) => {
+            shown = Some(Progress::new("restoring", Unit::Records, plan.last_lsn.0));
+        }
+        ReplayProgress::Applies(at) => {
+            if let Some(shown) = &mut shown {
+                shown.note(size(at.content_bytes));
+                shown.set(at.lsn.0);
+            }
+        }
+        ReplayProgress::Syncs => {
+            if let Some(shown) = &mut shown {
+                shown.note("waiting for the disk");
+            }
+        }
+    });
+    drop(shown);
+    report(args, &outcome?, started.elapsed().as_secs_f64(), out)?;
+    Ok(Outcome::Done)
+}
+
+fn report(args: &Args, outcome: &ReplayOutcome, seconds: f64, out: &mut Output) -> anyhow::Result<()> {
+    let ReplayOutcome { plan, stats, undefined_bytes } = outcome;
+    if *undefined_bytes > 0 {
+        say(&format!(
+            "warning: the journal says nothing of {} of the volume at this point; they are zeros",
+            size(*undefined_bytes)
+        ));
+    }
+    if args.json {
+        let done = stats.as_ref().map(|stats| Done {
+            records: stats.records,
+            data_bytes: stats.data_bytes,
+            zero_bytes: stats.zero_bytes,
+            written_bytes: stats.written_bytes,
+            zeroed_bytes: stats.zeroed_bytes,
+            undefined_bytes: *undefined_bytes,
+            seconds,
+        });
+        return out.json(&Report { dry_run: args.dry_run, plan, done });
+    }
+    let ReplayPlan { source, point, first_lsn, last_lsn, journal_bytes, volume_bytes, .. } = plan;
+    out.line(format_args!("point    {point}"))?;
+    out.line(format_args!("volume   {source}, {} ({volume_bytes} bytes)", size(*volume_bytes)))?;
+    out.line(format_args!("records  {first_lsn} to {last_lsn}, up to {} of journal", size(*journal_bytes)))?;
+    out.line(format_args!("target   {}", plan.target.display()))?;
+    match stats {
+        None => out.line("dry run: nothing was written"),
+        Some(stats) => out.line(format_args!(
+            "restored {} written, {} zeroed, in {seconds:.1} s",
+            size(stats.written_bytes),
+            size(stats.zeroed_bytes)
+        )),
+    }
+}

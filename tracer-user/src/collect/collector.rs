@@ -1,0 +1,473 @@
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::time::{ClockId, clock_gettime};
+
+use crate::capture::Event;
+use crate::collect::freezer::Freeze;
+use crate::collect::mark::{MarkInProgress, Outcome, Situation};
+use crate::collect::pending::{MonotonicNs, Pending};
+use crate::collect::scan::{Scan, Step, differing};
+use crate::collect::slice::slice;
+use crate::collect::{
+    CollectError, CollectorOptions, CollectorStatus, Command, Entry, MarkReply, Probes, ReplicaBytes, Source, State,
+};
+use crate::model::{ByteRange, ByteRangeSet, Mark, MarkId, PointClass, RecordBody, Timestamp};
+
+const READ_BYTES_MAX: u64 = 1 << 20;
+/// One turn of the loop reads no longer than this before it looks at the ring again.
+const TURN_MAX: Duration = Duration::from_millis(5);
+/// Changes rest this long (unless many) so that rewrites of the same block are read once.
+const REST_NS: u64 = 20_000_000;
+const REST_BYTES_MAX: u64 = 8 << 20;
+/// Between the submission's event and the moment the kernel counts the request as under way.
+const SETTLE_NS: u64 = 50_000_000;
+const RETRY_UNREADABLE: Duration = Duration::from_secs(1);
+const HOUSEKEEPING: Duration = Duration::from_millis(200);
+/// How long the last turn after Ctrl-C may look for an instant without writes.
+const LAST_QUIET_MAX: Duration = Duration::from_secs(2);
+
+/// What a collector is made of.
+pub struct CollectorParts<P, S> {
+    pub probes: P,
+    pub source: S,
+    pub replica: Option<Box<dyn ReplicaBytes + Send>>,
+    pub freezer: Box<dyn Freeze + Send>,
+    pub journal: SyncSender<Entry>,
+    pub commands: Receiver<Command>,
+    pub status: Arc<Mutex<CollectorStatus>>,
+    pub options: CollectorOptions,
+}
+
+/// Owns the way from the ring to the journal's queue. One thread: each turn of [`Collector::run`] drains the ring first, then reads
+/// for a few milliseconds.
+pub struct Collector<P, S> {
+    probes: P,
+    source: S,
+    replica: Option<Box<dyn ReplicaBytes + Send>>,
+    journal: SyncSender<Entry>,
+    /// Records that did not fit into the journal's queue; while there are any, nothing is read.
+    outbox: VecDeque<Entry>,
+    commands: Receiver<Command>,
+    status: Arc<Mutex<CollectorStatus>>,
+    options: CollectorOptions,
+    size_bytes: u64,
+
+    pending: Pending,
+    scan: Scan,
+    unreadable: ByteRangeSet,
+    retry_unreadable: Instant,
+    submissions_taken: u64,
+    /// Events no probe of this version writes; each may have been a submission.
+    events_unknown: u64,
+    read_failures: u64,
+    settled: MonotonicNs,
+
+    freezer: Box<dyn Freeze + Send>,
+    mark: Option<MarkInProgress>,
+    waiting_marks: VecDeque<(String, Option<MarkReply>)>,
+    next_mark: MarkId,
+    next_mark_at: Option<Instant>,
+    /// Content records since the last mark.
+    changed_since_mark: bool,
+    was_live: bool,
+    stopping: Option<Stopping>,
+    housekeeping: Instant,
+    snapshot: CollectorStatus,
+}
+
+enum Stopping {
+    LastMark,
+    LastQuiet { until: Instant },
+    Done,
+}
+
+impl<P: Probes, S: Source> Collector<P, S> {
+    /// `same_as_replica`: where comparing with the replica is enough; all else is copied.
+    pub fn new(
+        parts: CollectorParts<P, S>,
+        same_as_replica: &ByteRangeSet,
+        state: State,
+    ) -> Result<Collector<P, S>, CollectError> {
+        let size_bytes = parts.source.size_bytes().map_err(CollectError::Gone)?;
+        let now = Instant::now();
+        Ok(Collector {
+            pending: Pending::new(size_bytes, 4096),
+            scan: Scan::new(size_bytes, same_as_replica),
+            size_bytes,
+            probes: parts.probes,
+            source: parts.source,
+            replica: parts.replica,
+            journal: parts.journal,
+            outbox: VecDeque::new(),
+            commands: parts.commands,
+            status: parts.status,
+            next_mark: parts.options.next_mark,
+            options: parts.options,
+            unreadable: ByteRangeSet::new(),
+            retry_unreadable: now,
+            submissions_taken: 0,
+            events_unknown: 0,
+            read_failures: 0,
+            settled: 0,
+            freezer: parts.freezer,
+            mark: None,
+            waiting_marks: VecDeque::new(),
+            next_mark_at: None,
+            changed_since_mark: false,
+            was_live: false,
+            stopping: None,
+            housekeeping: now,
+            snapshot: CollectorStatus { state, ..CollectorStatus::default() },
+        })
+    }
+
+    /// Runs until stopped.
+    pub fn run(mut self) -> Result<(), CollectError> {
+        let mut idle_turns = 0u32;
+        while !matches!(self.stopping, Some(Stopping::Done)) {
+            let worked = self.turn()?;
+            idle_turns = if worked { 0 } else { idle_turns.saturating_add(1) };
+            if !worked {
+                // Short while something is going on, long when nothing has for a second.
+                let pause = if idle_turns < 1000 { Duration::from_millis(1) } else { Duration::from_millis(10) };
+                std::thread::sleep(pause);
+            }
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// One turn; says whether there was anything to do.
+    pub fn turn(&mut self) -> Result<bool, CollectError> {
+        let now = monotonic_ns();
+        let drained_events = self.drain_ring(now);
+        self.settle(now);
+        self.take_commands();
+        self.flush_outbox()?;
+        let copied = self.copy(now)?;
+        self.advance_mark()?;
+        self.advance_state();
+        if self.housekeeping.elapsed() >= HOUSEKEEPING {
+            self.housekeeping = Instant::now();
+            self.keep_house()?;
+        }
+        Ok(drained_events || copied)
+    }
+
+    fn drain_ring(&mut self, now: MonotonicNs) -> bool {
+        let mut any = false;
+        while let Some(event) = self.probes.next_event() {
+            any = true;
+            match event {
+                Some(Event::Submit { key, first, range, discard, time_ns, .. }) => {
+                    self.submissions_taken += 1;
+                    self.pending.submit(key, first, range, discard, time_ns.min(now));
+                }
+                Some(Event::Complete { key, range, whole, .. }) => self.pending.complete(key, range, whole, now),
+                None => self.events_unknown += 1,
+            }
+        }
+        let counters = self.probes.counters();
+        if counters.marked != self.snapshot.counters.marked {
+            any = true;
+            self.take_dirty();
+        }
+        if counters.read_failed + self.events_unknown != self.read_failures {
+            self.read_failures = counters.read_failed + self.events_unknown;
+            log::error!("a probe could not tell what was written: copying the whole volume again");
+            self.journal_gap(ByteRange::new(0, self.size_bytes));
+            self.scan.restart();
+        }
+        self.snapshot.counters = counters;
+        any
+    }
+
+    /// The ring was full: what was written is in the bitmap, its history until the next mark is not known.
+    fn take_dirty(&mut self) {
+        for range in self.probes.take_dirty() {
+            self.pending.insert_unpaired(range);
+            self.journal_gap(range);
+        }
+    }
+
+    fn journal_gap(&mut self, range: ByteRange) {
+        self.outbox.push_back(Entry::Record { time: realtime(), body: RecordBody::Gap(range) });
+    }
+
+    /// Submissions whose completion was not seen are done once the device is idle.
+    fn settle(&mut self, now: MonotonicNs) {
+        if !self.pending.awaits_device() || now.saturating_sub(self.settled) < SETTLE_NS {
+            return;
+        }
+        // Before the look: what comes after it is not settled by it.
+        let cutoff = now.saturating_sub(SETTLE_NS);
+        self.settled = now;
+        if self.source.writing() == Some(false) {
+            self.pending.settle(cutoff, now);
+        }
+    }
+
+    fn take_commands(&mut self) {
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Mark { label, reply } => self.ask_for_mark(label, reply),
+                Command::Stop if self.scan.is_done() => {
+                    self.snapshot.state = State::Stopping;
+                    self.ask_for_mark("stop".into(), None);
+                    self.stopping = Some(Stopping::LastMark);
+                }
+                // Half a baseline is no point; what was journaled is kept for the next start.
+                Command::Stop => self.stopping = Some(Stopping::Done),
+            }
+        }
+    }
+
+    fn ask_for_mark(&mut self, label: String, reply: Option<MarkReply>) {
+        if self.scan.is_done() {
+            self.waiting_marks.push_back((label, reply));
+        } else if let Some(reply) = reply {
+            let percent = self.scan.done_bytes() * 100 / self.scan.total_bytes().max(1);
+            let _ = reply.try_send(Err(format!(
+                "the volume is being copied ({percent} % done): a mark can be made after that, see `afterwrite status`"
+            )));
+        }
+    }
+
+    /// Hands over what the journal's queue has room for; never waits for it.
+    fn flush_outbox(&mut self) -> Result<(), CollectError> {
+        while let Some(entry) = self.outbox.pop_front() {
+            match self.journal.try_send(entry) {
+                Ok(()) => {}
+                Err(TrySendError::Full(entry)) => {
+                    self.outbox.push_front(entry);
+                    break;
+                }
+                Err(TrySendError::Disconnected(_)) => return Err(CollectError::JournalEnded),
+            }
+        }
+        Ok(())
+    }
+
+    fn copy(&mut self, now: MonotonicNs) -> Result<bool, CollectError> {
+        if self.mark.as_ref().is_some_and(MarkInProgress::holds_journal) {
+            return Ok(false);
+        }
+        if !self.unreadable.is_empty() && self.retry_unreadable.elapsed() >= RETRY_UNREADABLE {
+            self.retry_unreadable = Instant::now();
+            let ranges = std::mem::take(&mut self.unreadable);
+            ranges.iter().for_each(|range| self.pending.put_back(range, now));
+        }
+        let turn = Instant::now();
+        let mut any = false;
+        let rested = self.mark.is_some()
+            || self.stopping.is_some()
+            || self.pending.ready_bytes() >= REST_BYTES_MAX
+            || self.pending.ready_age_ns(now) >= REST_NS;
+        while rested && self.outbox.is_empty() && turn.elapsed() < TURN_MAX {
+            let Some((range, discarded)) = self.pending.take_ready(READ_BYTES_MAX) else { break };
+            any = true;
+            // The scan will read it later, and journal all of it.
+            if !self.scan.will_copy(range) {
+                self.copy_range(range, discarded)?;
+            }
+        }
+        if self.outbox.is_empty() && turn.elapsed() < TURN_MAX && let Some(step) = self.scan.next_step() {
+            any = true;
+            match step {
+                Step::Copy(range) => self.copy_range(range, false)?,
+                Step::Compare(range) => self.compare_range(range)?,
+            }
+            self.scan.done(step);
+        }
+        Ok(any)
+    }
+
+    fn copy_range(&mut self, range: ByteRange, discarded: bool) -> Result<(), CollectError> {
+        match self.source.read(range) {
+            Ok(bytes) => {
+                let records = slice(range.start, bytes, discarded);
+                self.journal_content(records, range.len());
+            }
+            Err(error) => {
+                log::warn!("bytes {range} of the source can't be read, will try again: {error}");
+                self.unreadable.insert(range);
+            }
+        }
+        self.flush_outbox()
+    }
+
+    fn compare_range(&mut self, range: ByteRange) -> Result<(), CollectError> {
+        let Some(replica) = &mut self.replica else { return self.copy_range(range, false) };
+        let old = replica.read(range).map_err(CollectError::Replica)?;
+        match self.source.read(range) {
+            Ok(new) => {
+                let mut records = Vec::new();
+                let mut bytes = 0;
+                for differs in differing(range.start, new, old).iter() {
+                    let at = |offset: u64| usize::try_from(offset - range.start).unwrap_or(usize::MAX);
+                    records.extend(slice(differs.start, &new[at(differs.start)..at(differs.end)], false));
+                    bytes += differs.len();
+                }
+                self.journal_content(records, bytes);
+            }
+            Err(error) => {
+                log::warn!("bytes {range} of the source can't be read, will try again: {error}");
+                self.unreadable.insert(range);
+            }
+        }
+        self.flush_outbox()
+    }
+
+    fn journal_content(&mut self, records: Vec<RecordBody>, bytes: u64) {
+        let time = realtime();
+        self.changed_since_mark |= !records.is_empty();
+        self.snapshot.journaled_bytes += bytes;
+        self.outbox.extend(records.into_iter().map(|body| Entry::Record { time, body }));
+    }
+
+    /// Journal and device say the same at this instant: all submissions were taken, are done, were read and handed on.
+    fn drained(&mut self) -> bool {
+        if !(self.scan.is_done()
+            && self.pending.is_empty()
+            && self.unreadable.is_empty()
+            && self.outbox.is_empty())
+        {
+            return false;
+        }
+        let counters = self.probes.counters();
+        // An event seen now and not in the ring yet makes `seen` the larger one.
+        counters.seen == self.submissions_taken + counters.marked
+            && counters.marked == self.snapshot.counters.marked
+            && counters.read_failed + self.events_unknown == self.read_failures
+    }
+
+    fn advance_mark(&mut self) -> Result<(), CollectError> {
+        let now = Instant::now();
+        if self.mark.is_none() && self.scan.is_done() {
+            self.begin_mark(now)?;
+        }
+        let drained = self.drained();
+        let Some(mark) = &mut self.mark else { return Ok(()) };
+        let situation =
+            Situation { now, time: realtime(), drained, ready_bytes: self.pending.ready_bytes() };
+        let outcome =
+            mark.advance(self.freezer.as_mut(), &situation).map_err(CollectError::Freezer)?;
+        match outcome {
+            Outcome::InProgress => {}
+            Outcome::Made { class, time, frozen } => {
+                let Some(mark) = self.mark.take() else { return Ok(()) };
+                self.snapshot.last_frozen_ms = frozen.map(millis);
+                self.snapshot.last_mark_error = None;
+                self.append_mark(mark.label, mark.reply, class, time, frozen.map(millis));
+                self.flush_outbox()?;
+            }
+            Outcome::Failed(why) => {
+                let Some(mark) = self.mark.take() else { return Ok(()) };
+                log::warn!("{why}");
+                self.snapshot.last_mark_error = Some(why.clone());
+                mark.reply.map(|reply| reply.try_send(Err(why)));
+            }
+        }
+        Ok(())
+    }
+
+    fn begin_mark(&mut self, now: Instant) -> Result<(), CollectError> {
+        let due = self.next_mark_at.is_some_and(|at| now >= at) && self.stopping.is_none();
+        let (label, reply) = match self.waiting_marks.pop_front() {
+            Some(asked) => asked,
+            None if due => (String::new(), None),
+            None => return Ok(()),
+        };
+        self.next_mark_at = self.options.mark_every.map(|every| now + every);
+        let mounts = match self.source.mounts() {
+            Ok(mounts) => mounts,
+            Err(error) => {
+                log::warn!("the mounted file systems can't be listed, none will be frozen: {error}");
+                Vec::new()
+            }
+        };
+        let freeze_timeout = self.options.freeze_timeout;
+        let mark = MarkInProgress::begin(label, reply, mounts, freeze_timeout, self.freezer.as_mut(), now);
+        self.mark = Some(mark.map_err(CollectError::Freezer)?);
+        Ok(())
+    }
+
+    fn append_mark(
+        &mut self,
+        label: String,
+        reply: Option<MarkReply>,
+        class: PointClass,
+        time: Timestamp,
+        frozen_ms: Option<u64>,
+    ) {
+        let mark = Mark { id: self.next_mark, class, label };
+        self.next_mark = MarkId(self.next_mark.0 + 1);
+        self.snapshot.marks += 1;
+        self.changed_since_mark = false;
+        if class == PointClass::Fuzzy {
+            log::warn!("mark {} is fuzzy: the volume was written without a pause, it can't be restored to it", mark.id);
+        }
+        self.outbox.push_back(Entry::Mark { time, mark, frozen_ms, reply });
+    }
+
+    fn advance_state(&mut self) {
+        if self.scan.is_done() && !self.was_live {
+            self.was_live = true;
+            let label = if self.snapshot.state == State::Resync { "resync" } else { "baseline" };
+            self.snapshot.state = State::Live;
+            self.waiting_marks.push_front((label.into(), None));
+        }
+        match self.stopping {
+            Some(Stopping::LastMark) if self.mark.is_none() && self.waiting_marks.is_empty() => {
+                self.stopping = Some(Stopping::LastQuiet { until: Instant::now() + LAST_QUIET_MAX });
+            }
+            // The thaw wrote again (a superblock, say): once that is copied, replica and source are the same.
+            Some(Stopping::LastQuiet { until }) => {
+                let drained = self.drained();
+                if drained && self.changed_since_mark {
+                    self.append_mark("stop".into(), None, PointClass::Crash, realtime(), None);
+                }
+                if (drained || Instant::now() >= until) && self.outbox.is_empty() {
+                    self.stopping = Some(Stopping::Done);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn keep_house(&mut self) -> Result<(), CollectError> {
+        self.probes.flush_diagnostics();
+        let now = self.source.size_bytes().map_err(CollectError::Gone)?;
+        if now != self.size_bytes {
+            return Err(CollectError::Resized { was: self.size_bytes, now });
+        }
+        self.publish();
+        Ok(())
+    }
+
+    fn publish(&mut self) {
+        self.snapshot.scan_done_bytes = self.scan.done_bytes();
+        self.snapshot.scan_total_bytes = self.scan.total_bytes();
+        self.snapshot.pending_bytes = self.pending.bytes();
+        self.snapshot.pending_ms = self.pending.ready_age_ns(monotonic_ns()) / 1_000_000;
+        self.snapshot.unreadable_bytes = self.unreadable.bytes();
+        self.status.lock().expect("nobody panics with the status locked").clone_from(&self.snapshot);
+    }
+}
+
+fn monotonic_ns() -> MonotonicNs {
+    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn realtime() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,251 @@
+//! Freezing file systems so that they are always thawed.
+//!
+//! The freeze is held by a process of its own (`afterwrite freezer`, in its own session). It thaws when told, when the
+//! time is over, and when its standard input ends, which is what happens however `protect` dies. Should the
+//! helper die instead, `protect` thaws. It writes to no file while anything is frozen.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
+
+mod ioctl {
+    nix::ioctl_readwrite!(fifreeze, b'X', 119, libc::c_int);
+    nix::ioctl_readwrite!(fithaw, b'X', 120, libc::c_int);
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Request {
+    Sync { mounts: Vec<PathBuf> },
+    Freeze { mounts: Vec<PathBuf>, timeout_ms: u64 },
+    Thaw,
+}
+
+/// What the helper answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    Synced,
+    Frozen,
+    /// `held`: the freeze lasted until the thaw was asked for.
+    Thawed { held: bool },
+    /// Nothing is frozen.
+    Failed { what: String },
+}
+
+/// Freezes and thaws without waiting: an answer comes later, through `poll`.
+pub trait Freeze {
+    /// `syncfs` on each.
+    fn sync(&mut self, mounts: &[PathBuf]) -> std::io::Result<()>;
+    /// Freezes all or none, in this order. `timeout` counts from the moment all are frozen.
+    fn freeze(&mut self, mounts: &[PathBuf], timeout: Duration) -> std::io::Result<()>;
+    fn thaw(&mut self) -> std::io::Result<()>;
+    /// The next answer, if there is one. A dead helper is an answer too, and leaves nothing frozen.
+    fn poll(&mut self) -> Option<Reply>;
+}
+
+/// `protect`'s end of the helper.
+pub struct Freezer {
+    child: Child,
+    /// `None` once closed.
+    requests: Option<ChildStdin>,
+    replies: Receiver<Reply>,
+    frozen: Vec<PathBuf>,
+}
+
+impl Freezer {
+    pub fn spawn() -> std::io::Result<Freezer> {
+        let mut child = Command::new("/proc/self/exe")
+            .arg("freezer")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let (Some(requests), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(std::io::Error::other("the helper has no pipes"));
+        };
+        let (sender, replies) = channel();
+        std::thread::Builder::new().name("freezer".into()).spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if let Ok(reply) = serde_json::from_str(&line)
+                    && sender.send(reply).is_err()
+                {
+                    break;
+                }
+            }
+        })?;
+        Ok(Freezer { child, requests: Some(requests), replies, frozen: Vec::new() })
+    }
+
+    fn request(&mut self, request: &Request) -> std::io::Result<()> {
+        let mut line = serde_json::to_string(request)?;
+        line.push('\n');
+        let sent = match &mut self.requests {
+            Some(requests) => requests.write_all(line.as_bytes()),
+            None => Err(std::io::ErrorKind::BrokenPipe.into()),
+        };
+        sent.inspect_err(|_| self.thaw_ourselves())
+    }
+
+    fn thaw_ourselves(&mut self) {
+        for mount in std::mem::take(&mut self.frozen).iter().rev() {
+            // EINVAL says that it is not frozen, which is what is wanted.
+            let _ = File::open(mount).map(|dir| thaw(&dir));
+        }
+    }
+}
+
+impl Freeze for Freezer {
+    fn sync(&mut self, mounts: &[PathBuf]) -> std::io::Result<()> {
+        self.request(&Request::Sync { mounts: mounts.to_vec() })
+    }
+
+    fn freeze(&mut self, mounts: &[PathBuf], timeout: Duration) -> std::io::Result<()> {
+        self.frozen = mounts.to_vec();
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        self.request(&Request::Freeze { mounts: mounts.to_vec(), timeout_ms })
+    }
+
+    fn thaw(&mut self) -> std::io::Result<()> {
+        self.request(&Request::Thaw)
+    }
+
+    fn poll(&mut self) -> Option<Reply> {
+        match self.replies.try_recv() {
+            Ok(reply) => {
+                if matches!(reply, Reply::Thawed { .. } | Reply::Failed { .. }) {
+                    self.frozen.clear();
+                }
+                Some(reply)
+            }
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => {
+                self.thaw_ourselves();
+                Some(Reply::Failed { what: "the freezer process died".into() })
+            }
+        }
+    }
+}
+
+impl Drop for Freezer {
+    fn drop(&mut self) {
+        // The helper thaws and ends when its standard input does.
+        self.requests = None;
+        let _ = self.child.wait();
+        self.thaw_ourselves();
+    }
+}
+
+/// The helper's whole life: serves requests from standard input until it ends.
+pub fn serve() -> std::io::Result<()> {
+    // A Ctrl-C for the terminal's process group is not for us: the parent decides.
+    let _ = nix::unistd::setsid();
+    for signal in [nix::sys::signal::SIGINT, nix::sys::signal::SIGTERM, nix::sys::signal::SIGHUP] {
+        // SAFETY: ignoring a signal runs no code of ours.
+        let _ = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigIgn) };
+    }
+    let stdin = std::io::stdin();
+    let mut lines = stdin.lock().lines();
+    while let Some(line) = lines.next() {
+        let reply = match serde_json::from_str(&line?)? {
+            Request::Sync { mounts } => answer(sync_all(&mounts).map(|()| Reply::Synced)),
+            Request::Thaw => Reply::Thawed { held: false },
+            Request::Freeze { mounts, timeout_ms } => match Frozen::all(&mounts) {
+                Err(error) => Reply::Failed { what: error.to_string() },
+                Ok(frozen) => {
+                    let deadline = Instant::now() + Duration::from_millis(timeout_ms);
+                    say(&Reply::Frozen)?;
+                    let asked = wait_for_input(deadline) && lines.next().is_some_and(|line| line.is_ok());
+                    let thawed = frozen.thaw();
+                    answer(thawed.map(|()| Reply::Thawed { held: asked }))
+                }
+            },
+        };
+        say(&reply)?;
+    }
+    Ok(())
+}
+
+fn answer(result: std::io::Result<Reply>) -> Reply {
+    result.unwrap_or_else(|error| Reply::Failed { what: error.to_string() })
+}
+
+fn say(reply: &Reply) -> std::io::Result<()> {
+    let mut line = serde_json::to_string(reply)?;
+    line.push('\n');
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(line.as_bytes())?;
+    stdout.flush()
+}
+
+/// Whether standard input has something, or ended, before the deadline.
+fn wait_for_input(deadline: Instant) -> bool {
+    let stdin = std::io::stdin();
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, timeout) {
+            Ok(0) if left.is_zero() => return false,
+            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(_) => return true,
+            Err(_) => return false,
+        }
+    }
+}
+
+fn sync_all(mounts: &[PathBuf]) -> std::io::Result<()> {
+    for mount in mounts {
+        let dir = File::open(mount).map_err(|error| at(mount, "open", error))?;
+        nix::unistd::syncfs(&dir).map_err(|errno| at(mount, "sync", errno.into()))?;
+    }
+    Ok(())
+}
+
+/// Frozen file systems; thawed in reverse order, at the latest when dropped.
+struct Frozen {
+    dirs: Vec<File>,
+}
+
+impl Frozen {
+    fn all(mounts: &[PathBuf]) -> std::io::Result<Frozen> {
+        let mut frozen = Frozen { dirs: Vec::new() };
+        for mount in mounts {
+            let dir = File::open(mount).map_err(|error| at(mount, "open", error))?;
+            let mut level = 0;
+            // SAFETY: FIFREEZE ignores its argument; the pointer is valid all the same.
+            unsafe { ioctl::fifreeze(dir.as_raw_fd(), &raw mut level) }
+                .map_err(|errno| at(mount, "freeze", errno.into()))?;
+            frozen.dirs.push(dir);
+        }
+        Ok(frozen)
+    }
+
+    /// Fails with EINVAL when somebody else thawed meanwhile: the freeze did not hold.
+    fn thaw(mut self) -> std::io::Result<()> {
+        let dirs = std::mem::take(&mut self.dirs);
+        dirs.iter().rev().map(thaw).fold(Ok(()), |all, one| all.and(one))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        for dir in self.dirs.iter().rev() {
+            let _ = thaw(dir);
+        }
+    }
+}
+
+fn thaw(dir: &File) -> std::io::Result<()> {
+    let mut level = 0;
+    // SAFETY: FITHAW ignores its argument; the pointer is valid all the same.
+    unsafe { ioctl::fithaw(dir.as_raw_fd(), &raw mut level) }.map(|_| ()).map_err(Into::into)
+}
+
+fn at(mount: &Path, what: &str, error: std::io::Error) -> std::io::Error {
+    std::io::Error::new(error.kind(), format!("could not {what} {}: {error}", mount.display()))
+}

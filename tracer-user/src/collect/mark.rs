@@ -1,0 +1,149 @@
+//! Making a mark, as a state machine that the collector's loop drives: nothing here waits.
+//!
+//! With file systems mounted: sync, copy until little is left (head start), freeze, drain, thaw, and only when the freeze held
+//! throughout is it an `fs` mark. Otherwise: the instant at which all writes that were ever submitted are done and read
+//! makes a `crash` mark, since journal and device then say the same; no such instant before the deadline: `fuzzy`.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::collect::MarkReply;
+use crate::collect::freezer::{Freeze, Reply};
+use crate::model::{PointClass, Timestamp};
+
+/// Copied before the freeze until no more than this is left …
+const HEAD_START_BYTES: u64 = 4 << 20;
+/// … or this long.
+const HEAD_START_MAX: Duration = Duration::from_secs(10);
+const QUIET_MAX: Duration = Duration::from_secs(2);
+
+enum Stage {
+    Syncing { again: bool },
+    HeadStart { until: Instant },
+    Freezing,
+    Draining { since: Instant, time: Timestamp },
+    Thawing { since: Instant, time: Timestamp },
+    Quiet { until: Instant },
+}
+
+pub struct MarkInProgress {
+    pub label: String,
+    pub reply: Option<MarkReply>,
+    mounts: Vec<PathBuf>,
+    freeze_timeout: Duration,
+    stage: Stage,
+}
+
+/// What the collector knows at this turn.
+pub struct Situation {
+    pub now: Instant,
+    pub time: Timestamp,
+    /// All that was ever submitted is done, read, and handed to the journal.
+    pub drained: bool,
+    pub ready_bytes: u64,
+}
+
+/// What became of a mark.
+pub enum Outcome {
+    InProgress,
+    Made { class: PointClass, time: Timestamp, frozen: Option<Duration> },
+    Failed(String),
+}
+
+impl MarkInProgress {
+    pub fn begin(
+        label: String,
+        reply: Option<MarkReply>,
+        mounts: Vec<PathBuf>,
+        freeze_timeout: Duration,
+        freezer: &mut dyn Freeze,
+        now: Instant,
+    ) -> std::io::Result<MarkInProgress> {
+        let stage = if mounts.is_empty() {
+            Stage::Quiet { until: now + QUIET_MAX }
+        } else {
+            freezer.sync(&mounts)?;
+            Stage::Syncing { again: true }
+        };
+        Ok(MarkInProgress { label, reply, mounts, freeze_timeout, stage })
+    }
+
+    /// Between drain and mark nothing may be journaled: it would be later than the freeze.
+    pub fn holds_journal(&self) -> bool {
+        matches!(self.stage, Stage::Thawing { .. })
+    }
+
+    pub fn advance(&mut self, freezer: &mut dyn Freeze, situation: &Situation) -> std::io::Result<Outcome> {
+        let reply = freezer.poll();
+        if let Some(Reply::Failed { what }) = reply {
+            return Ok(self.freeze_failed(&what, situation.now));
+        }
+        match self.stage {
+            Stage::Syncing { again } if reply == Some(Reply::Synced) => {
+                if again && situation.ready_bytes > HEAD_START_BYTES {
+                    freezer.sync(&self.mounts)?;
+                    self.stage = Stage::Syncing { again: false };
+                } else {
+                    self.stage = Stage::HeadStart { until: situation.now + HEAD_START_MAX };
+                }
+            }
+            Stage::HeadStart { until } if situation.ready_bytes <= HEAD_START_BYTES || situation.now >= until => {
+                freezer.freeze(&self.mounts, self.freeze_timeout)?;
+                self.stage = Stage::Freezing;
+            }
+            Stage::Freezing if reply == Some(Reply::Frozen) => {
+                self.stage = Stage::Draining { since: situation.now, time: situation.time };
+            }
+            Stage::Draining { since, time } => {
+                if let Some(Reply::Thawed { .. }) = reply {
+                    return Ok(Outcome::Failed(self.too_slow()));
+                }
+                // Drained may have been found out before the freeze was: it has to be from a later turn.
+                if situation.drained && situation.now > since {
+                    freezer.thaw()?;
+                    self.stage = Stage::Thawing { since, time };
+                }
+            }
+            Stage::Thawing { since, time } => {
+                if let Some(Reply::Thawed { held }) = reply {
+                    return Ok(if held {
+                        let frozen = Some(situation.now - since);
+                        Outcome::Made { class: PointClass::Fs, time, frozen }
+                    } else {
+                        Outcome::Failed(self.too_slow())
+                    });
+                }
+            }
+            Stage::Quiet { until } => {
+                let class = match situation.drained {
+                    true => PointClass::Crash,
+                    false if situation.now >= until => PointClass::Fuzzy,
+                    false => return Ok(Outcome::InProgress),
+                };
+                return Ok(Outcome::Made { class, time: situation.time, frozen: None });
+            }
+            Stage::Syncing { .. } | Stage::HeadStart { .. } | Stage::Freezing => {}
+        }
+        Ok(Outcome::InProgress)
+    }
+
+    /// A file system that can't be frozen: a quiet instant is the best there is. Past the freeze it is a failure.
+    fn freeze_failed(&mut self, what: &str, now: Instant) -> Outcome {
+        match self.stage {
+            Stage::Syncing { .. } | Stage::HeadStart { .. } | Stage::Freezing => {
+                log::warn!("{what}: trying for a mark without a frozen file system");
+                self.stage = Stage::Quiet { until: now + QUIET_MAX };
+                Outcome::InProgress
+            }
+            _ => Outcome::Failed(format!("{what}: no mark was made")),
+        }
+    }
+
+    fn too_slow(&self) -> String {
+        format!(
+            "the freeze was over before all was copied (limit {:?}): no mark was made; \
+             try again when the volume is less busy, or raise --freeze-timeout",
+            self.freeze_timeout
+        )
+    }
+}

@@ -1,0 +1,148 @@
+//! From events to records: which ranges changed, reading them, the scan of the whole volume, and marks.
+
+mod collector;
+mod freezer;
+mod mark;
+mod pending;
+mod scan;
+mod slice;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::capture::{Capture, Counters, Event};
+use crate::model::{ByteRange, Mark, MarkId, Point, RecordBody, Timestamp};
+
+pub use collector::{Collector, CollectorParts};
+pub use freezer::{Freeze, Freezer, Reply as FreezeReply, serve as serve_freezer};
+
+/// Where events come from: the probes, or a test's own disk.
+pub trait Probes {
+    /// `Some(None)` is an event that can't be understood.
+    #[expect(clippy::option_option, reason = "an unreadable event is not the end of the ring")]
+    fn next_event(&mut self) -> Option<Option<Event>>;
+    fn counters(&self) -> Counters;
+    /// Takes what was put into the dirty bitmap for want of room in the ring.
+    fn take_dirty(&mut self) -> Vec<ByteRange>;
+    fn flush_diagnostics(&mut self) {}
+}
+
+impl Probes for Capture {
+    fn next_event(&mut self) -> Option<Option<Event>> {
+        Capture::next_event(self)
+    }
+
+    fn counters(&self) -> Counters {
+        Capture::counters(self)
+    }
+
+    fn take_dirty(&mut self) -> Vec<ByteRange> {
+        Capture::take_dirty(self)
+    }
+
+    fn flush_diagnostics(&mut self) {
+        Capture::flush_diagnostics(self);
+    }
+}
+
+/// The protected volume as the collector uses it: a block device, or a test's own disk.
+pub trait Source {
+    /// Bytes now; a volume that changes its size ends the protection.
+    fn size_bytes(&self) -> std::io::Result<u64>;
+    /// Reads what the device holds, not what a cache does.
+    fn read(&mut self, range: ByteRange) -> std::io::Result<&[u8]>;
+    /// Whether the device has a write under way; `None` when it can't tell.
+    fn writing(&self) -> Option<bool>;
+    /// Mount points of the file systems on the volume, the topmost first.
+    fn mounts(&self) -> std::io::Result<Vec<PathBuf>>;
+}
+
+/// The replica, for comparing.
+pub trait ReplicaBytes {
+    fn read(&mut self, range: ByteRange) -> std::io::Result<&[u8]>;
+}
+
+/// What the collector hands to the journal.
+pub enum Entry {
+    Record { time: Timestamp, body: RecordBody },
+    /// To be made durable at once; then whoever asked is answered.
+    Mark { time: Timestamp, mark: Mark, frozen_ms: Option<u64>, reply: Option<MarkReply> },
+}
+
+/// Where the outcome of a mark goes; the text is for people.
+pub type MarkReply = SyncSender<Result<MarkDone, String>>;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MarkDone {
+    #[serde(flatten)]
+    pub point: Point,
+    /// How long file systems were frozen; `None` if none was.
+    pub frozen_ms: Option<u64>,
+}
+
+pub enum Command {
+    Mark { label: String, reply: Option<MarkReply> },
+    /// Drain, make a last mark, end.
+    Stop,
+}
+
+#[derive(Clone, Debug)]
+pub struct CollectorOptions {
+    pub mark_every: Option<Duration>,
+    pub freeze_timeout: Duration,
+    /// The number of the next mark.
+    pub next_mark: MarkId,
+}
+
+/// Where the protection stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    #[default]
+    Starting,
+    /// The first copy of the volume.
+    Baseline,
+    /// Comparing with the replica after a restart.
+    Resync,
+    Live,
+    Stopping,
+}
+
+/// The collector's part of `status`.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct CollectorStatus {
+    pub state: State,
+    pub counters: Counters,
+    pub scan_done_bytes: u64,
+    pub scan_total_bytes: u64,
+    /// Changed and not in the journal yet.
+    pub pending_bytes: u64,
+    /// Age of the oldest change that is not in the journal yet.
+    pub pending_ms: u64,
+    /// Bytes of records handed to the journal in this session.
+    pub journaled_bytes: u64,
+    /// Ranges of the source that can't be read now; no mark can be made until they can.
+    pub unreadable_bytes: u64,
+    pub marks: u64,
+    pub last_frozen_ms: Option<u64>,
+    pub last_mark_error: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CollectError {
+    #[error("the source changed its size from {was} to {now} bytes: the journal is for the old size; start again with a new journal and target")]
+    Resized { was: u64, now: u64 },
+    #[error("the source's size can't be read any more")]
+    Gone(#[source] std::io::Error),
+    #[error("the replica can't be read for the comparison")]
+    Replica(#[source] std::io::Error),
+    #[error("the helper process that freezes file systems can't be spoken to")]
+    Freezer(#[source] std::io::Error),
+    #[error("the journal ended")]
+    JournalEnded,
+}

@@ -1,0 +1,19 @@
+//! The machine's storage as it is: devices, what they stand on, what is mounted on them, and direct reads.
+
+mod aligned;
+mod device;
+mod graph;
+mod mounts;
+pub mod store;
+mod sysfs;
+mod topology;
+
+pub use aligned::{AlignedBuf, DirectFile, ReadError};
+pub use device::{BlockDevice, DeviceError, Disk};
+pub use graph::{Conflict, DeviceGraph, DeviceNode, FileId, Storage};
+pub use mounts::{MountedFs, MountsError, mounted_on};
+pub use sysfs::{DeviceNumber, Sysfs};
+pub use topology::{Role, TopologyError, devices_below, devices_of_path, ensure_not_on_volume};
+
+#[cfg(test)]
+mod test_devices;

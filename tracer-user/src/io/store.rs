@@ -1,0 +1,198 @@
+//! A directory of append-only files behind a small trait, so that tests can put a disk underneath that fails,
+//! tears and loses power.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg, PosixFadviseAdvice, posix_fadvise};
+
+#[cfg(test)]
+pub(crate) mod faulty;
+
+/// Name of the file a [`DirStore`] locks for its one writer.
+pub const LOCK_NAME: &str = "lock";
+
+/// The files hold what stands on a volume: they are their owner's alone.
+const FILE_MODE: u32 = 0o600;
+
+/// Files of one directory, by name. What is written is durable only after [`Store::sync`]; that a file exists, was
+/// renamed or removed is durable only after [`Store::sync_dir`].
+pub trait Store {
+    /// The directory, for messages.
+    fn dir(&self) -> &Path;
+    /// The names of all files, in no order.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// Size of a file in bytes.
+    fn size(&self, name: &str) -> io::Result<u64>;
+    /// Fills `buffer` from byte `offset` on as far as the file goes; returns how many bytes that were.
+    fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+    /// Makes an empty file; fails if there is one of that name.
+    fn create(&mut self, name: &str) -> io::Result<()>;
+    /// Writes all of `bytes` at the end. After an error any prefix of them may be there.
+    fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
+    /// Makes content and size durable (fdatasync).
+    fn sync(&mut self, name: &str) -> io::Result<()>;
+    /// Forgets cached clean bytes, so that the next read tells what the disk holds: after a failed sync the kernel
+    /// calls pages clean that never reached it.
+    fn drop_cache(&mut self, name: &str) -> io::Result<()>;
+    fn truncate(&mut self, name: &str, size_bytes: u64) -> io::Result<()>;
+    fn remove(&mut self, name: &str) -> io::Result<()>;
+    /// Replaces `to` if it exists.
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
+    /// Makes creations, renames and removals durable.
+    fn sync_dir(&mut self) -> io::Result<()>;
+}
+
+/// A directory of this machine.
+#[derive(Debug)]
+pub struct DirStore {
+    dir: PathBuf,
+    /// The file appended to last stays open: a failed write-back is reported to the descriptor that wrote.
+    appending: Option<(String, File)>,
+    _lock: Option<Flock<File>>,
+}
+
+impl DirStore {
+    /// For reading: takes no lock, creates nothing.
+    pub fn open(dir: &Path) -> DirStore {
+        DirStore { dir: dir.to_owned(), appending: None, _lock: None }
+    }
+
+    /// For the one writer: locks `dir/lock` as long as the store lives.
+    ///
+    /// # Errors
+    /// `WouldBlock` when another process or another store of this one holds the lock.
+    pub fn open_exclusive(dir: &Path) -> io::Result<DirStore> {
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).write(true).mode(FILE_MODE);
+        let file = options.open(dir.join(LOCK_NAME))?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error)?;
+        Ok(DirStore { dir: dir.to_owned(), appending: None, _lock: Some(lock) })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    fn appending(&mut self, name: &str) -> io::Result<&mut File> {
+        if self.appending.as_ref().is_none_or(|(open, _)| open != name) {
+            let file = OpenOptions::new().append(true).open(self.path(name))?;
+            self.appending = Some((name.to_owned(), file));
+        }
+        Ok(&mut self.appending.as_mut().expect("opened just above").1)
+    }
+
+    fn forget(&mut self, name: &str) {
+        if self.appending.as_ref().is_some_and(|(open, _)| open == name) {
+            self.appending = None;
+        }
+    }
+}
+
+impl Store for DirStore {
+    fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        std::fs::read_dir(&self.dir)?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect()
+    }
+
+    fn size(&self, name: &str) -> io::Result<u64> {
+        Ok(std::fs::metadata(self.path(name))?.len())
+    }
+
+    fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let file = File::open(self.path(name))?;
+        let mut done = 0;
+        while done < buffer.len() {
+            match file.read_at(&mut buffer[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn create(&mut self, name: &str) -> io::Result<()> {
+        let file = OpenOptions::new().append(true).create_new(true).mode(FILE_MODE).open(self.path(name))?;
+        self.appending = Some((name.to_owned(), file));
+        Ok(())
+    }
+
+    fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.appending(name)?.write_all(bytes)
+    }
+
+    fn sync(&mut self, name: &str) -> io::Result<()> {
+        self.appending(name)?.sync_data()
+    }
+
+    fn drop_cache(&mut self, name: &str) -> io::Result<()> {
+        let file = File::open(self.path(name))?;
+        Ok(posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
+    }
+
+    fn truncate(&mut self, name: &str, size_bytes: u64) -> io::Result<()> {
+        self.appending(name)?.set_len(size_bytes)
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        self.forget(name);
+        std::fs::remove_file(self.path(name))
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        self.forget(from);
+        self.forget(to);
+        std::fs::rename(self.path(from), self.path(to))
+    }
+
+    fn sync_dir(&mut self) -> io::Result<()> {
+        File::open(&self.dir)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_exclusive_store_would_block() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DirStore::open_exclusive(dir.path()).unwrap();
+        assert_eq!(DirStore::open_exclusive(dir.path()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(first);
+        DirStore::open_exclusive(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn appends_reads_truncates_and_renames() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = DirStore::open(dir.path());
+        store.create("a").unwrap();
+        store.append("a", b"hello ").unwrap();
+        store.append("a", b"world").unwrap();
+        store.truncate("a", 8).unwrap();
+        store.append("a", b"!").unwrap();
+        store.sync("a").unwrap();
+        store.drop_cache("a").unwrap();
+        store.rename("a", "b").unwrap();
+        store.sync_dir().unwrap();
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(dir.path().join("b")).unwrap());
+        assert_eq!(mode & 0o777, 0o600);
+        let mut buffer = [0; 16];
+        assert_eq!(store.read_at("b", 2, &mut buffer).unwrap(), 7);
+        assert_eq!(&buffer[..7], b"llo wo!");
+        assert_eq!((store.size("b").unwrap(), store.list().unwrap()), (9, vec!["b".to_owned()]));
+        assert!(store.create("b").is_err());
+        store.remove("b").unwrap();
+        assert_eq!(store.read_at("b", 0, &mut buffer).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

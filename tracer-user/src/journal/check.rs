@@ -1,0 +1,136 @@
+//! Reading a whole journal to prove that every byte of it is as it was written.
+
+use crate::io::store::Store;
+use crate::journal::error::JournalError;
+use crate::journal::format::FrameHeader;
+use crate::journal::index::{Entry, Index, point_of};
+use crate::journal::reader::Journal;
+use crate::journal::record::FrameCursor;
+use crate::journal::recovery::TornTail;
+use crate::journal::segment::{Chain, segment_name};
+use crate::journal::walk::{Opened, Step, Walk, io_error};
+use crate::model::{Lsn, MarkId};
+
+/// What [`Journal::check`] found in a journal that is whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CheckReport {
+    pub segments: u64,
+    /// Bytes of all segments.
+    pub bytes: u64,
+    pub records: u64,
+    pub marks: u64,
+    pub last_lsn: Lsn,
+    /// Bytes at the end that never were durable; opening the journal for writing cuts them off.
+    pub torn_tail: Option<TornTail>,
+}
+
+impl<S: Store> Journal<S> {
+    /// Reads everything: every checksum, the BLAKE3 chain, that LSNs and marks ascend without a hole, that indexes
+    /// tell the truth. `progress` gets bytes done and bytes in all. A torn tail is reported, not an error.
+    ///
+    /// # Errors
+    /// The first damage found, by segment and byte.
+    pub fn check(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<CheckReport, JournalError> {
+        let store = self.store();
+        let firsts = self.firsts()?;
+        let size_of = |first: &Lsn| {
+            let name = segment_name(*first);
+            store.size(&name).map_err(|error| io_error(store, "read", &name, error))
+        };
+        let total = firsts.iter().map(size_of).sum::<Result<u64, _>>()?;
+        let mut report = CheckReport::default();
+        let mut last_mark = None;
+        let mut chain = Chain::start();
+        for first in &firsts {
+            chain.expect_name(*first)?;
+            let before = report.bytes;
+            report.segments += 1;
+            report.bytes += size_of(first)?;
+            let mut walk = match Walk::open(store, self.info().id, *first)? {
+                Opened::Walk(walk) => walk,
+                Opened::HalfCreated(torn) => {
+                    report.torn_tail = Some(torn);
+                    continue;
+                }
+            };
+            chain.expect_header(&walk.header)?;
+            let mut found = Found { last_mark, ..Found::default() };
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(&walk.header.encode());
+            loop {
+                match walk.next(store)? {
+                    Step::Records(header) => {
+                        hasher.update(&walk.frame);
+                        found.add(&mut walk, &header)?;
+                        progress(before + walk.offset, total.max(before + walk.offset));
+                    }
+                    Step::Sealed(seal, index) => {
+                        hasher.update(&walk.frame);
+                        let damaged = |offset, what: &str| JournalError::Damaged {
+                            segment: walk.name.clone(),
+                            offset,
+                            what: what.to_owned(),
+                        };
+                        if hasher.finalize() != seal.hash {
+                            let offset = seal.index_offset + walk.frame.len() as u64;
+                            return Err(damaged(
+                                offset,
+                                "the seal's hash is not that of the bytes before it",
+                            ));
+                        }
+                        if index != found.index {
+                            return Err(damaged(seal.index_offset, "the index is not that of the records"));
+                        }
+                        chain = Chain::after(*first, seal.last_lsn, seal.hash);
+                        break;
+                    }
+                    Step::Open(torn) => {
+                        report.torn_tail = torn;
+                        break;
+                    }
+                }
+            }
+            report.last_lsn = Lsn(walk.next_lsn.0 - 1);
+            report.marks += found.index.points().len() as u64;
+            last_mark = found.last_mark;
+        }
+        report.records = report.last_lsn.0;
+        progress(report.bytes, total.max(report.bytes));
+        Ok(report)
+    }
+}
+
+/// What the records of one segment add up to.
+#[derive(Default)]
+struct Found {
+    index: Index,
+    last_mark: Option<MarkId>,
+    raw: Vec<u8>,
+}
+
+impl Found {
+    fn add(&mut self, walk: &mut Walk, header: &FrameHeader) -> Result<(), JournalError> {
+        walk.unpack(header, &mut self.raw)?;
+        let damaged = |what: &str| JournalError::Damaged {
+            segment: walk.name.clone(),
+            offset: header.offset,
+            what: what.to_owned(),
+        };
+        self.index.add_frame(Entry { lsn: header.first_lsn, offset: header.offset });
+        let marks_before = self.index.points().len();
+        let mut cursor = FrameCursor::new(header.first_lsn, header.last_lsn);
+        let at = |error| JournalError::at(&walk.name, header.offset, error);
+        while let Some(record) = cursor.next(&self.raw).map_err(at)? {
+            let Some(point) = point_of(&record) else { continue };
+            if self.last_mark.is_some_and(|last| last >= point.id) {
+                return Err(damaged("a mark whose number does not ascend"));
+            }
+            self.last_mark = Some(point.id);
+            self.index.add_point(point);
+        }
+        if self.index.points().len() - marks_before != header.marks as usize {
+            return Err(damaged("a frame that holds another number of marks than it says"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,29 @@
+//! The journal: a directory of segments that hold every record of one volume's history, in order.
+//!
+//! One [`Writer`] appends; any number of [`Journal`] readers read, also meanwhile, and never write. What
+//! [`Writer::sync`] acknowledged survives a power cut. The bytes are described in docs/FORMAT.md.
+
+mod check;
+mod error;
+mod format;
+mod index;
+mod open_segment;
+mod options;
+mod reader;
+mod record;
+mod records;
+mod recovery;
+mod segment;
+#[cfg(test)]
+mod tests;
+mod volume;
+mod walk;
+mod writer;
+
+pub use check::CheckReport;
+pub use error::JournalError;
+pub use options::{BadSyncPolicy, JournalOptions, SyncPolicy};
+pub use reader::{Journal, SegmentInfo};
+pub use records::Records;
+pub use recovery::{Recovery, TornTail};
+pub use writer::Writer;

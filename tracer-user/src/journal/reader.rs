@@ -1,0 +1,288 @@
+//! Reading a journal, also while its writer appends.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::io::store::{DirStore, Store};
+use crate::journal::error::JournalError;
+use crate::journal::format::FRAME_HEADER_LEN;
+use crate::journal::index::{Entry, Index, point_of};
+use crate::journal::record::FrameCursor;
+use crate::journal::records::Records;
+use crate::journal::recovery::TornTail;
+use crate::journal::segment::{Chain, segment_name};
+use crate::journal::volume::read_volume;
+use crate::journal::walk::{Opened, Step, Summary, Walk, io_error, list_segments, summarise};
+use crate::model::{Lsn, Point, VolumeInfo};
+
+/// A journal to read from. Takes no lock and writes nothing; a half-written end is simply where it ends.
+pub struct Journal<S: Store = DirStore> {
+    store: Arc<S>,
+    info: VolumeInfo,
+    /// What is known of the open segment, so that following a writer does not read it anew each time.
+    tail: Mutex<Option<Tail>>,
+}
+
+/// How far the open segment was read and verified, and what was found there.
+struct Tail {
+    walk: Box<Walk>,
+    index: Index,
+    torn: Option<TornTail>,
+    /// The frame read last and its header's bytes, to see whether it is still the same one.
+    last_frame: Option<(u64, [u8; FRAME_HEADER_LEN])>,
+}
+
+impl Tail {
+    fn new(walk: Box<Walk>) -> Tail {
+        Tail { walk, index: Index::default(), torn: None, last_frame: None }
+    }
+
+    /// Whether the last frame is as it was: a recovery may have cut it, and a writer put others there.
+    fn still_there<S: Store>(&self, store: &S) -> bool {
+        let Some((offset, wanted)) = &self.last_frame else { return false };
+        let mut bytes = [0; FRAME_HEADER_LEN];
+        matches!(store.read_at(&self.walk.name, *offset, &mut bytes), Ok(FRAME_HEADER_LEN))
+            && bytes == *wanted
+    }
+
+    /// Verifies the frames up to the one that holds `until`, or all there are.
+    fn read_on<S: Store>(mut self, store: &S, until: Option<Lsn>) -> Result<Tail, JournalError> {
+        let mut raw = Vec::new();
+        self.torn = None;
+        while until.is_none_or(|until| self.walk.next_lsn <= until) {
+            match self.walk.next(store)? {
+                Step::Records(header) => {
+                    self.index.add_frame(Entry { lsn: header.first_lsn, offset: header.offset });
+                    self.last_frame = self
+                        .walk
+                        .frame
+                        .first_chunk()
+                        .map(|bytes: &[u8; FRAME_HEADER_LEN]| (header.offset, *bytes));
+                    if header.marks == 0 {
+                        continue;
+                    }
+                    self.walk.unpack(&header, &mut raw)?;
+                    let mut cursor = FrameCursor::new(header.first_lsn, header.last_lsn);
+                    let at = |error| JournalError::at(&self.walk.name, header.offset, error);
+                    while let Some(record) = cursor.next(&raw).map_err(at)? {
+                        point_of(&record).into_iter().for_each(|point| self.index.add_point(point));
+                    }
+                }
+                // Sealed since: all its records were seen.
+                Step::Sealed(..) => break,
+                Step::Open(torn) => {
+                    self.torn = torn;
+                    break;
+                }
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// One segment of a journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    pub name: String,
+    pub first_lsn: Lsn,
+    /// `first_lsn - 1` when it holds no record yet.
+    pub last_lsn: Lsn,
+    /// Size of the file.
+    pub bytes: u64,
+    pub sealed: bool,
+    pub marks: u64,
+}
+
+impl Journal {
+    /// # Errors
+    /// `NotAJournal`, `UnsupportedVersion`, `Damaged`, `MissingSegment`, `Io`.
+    pub fn open(dir: &Path) -> Result<Journal, JournalError> {
+        Journal::open_in(DirStore::open(dir))
+    }
+}
+
+impl<S: Store> Journal<S> {
+    /// [`Journal::open`] on any store.
+    pub(super) fn open_in(store: S) -> Result<Journal<S>, JournalError> {
+        let info = read_volume(&store)?;
+        let journal = Journal { store: Arc::new(store), info, tail: Mutex::new(None) };
+        journal.firsts()?;
+        Ok(journal)
+    }
+
+    pub fn info(&self) -> &VolumeInfo {
+        &self.info
+    }
+
+    /// All marks in order: those of sealed segments from their indexes, those of the open one by reading it.
+    ///
+    /// # Errors
+    /// Damage of a header, seal or index, a missing or replaced segment, damage in the open segment.
+    pub fn points(&self) -> Result<Vec<Point>, JournalError> {
+        let mut points = Vec::new();
+        self.each_segment(|_, index, _| points.extend(index.into_points()))?;
+        Ok(points)
+    }
+
+    /// The last record that can be read now; 0 when there is none.
+    ///
+    /// # Errors
+    /// Damage in the last segment.
+    pub fn last_lsn(&self) -> Result<Lsn, JournalError> {
+        for first in self.firsts()?.into_iter().rev() {
+            match summarise(&*self.store, self.info.id, first)? {
+                Summary::Sealed(sealed) => return Ok(sealed.seal.last_lsn),
+                Summary::Open(_) => return self.with_tail(first, None, |tail| Lsn(tail.walk.next_lsn.0 - 1)),
+                Summary::HalfCreated(_) => {}
+            }
+        }
+        Ok(Lsn::ZERO)
+    }
+
+    /// The records `from..=to`, as far as there are any. The first may come from the middle of a segment: only
+    /// what is passed on the way is verified.
+    ///
+    /// # Errors
+    /// Damage where the way starts; later damage comes out of the iterator.
+    pub fn records(&self, from: Lsn, to: Lsn) -> Result<Records<S>, JournalError> {
+        let from = from.max(Lsn(1));
+        let walk = if from > to { None } else { self.walk_before(from)? };
+        Ok(Records::new(Arc::clone(&self.store), self.info.id, from, to, walk))
+    }
+
+    /// The segments in order.
+    ///
+    /// # Errors
+    /// As [`Journal::points`].
+    pub fn segments(&self) -> Result<Vec<SegmentInfo>, JournalError> {
+        let mut segments = Vec::new();
+        self.each_segment(|info, _, _| segments.push(info))?;
+        Ok(segments)
+    }
+
+    /// A half-written end, from headers and the open segment alone; [`Journal::check`] reads everything.
+    ///
+    /// # Errors
+    /// As [`Journal::points`].
+    pub fn torn_tail(&self) -> Result<Option<TornTail>, JournalError> {
+        let mut torn = None;
+        self.each_segment(|_, _, found| torn = found)?;
+        Ok(torn)
+    }
+
+    pub(super) fn store(&self) -> &S {
+        &self.store
+    }
+
+    /// The first LSNs of the segments, of which there is one at least, and the first of which starts the journal.
+    pub(super) fn firsts(&self) -> Result<Vec<Lsn>, JournalError> {
+        let firsts = list_segments(&*self.store)?;
+        match firsts.first() {
+            Some(first) => Chain::start().expect_name(*first)?,
+            None => {
+                let missing = segment_name(Lsn(1));
+                return Err(JournalError::MissingSegment { missing, found: "none".to_owned() });
+            }
+        }
+        Ok(firsts)
+    }
+
+    fn each_segment(
+        &self,
+        mut visit: impl FnMut(SegmentInfo, Index, Option<TornTail>),
+    ) -> Result<(), JournalError> {
+        let mut chain = Chain::start();
+        for first in self.firsts()? {
+            chain.expect_name(first)?;
+            let name = segment_name(first);
+            match summarise(&*self.store, self.info.id, first)? {
+                Summary::Sealed(sealed) => {
+                    chain.expect_header(&sealed.header)?;
+                    chain = Chain::after(first, sealed.seal.last_lsn, sealed.seal.hash);
+                    let info = SegmentInfo {
+                        name,
+                        first_lsn: first,
+                        last_lsn: sealed.seal.last_lsn,
+                        bytes: sealed.bytes,
+                        sealed: true,
+                        marks: sealed.index.points().len() as u64,
+                    };
+                    visit(info, sealed.index, None);
+                }
+                Summary::Open(walk) => {
+                    chain.expect_header(&walk.header)?;
+                    let (last_lsn, index, torn) = self.with_tail(first, None, |tail| {
+                        (Lsn(tail.walk.next_lsn.0 - 1), tail.index.clone(), tail.torn.clone())
+                    })?;
+                    let bytes = self
+                        .store
+                        .size(&name)
+                        .map_err(|error| io_error(&*self.store, "read", &name, error))?;
+                    let marks = index.points().len() as u64;
+                    let info = SegmentInfo { name, first_lsn: first, last_lsn, bytes, sealed: false, marks };
+                    visit(info, index, torn);
+                }
+                Summary::HalfCreated(torn) => {
+                    let last_lsn = Lsn(first.0 - 1);
+                    let info = SegmentInfo {
+                        name,
+                        first_lsn: first,
+                        last_lsn,
+                        bytes: torn.bytes,
+                        sealed: false,
+                        marks: 0,
+                    };
+                    visit(info, Index::default(), Some(torn));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A walk that stands at a frame that starts at or before `from`; None when the journal ends before it.
+    fn walk_before(&self, from: Lsn) -> Result<Option<Box<Walk>>, JournalError> {
+        let firsts = self.firsts()?;
+        let at = firsts.partition_point(|first| *first <= from) - 1;
+        let first = firsts[at];
+        let entry = match summarise(&*self.store, self.info.id, first)? {
+            Summary::HalfCreated(_) => return Ok(None),
+            Summary::Sealed(sealed) => sealed.index.frame_before(from),
+            Summary::Open(_) => self.with_tail(first, Some(from), |tail| tail.index.frame_before(from))?,
+        };
+        match Walk::open(&*self.store, self.info.id, first)? {
+            Opened::HalfCreated(_) => Ok(None),
+            Opened::Walk(mut walk) => {
+                entry.into_iter().for_each(|entry| walk.seek(entry));
+                Ok(Some(walk))
+            }
+        }
+    }
+
+    /// Reads on in the open segment that starts with `first`, until `until` or its end, and looks at the result.
+    fn with_tail<T>(
+        &self,
+        first: Lsn,
+        until: Option<Lsn>,
+        look: impl FnOnce(&Tail) -> T,
+    ) -> Result<T, JournalError> {
+        let mut slot = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = slot.take().filter(|tail| tail.walk.header.first_lsn == first);
+        // What was read before may have been cut off by a recovery since: then only a fresh start tells.
+        if let Some(tail) = known
+            && tail.still_there(&*self.store)
+            && let Ok(tail) = tail.read_on(&*self.store, until)
+            && tail.torn.is_none()
+        {
+            return Ok(look(slot.insert(tail)));
+        }
+        let walk = match Walk::open(&*self.store, self.info.id, first)? {
+            Opened::Walk(walk) => walk,
+            Opened::HalfCreated(torn) => {
+                let what = "its header vanished while it was read".to_owned();
+                return Err(JournalError::Damaged { segment: torn.segment, offset: 0, what });
+            }
+        };
+        let tail = Tail::new(walk).read_on(&*self.store, until)?;
+        Ok(look(slot.insert(tail)))
+    }
+}

@@ -1,0 +1,447 @@
+//! The one writer of a journal: gathers records into frames, frames into segments, and says what is durable.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Instant;
+
+use crate::io::store::{DirStore, LOCK_NAME, Store};
+use crate::journal::error::JournalError;
+use crate::journal::format::{
+    Codec, FRAME_HEADER_LEN, FrameHeader, FrameKind, RAW_LEN_MAX, SEAL_LEN, SEGMENT_HEADER_LEN, Seal,
+};
+use crate::journal::index::Entry;
+use crate::journal::open_segment::{Segment, create_segment, reopen, settle};
+use crate::journal::options::{JournalOptions, SyncPolicy};
+use crate::journal::record::{encode, encoded_len};
+use crate::journal::recovery::Recovery;
+use crate::journal::segment::{Chain, segment_name};
+use crate::journal::volume::{VOLUME_NAME, VOLUME_TEMP_NAME, read_volume, write_volume};
+use crate::journal::walk::{Summary, io_error, list_segments, summarise};
+use crate::model::{Lsn, MarkId, Point, RecordBody, Timestamp, VolumeInfo};
+
+/// A segment is sealed before its index grows past this, far below what one frame holds.
+const INDEX_BYTES_MAX: usize = 8 << 20;
+const FRAME_BYTES_CAP: usize = 8 << 20;
+
+/// Appends to a journal. Holds the directory's lock while it lives. What was appended and not yet flushed is lost
+/// when it is dropped.
+///
+/// After any failed write or sync it latches: every later call returns [`JournalError::Latched`], until the journal
+/// is opened anew and recovery has looked at what the disk holds.
+pub struct Writer<S: Store = DirStore> {
+    store: S,
+    info: VolumeInfo,
+    options: JournalOptions,
+    compressor: Option<zstd::bulk::Compressor<'static>>,
+    segment: Segment,
+    pending: Pending,
+    /// Header and compressed payload of the frame being written; kept for its capacity.
+    compressed: Vec<u8>,
+    next_lsn: Lsn,
+    next_mark: MarkId,
+    written: Lsn,
+    durable: Lsn,
+    unsynced_since: Option<Instant>,
+    bytes_written: u64,
+    latched: bool,
+}
+
+/// Records gathered for the next frame: `bytes` has room for a frame header at its start.
+struct Pending {
+    bytes: Vec<u8>,
+    first: Lsn,
+    first_time: Timestamp,
+    points: Vec<Point>,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.bytes.len() == FRAME_HEADER_LEN
+    }
+
+    fn clear(&mut self) {
+        self.bytes.truncate(FRAME_HEADER_LEN);
+        self.points.clear();
+    }
+}
+
+impl Writer {
+    /// Makes a journal in `dir`, which is created if need be.
+    ///
+    /// # Errors
+    /// `AlreadyAJournal`, `NotEmpty`, `Locked`, `NoSpace`, `Io`.
+    pub fn create(dir: &Path, info: &VolumeInfo, options: JournalOptions) -> Result<Writer, JournalError> {
+        let io = |action, source| JournalError::Io { action, path: dir.to_owned(), source };
+        std::fs::create_dir_all(dir).map_err(|source| io("create", source))?;
+        if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            let mut parent = DirStore::open(parent);
+            parent.sync_dir().map_err(|source| io("create", source))?;
+        }
+        let names = DirStore::open(dir).list().map_err(|source| io("list", source))?;
+        refuse_occupied(dir, &names)?;
+        Writer::create_in(lock(dir)?, info, options)
+    }
+
+    /// Opens a journal to append to it, and first cuts off what a crash left half-written at its end.
+    ///
+    /// # Errors
+    /// `Locked`, `NotAJournal`, damage of what was durable once (then nothing was changed), `NoSpace`, `Io`.
+    pub fn open(dir: &Path, options: JournalOptions) -> Result<(Writer, Recovery), JournalError> {
+        // Before the lock file is made in a directory that is none of ours.
+        read_volume(&DirStore::open(dir))?;
+        Writer::open_in(lock(dir)?, options)
+    }
+}
+
+fn lock(dir: &Path) -> Result<DirStore, JournalError> {
+    DirStore::open_exclusive(dir).map_err(|source| match source.kind() {
+        std::io::ErrorKind::WouldBlock => JournalError::Locked { dir: dir.to_owned() },
+        _ => JournalError::Io { action: "lock", path: dir.join(LOCK_NAME), source },
+    })
+}
+
+/// Accepts what a creation that was interrupted leaves behind.
+fn refuse_occupied(dir: &Path, names: &[String]) -> Result<(), JournalError> {
+    if names.iter().any(|name| name == VOLUME_NAME) {
+        return Err(JournalError::AlreadyAJournal { dir: dir.to_owned() });
+    }
+    let ours = BTreeSet::from([LOCK_NAME, VOLUME_TEMP_NAME, "lost+found"]);
+    let first = segment_name(Lsn(1));
+    if names.iter().any(|name| !ours.contains(name.as_str()) && *name != first) {
+        return Err(JournalError::NotEmpty { dir: dir.to_owned() });
+    }
+    Ok(())
+}
+
+impl<S: Store> Writer<S> {
+    /// [`Writer::create`] on any store.
+    pub(super) fn create_in(
+        mut store: S,
+        info: &VolumeInfo,
+        options: JournalOptions,
+    ) -> Result<Writer<S>, JournalError> {
+        let names = store.list().map_err(|error| io_error(&store, "list", "", error))?;
+        refuse_occupied(store.dir(), &names)?;
+        let first = segment_name(Lsn(1));
+        if names.contains(&first) {
+            let size = store.size(&first).map_err(|error| io_error(&store, "read", &first, error))?;
+            if size > SEGMENT_HEADER_LEN as u64 {
+                return Err(JournalError::NotEmpty { dir: store.dir().to_owned() });
+            }
+        }
+        for name in [first.as_str(), VOLUME_TEMP_NAME] {
+            if names.iter().any(|there| there == name) {
+                store.remove(name).map_err(|error| io_error(&store, "remove", name, error))?;
+            }
+        }
+        // volume.toml comes last: once it is there, the first segment is durable.
+        let segment = create_segment(&mut store, info, &Chain::start(), info.created)?;
+        write_volume(&mut store, info)?;
+        Ok(Writer::assemble(store, info.clone(), options, segment, Lsn(1), MarkId(1)))
+    }
+
+    /// [`Writer::open`] on any store.
+    pub(super) fn open_in(
+        mut store: S,
+        options: JournalOptions,
+    ) -> Result<(Writer<S>, Recovery), JournalError> {
+        let info = read_volume(&store)?;
+        let firsts = list_segments(&store)?;
+        let mut chain = Chain::start();
+        let mut last_mark = None;
+        let mut created = info.created;
+        let mut opened = None;
+        let mut cut = None;
+        for (at, first) in firsts.iter().enumerate() {
+            if at + 1 == firsts.len() {
+                settle(&mut store, &segment_name(*first))?;
+            }
+            chain.expect_name(*first)?;
+            match summarise(&store, info.id, *first)? {
+                Summary::Sealed(sealed) => {
+                    chain.expect_header(&sealed.header)?;
+                    created = sealed.header.created;
+                    chain = Chain::after(*first, sealed.seal.last_lsn, sealed.seal.hash);
+                    last_mark = sealed.index.points().last().map(|point| point.id).or(last_mark);
+                }
+                Summary::HalfCreated(torn) => {
+                    store
+                        .remove(&torn.segment)
+                        .and_then(|()| store.sync_dir())
+                        .map_err(|error| io_error(&store, "remove", &torn.segment, error))?;
+                    cut = Some(torn);
+                }
+                Summary::Open(walk) => {
+                    chain.expect_header(&walk.header)?;
+                    let (segment, next_lsn, torn) = reopen(&mut store, *walk)?;
+                    cut = torn;
+                    last_mark = segment.index.points().last().map(|point| point.id).or(last_mark);
+                    opened = Some((segment, next_lsn));
+                }
+            }
+        }
+        if firsts.is_empty() {
+            return Err(JournalError::MissingSegment {
+                missing: segment_name(Lsn(1)),
+                found: "none".to_owned(),
+            });
+        }
+        let (segment, next_lsn) = match opened {
+            Some(opened) => opened,
+            None => (create_segment(&mut store, &info, &chain, created)?, chain.next_lsn),
+        };
+        let next_mark = MarkId(last_mark.map_or(1, |mark| mark.0 + 1));
+        let writer = Writer::assemble(store, info, options, segment, next_lsn, next_mark);
+        let recovery = Recovery { cut, last_lsn: writer.durable };
+        Ok((writer, recovery))
+    }
+
+    fn assemble(
+        store: S,
+        info: VolumeInfo,
+        options: JournalOptions,
+        segment: Segment,
+        next_lsn: Lsn,
+        next_mark: MarkId,
+    ) -> Writer<S> {
+        let compressor = match options.zstd_level {
+            0 => None,
+            level => zstd::bulk::Compressor::new(level).ok(),
+        };
+        let last = Lsn(next_lsn.0 - 1);
+        Writer {
+            store,
+            info,
+            options,
+            compressor,
+            segment,
+            pending: Pending {
+                bytes: vec![0; FRAME_HEADER_LEN],
+                first: next_lsn,
+                first_time: Timestamp(0),
+                points: Vec::new(),
+            },
+            compressed: vec![0; FRAME_HEADER_LEN],
+            next_lsn,
+            next_mark,
+            written: last,
+            durable: last,
+            unsynced_since: None,
+            bytes_written: 0,
+            latched: false,
+        }
+    }
+
+    pub fn info(&self) -> &VolumeInfo {
+        &self.info
+    }
+
+    /// The number the next record will get.
+    pub fn next_lsn(&self) -> Lsn {
+        self.next_lsn
+    }
+
+    /// The number the next mark has to have, or a higher one.
+    pub fn next_mark(&self) -> MarkId {
+        self.next_mark
+    }
+
+    /// The last record known to survive a power cut.
+    pub fn durable(&self) -> Lsn {
+        self.durable
+    }
+
+    /// Bytes written to files by this writer since it was opened, after compression.
+    pub fn bytes_written(&self) -> u64 {
+        self.bytes_written
+    }
+
+    /// Takes a record; it is readable after [`Writer::flush`] and durable after [`Writer::sync`]. A full frame is
+    /// written at once. Whoever appends a mark calls `sync` before telling anyone of it.
+    ///
+    /// # Errors
+    /// `InvalidRecord` refuses this record only: more than 4 MiB of data, a range past 2^63 or backward, a label
+    /// over 4096 bytes, a mark's number below [`Writer::next_mark`]. `NoSpace`, `Io` and `Latched` end the writer.
+    pub fn append(&mut self, time: Timestamp, body: RecordBody) -> Result<Lsn, JournalError> {
+        self.refuse_latched()?;
+        let len = encoded_len(&body).map_err(JournalError::InvalidRecord)?;
+        if let RecordBody::Mark(mark) = &body
+            && (mark.id < self.next_mark || mark.id.0 == u64::MAX)
+        {
+            let what = format!("mark {} where {} is the next", mark.id, self.next_mark);
+            return Err(JournalError::InvalidRecord(what));
+        }
+        let frame_max = FRAME_HEADER_LEN + self.options.frame_bytes_max.min(FRAME_BYTES_CAP);
+        if !self.pending.is_empty() && self.pending.bytes.len() + len > frame_max {
+            self.flush()?;
+        }
+        let lsn = self.next_lsn;
+        if self.pending.is_empty() {
+            self.pending.first = lsn;
+            self.pending.first_time = time;
+        }
+        encode(&mut self.pending.bytes, lsn, time, &body);
+        self.next_lsn = lsn.next();
+        if let RecordBody::Mark(mark) = body {
+            self.next_mark = MarkId(mark.id.0 + 1);
+            self.pending.points.push(Point { id: mark.id, class: mark.class, lsn, time, label: mark.label });
+        }
+        if self.pending.bytes.len() >= frame_max {
+            self.flush()?;
+        }
+        Ok(lsn)
+    }
+
+    /// Writes what was appended so far to the file, where a reader finds it. Durable it is only with
+    /// [`SyncPolicy::Always`].
+    pub fn flush(&mut self) -> Result<(), JournalError> {
+        self.refuse_latched()?;
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        self.latching(|writer| {
+            writer.write_frame()?;
+            if writer.options.sync == SyncPolicy::Always { writer.sync_segment() } else { Ok(()) }
+        })
+    }
+
+    /// Makes all that was appended durable; returns the last LSN, which is then [`Writer::durable`].
+    pub fn sync(&mut self) -> Result<Lsn, JournalError> {
+        self.flush()?;
+        self.latching(Writer::sync_segment)?;
+        Ok(self.durable)
+    }
+
+    /// To be called now and then: with [`SyncPolicy::Interval`] it syncs what has waited that long.
+    pub fn tick(&mut self, now: Instant) -> Result<(), JournalError> {
+        self.refuse_latched()?;
+        let SyncPolicy::Interval(interval) = self.options.sync else { return Ok(()) };
+        if self.pending.is_empty() && self.durable == self.written {
+            self.unsynced_since = None;
+            return Ok(());
+        }
+        let since = *self.unsynced_since.get_or_insert(now);
+        if now.duration_since(since) >= interval { self.sync().map(|_| ()) } else { Ok(()) }
+    }
+
+    fn refuse_latched(&self) -> Result<(), JournalError> {
+        if self.latched { Err(JournalError::Latched) } else { Ok(()) }
+    }
+
+    fn latching(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<(), JournalError>,
+    ) -> Result<(), JournalError> {
+        let result = work(self);
+        self.latched = result.is_err();
+        result
+    }
+
+    fn write_frame(&mut self) -> Result<(), JournalError> {
+        let raw_len = self.pending.bytes.len() - FRAME_HEADER_LEN;
+        let codec = compress(&mut self.compressor, &self.pending.bytes, &mut self.compressed);
+        let stored_len = match codec {
+            Codec::Raw => raw_len,
+            Codec::Zstd => self.compressed.len() - FRAME_HEADER_LEN,
+        };
+        let frame_len = (FRAME_HEADER_LEN + stored_len) as u64;
+        let end_len = (FRAME_HEADER_LEN + self.segment.index.encoded_len() + SEAL_LEN) as u64;
+        let full = self.segment.size + frame_len + end_len > self.options.segment_bytes_max
+            || self.segment.index.encoded_len() > INDEX_BYTES_MAX;
+        if full && self.segment.size > SEGMENT_HEADER_LEN as u64 {
+            self.rotate()?;
+        }
+        let header = FrameHeader {
+            kind: FrameKind::Records,
+            codec,
+            stored_len: len_u32(stored_len),
+            raw_len: len_u32(raw_len),
+            marks: len_u32(self.pending.points.len()),
+            first_lsn: self.pending.first,
+            last_lsn: Lsn(self.next_lsn.0 - 1),
+            offset: self.segment.size,
+            durable_end: self.segment.synced,
+            payload_crc: 0,
+        };
+        let frame = match codec {
+            Codec::Raw => &mut self.pending.bytes,
+            Codec::Zstd => &mut self.compressed,
+        };
+        self.segment.append_frame(&mut self.store, header, frame)?;
+        self.bytes_written += frame_len;
+        self.segment.index.add_frame(Entry { lsn: header.first_lsn, offset: header.offset });
+        self.pending.points.drain(..).for_each(|point| self.segment.index.add_point(point));
+        self.pending.clear();
+        self.written = header.last_lsn;
+        Ok(())
+    }
+
+    fn sync_segment(&mut self) -> Result<(), JournalError> {
+        self.refuse_latched()?;
+        self.segment.sync(&mut self.store)?;
+        self.durable = self.written;
+        self.unsynced_since = None;
+        Ok(())
+    }
+
+    /// Seals the open segment and starts the next one.
+    fn rotate(&mut self) -> Result<(), JournalError> {
+        let mut index = vec![0; FRAME_HEADER_LEN];
+        self.segment.index.encode(&mut index);
+        let raw_len = index.len() - FRAME_HEADER_LEN;
+        let mut compressed = Vec::new();
+        let codec = compress(&mut self.compressor, &index, &mut compressed);
+        let mut frame = if codec == Codec::Raw { index } else { compressed };
+        let header = FrameHeader {
+            kind: FrameKind::Index,
+            codec,
+            stored_len: len_u32(frame.len() - FRAME_HEADER_LEN),
+            raw_len: len_u32(raw_len),
+            marks: len_u32(self.segment.index.points().len()),
+            first_lsn: self.segment.first,
+            last_lsn: self.written,
+            offset: self.segment.size,
+            durable_end: self.segment.synced,
+            payload_crc: 0,
+        };
+        self.segment.append_frame(&mut self.store, header, &mut frame)?;
+        // A seal promises that all before it is durable, so it must not reach the disk first.
+        self.segment.sync(&mut self.store)?;
+        self.durable = self.written;
+        let seal = Seal {
+            index_offset: header.offset,
+            last_lsn: self.written,
+            hash: *self.segment.hasher.finalize().as_bytes(),
+        };
+        let bytes = seal.encode(self.segment.seed, self.segment.size);
+        self.segment.append(&mut self.store, &bytes)?;
+        self.segment.sync(&mut self.store)?;
+        let chain = Chain::after(self.segment.first, self.written, seal.hash);
+        self.bytes_written += (frame.len() + SEAL_LEN + SEGMENT_HEADER_LEN) as u64;
+        self.segment = create_segment(&mut self.store, &self.info, &chain, self.pending.first_time)?;
+        Ok(())
+    }
+}
+
+/// Compresses what follows the room for the header, into `out` after the same room, if that makes it smaller.
+fn compress(
+    compressor: &mut Option<zstd::bulk::Compressor<'static>>,
+    frame: &[u8],
+    out: &mut Vec<u8>,
+) -> Codec {
+    let Some(compressor) = compressor else { return Codec::Raw };
+    // One byte less than raw: when it does not fit, zstd says so, and the frame is stored raw.
+    out.resize(frame.len() - 1, 0);
+    match compressor.compress_to_buffer(&frame[FRAME_HEADER_LEN..], &mut out[FRAME_HEADER_LEN..]) {
+        Ok(count) => {
+            out.truncate(FRAME_HEADER_LEN + count);
+            Codec::Zstd
+        }
+        Err(_) => Codec::Raw,
+    }
+}
+
+fn len_u32(len: usize) -> u32 {
+    debug_assert!(len <= RAW_LEN_MAX, "frames are capped below 16 MiB");
+    u32::try_from(len).expect("frames and their indexes are capped at 16 MiB")
+}

@@ -1,0 +1,13 @@
+//! Giving back a point of a journal, and proving that two volumes are the same. Needs no BPF, and no root beyond the
+//! files. Readers here never write: `verify` opens both sides read-only, `replay` writes to the target alone.
+
+mod replay;
+mod resolve;
+mod verify;
+
+#[cfg(test)]
+mod tests;
+
+pub use replay::{ReplayError, ReplayOptions, ReplayOutcome, ReplayPlan, ReplayProgress, replay};
+pub use resolve::{ResolveError, ResolvedPoint, resolve};
+pub use verify::{VerifyError, VerifyProgress, VerifyReport, verify};

@@ -1,0 +1,165 @@
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::apply::{ApplyError, ApplyProgress, ApplyStats, Checkpoint, apply};
+use crate::journal::{Journal, JournalError};
+use crate::model::{ByteRange, Lsn, PointTarget, VolumeId};
+use crate::restore::{ResolveError, ResolvedPoint, resolve};
+use crate::target::{OpenTarget, TargetError, TargetWriter};
+
+#[derive(Clone, Debug)]
+pub struct ReplayOptions {
+    /// Directory of the journal.
+    pub journal: PathBuf,
+    pub to: PointTarget,
+    /// A raw image file, created when missing, or a block device.
+    pub target: PathBuf,
+    /// Overwrite a target that is not empty, and take a fuzzy point.
+    pub force: bool,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+/// What a replay does: with `dry_run` it is shown, otherwise carried out as it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReplayPlan {
+    pub volume: VolumeId,
+    /// The device the journal is the history of, as it was named.
+    pub source: String,
+    pub point: ResolvedPoint,
+    /// First record that is applied.
+    pub first_lsn: Lsn,
+    /// Last record that is applied.
+    pub last_lsn: Lsn,
+    /// Bytes of the journal's files that hold them, at most.
+    pub journal_bytes: u64,
+    /// Size of the volume.
+    pub volume_bytes: u64,
+    pub target: PathBuf,
+}
+
+/// What a replay did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplayOutcome {
+    pub plan: ReplayPlan,
+    /// `None` for a dry run.
+    pub stats: Option<ApplyStats>,
+    /// Bytes of the volume that no record up to the point defines: they are zeros on the target. Not 0 only where the
+    /// baseline was not finished.
+    pub undefined_bytes: u64,
+}
+
+/// How far a replay is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayProgress<'a> {
+    /// The plan is made and the target open.
+    Begins(&'a ReplayPlan),
+    Applies(ApplyProgress),
+    /// All is written, and waits for the target's disk.
+    Syncs,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    #[error("cannot read the journal {}", dir.display())]
+    Journal {
+        dir: PathBuf,
+        #[source]
+        source: JournalError,
+    },
+    #[error("cannot restore that point")]
+    Resolve(#[from] ResolveError),
+    #[error("cannot use the target")]
+    Target(#[from] TargetError),
+    #[error("the target {} lies in the journal {}. Name a path outside of it", target.display(), dir.display())]
+    TargetInJournal { target: PathBuf, dir: PathBuf },
+    #[error(
+        "the target {} is the replica that this journal keeps current. Restore to another path; the replica itself is \
+         at a point already", target.display()
+    )]
+    TargetIsReplica { target: PathBuf },
+    #[error("the restore stopped: {} is incomplete and must not be used", target.display())]
+    Incomplete {
+        target: PathBuf,
+        #[source]
+        source: ApplyError,
+    },
+}
+
+/// Rebuilds a point of a journal on a target, durably. The journal is only read, also while it is being written.
+pub fn replay(
+    options: &ReplayOptions,
+    progress: &mut dyn FnMut(ReplayProgress<'_>),
+) -> Result<ReplayOutcome, ReplayError> {
+    let journal_error = |source| ReplayError::Journal { dir: options.journal.clone(), source };
+    let journal = Journal::open(&options.journal).map_err(journal_error)?;
+    let plan = plan(&journal, options)?;
+    refuse_own_files(&options.journal, &options.target)?;
+    if options.dry_run {
+        return Ok(ReplayOutcome { plan, stats: None, undefined_bytes: 0 });
+    }
+    let how = OpenTarget::New { force: options.force };
+    let mut target = TargetWriter::open(&options.target, plan.volume_bytes, how)?;
+    progress(ReplayProgress::Begins(&plan));
+    let incomplete = |source: ApplyError| ReplayError::Incomplete { target: options.target.clone(), source };
+    let stats = apply(&journal, &mut target, Lsn::ZERO, plan.last_lsn, &mut |at| {
+        progress(ReplayProgress::Applies(at));
+    })
+    .map_err(incomplete)?;
+    let undefined = stats.covered.gaps(ByteRange::new(0, plan.volume_bytes));
+    if target.may_hold_old_bytes() {
+        for range in &undefined {
+            target.zero(*range, true).map_err(|e| incomplete(e.into()))?;
+        }
+    }
+    progress(ReplayProgress::Syncs);
+    target.sync().map_err(|e| incomplete(e.into()))?;
+    let undefined_bytes = undefined.into_iter().map(ByteRange::len).sum();
+    Ok(ReplayOutcome { plan, stats: Some(stats), undefined_bytes })
+}
+
+fn plan(journal: &Journal, options: &ReplayOptions) -> Result<ReplayPlan, ReplayError> {
+    let journal_error = |source| ReplayError::Journal { dir: options.journal.clone(), source };
+    let points = journal.points().map_err(journal_error)?;
+    let last = journal.last_lsn().map_err(journal_error)?;
+    let point = resolve(&points, &options.to, last, options.force)?;
+    let segments = journal.segments().map_err(journal_error)?;
+    let journal_bytes = segments.iter().filter(|s| s.first_lsn <= point.lsn).map(|s| s.bytes).sum();
+    let info = journal.info();
+    Ok(ReplayPlan {
+        volume: info.id,
+        source: info.source.clone(),
+        first_lsn: Lsn(1),
+        last_lsn: point.lsn,
+        point,
+        journal_bytes,
+        volume_bytes: info.size_bytes,
+        target: options.target.clone(),
+    })
+}
+
+fn refuse_own_files(dir: &Path, target: &Path) -> Result<(), ReplayError> {
+    let real = |path: &Path| -> io::Result<PathBuf> {
+        match (path.canonicalize(), path.parent(), path.file_name()) {
+            // Not there yet: where it would be.
+            (Err(_), Some(parent), Some(name)) if parent.as_os_str().is_empty() => {
+                Ok(Path::new(".").canonicalize()?.join(name))
+            }
+            (Err(_), Some(parent), Some(name)) => Ok(parent.canonicalize()?.join(name)),
+            (found, ..) => found,
+        }
+    };
+    if let (Ok(real_dir), Ok(real_target)) = (real(dir), real(target))
+        && real_target.starts_with(&real_dir)
+    {
+        return Err(ReplayError::TargetInJournal { target: target.to_owned(), dir: dir.to_owned() });
+    }
+    // A checkpoint that cannot be read forbids nothing: the replica is then rebuilt by whoever keeps it.
+    let replica = Checkpoint::read(dir).ok().flatten().map(|checkpoint| checkpoint.target_identity);
+    if replica.is_some() && replica == TargetWriter::identity_of(target)? {
+        return Err(ReplayError::TargetIsReplica { target: target.to_owned() });
+    }
+    Ok(())
+}

@@ -1,0 +1,235 @@
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::model::{Lsn, MarkId, Point, PointClass, PointTarget, Timestamp};
+
+/// A point a user asked for, found in a journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ResolvedPoint {
+    /// The last record that belongs to it.
+    pub lsn: Lsn,
+    /// What it promises; `fuzzy` only when forced.
+    pub class: PointClass,
+    /// The mark it is; `None` for an LSN without one.
+    pub mark: Option<MarkId>,
+    /// Of the mark.
+    pub time: Option<Timestamp>,
+    /// Of the mark; may be empty.
+    pub label: String,
+}
+
+impl fmt::Display for ResolvedPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.mark {
+            Some(mark) => write!(f, "mark {mark}, ")?,
+            None => f.write_str("no mark, ")?,
+        }
+        write!(f, "class {}, record {}", self.class, self.lsn)?;
+        if let Some(time) = self.time {
+            write!(f, ", {time}")?;
+        }
+        if !self.label.is_empty() {
+            write!(f, ", \"{}\"", self.label.escape_debug())?;
+        }
+        Ok(())
+    }
+}
+
+/// Why there is no such point. `points` lists what there is.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    #[error(
+        "the journal has no restorable point yet: its baseline is not finished. Let `protect` make the first mark, or \
+         take what there is with --to lsn:{last} --force"
+    )]
+    NoneYet { last: Lsn },
+    #[error("the journal has no mark {name:?}. `afterwrite points JOURNAL` lists the marks")]
+    NoSuchMark { name: String },
+    #[error(
+        "the journal ends at record {last}, before record {wanted}. `afterwrite points JOURNAL` lists the points"
+    )]
+    PastEnd { wanted: Lsn, last: Lsn },
+    #[error("there is no restorable point at or before {wanted}: the first is mark {first} at {first_time}")]
+    BeforeFirst { wanted: Timestamp, first: MarkId, first_time: Timestamp },
+    #[error(
+        "{what} is fuzzy: it equals no instant of the source. Restorable: {}. --force takes it all the same",
+        neighbours(.before.as_deref(), .after.as_deref())
+    )]
+    Fuzzy { what: String, before: Option<Box<Point>>, after: Option<Box<Point>> },
+}
+
+fn neighbours(before: Option<&Point>, after: Option<&Point>) -> String {
+    let name = |point: &Point| format!("mark:{} (record {}, {})", point.id, point.lsn, point.time);
+    match (before, after) {
+        (Some(before), Some(after)) => format!("{} before and {} after", name(before), name(after)),
+        (Some(before), None) => format!("{} before, none after", name(before)),
+        (None, Some(after)) => format!("none before, {} after", name(after)),
+        (None, None) => "nothing yet".to_owned(),
+    }
+}
+
+/// Finds what `target` means among the `points` of a journal that ends at `last`. `points` are in the order of their LSN.
+/// `force` allows a fuzzy point. Pure.
+pub fn resolve(
+    points: &[Point],
+    target: &PointTarget,
+    last: Lsn,
+    force: bool,
+) -> Result<ResolvedPoint, ResolveError> {
+    let restorable = || points.iter().filter(|point| point.class.restorable());
+    match target {
+        PointTarget::Latest => {
+            restorable().next_back().map(ResolvedPoint::from).ok_or(ResolveError::NoneYet { last })
+        }
+        PointTarget::Mark(name) => {
+            // A label may look like a number: the number wins, the label is still reached by its own number.
+            let by_number =
+                name.parse().ok().and_then(|id| points.iter().find(|point| point.id == MarkId(id)));
+            let point = by_number
+                .or_else(|| points.iter().rfind(|point| point.label == *name))
+                .ok_or_else(|| ResolveError::NoSuchMark { name: name.clone() })?;
+            allow(point.into(), format!("mark {}", point.id), points, force)
+        }
+        PointTarget::Lsn(lsn) => {
+            if *lsn == Lsn::ZERO || *lsn > last {
+                return Err(ResolveError::PastEnd { wanted: *lsn, last });
+            }
+            let found = points.iter().find(|point| point.lsn == *lsn).map(ResolvedPoint::from);
+            let found = found.unwrap_or_else(|| ResolvedPoint {
+                lsn: *lsn,
+                class: PointClass::Fuzzy,
+                mark: None,
+                time: None,
+                label: String::new(),
+            });
+            allow(found, format!("record {lsn}"), points, force)
+        }
+        PointTarget::Time(wanted) => {
+            // By time, not by order: a clock may have been set back.
+            let found = restorable().rfind(|point| point.time <= *wanted);
+            match (found, restorable().next()) {
+                (Some(point), _) => Ok(point.into()),
+                (None, Some(first)) => Err(ResolveError::BeforeFirst {
+                    wanted: *wanted,
+                    first: first.id,
+                    first_time: first.time,
+                }),
+                (None, None) => Err(ResolveError::NoneYet { last }),
+            }
+        }
+    }
+}
+
+fn allow(
+    found: ResolvedPoint,
+    what: String,
+    points: &[Point],
+    force: bool,
+) -> Result<ResolvedPoint, ResolveError> {
+    if found.class.restorable() || force {
+        return Ok(found);
+    }
+    let restorable = || points.iter().filter(|point| point.class.restorable());
+    Err(ResolveError::Fuzzy {
+        what,
+        before: restorable().rfind(|point| point.lsn < found.lsn).cloned().map(Box::new),
+        after: restorable().find(|point| point.lsn > found.lsn).cloned().map(Box::new),
+    })
+}
+
+impl From<&Point> for ResolvedPoint {
+    fn from(point: &Point) -> ResolvedPoint {
+        ResolvedPoint {
+            lsn: point.lsn,
+            class: point.class,
+            mark: Some(point.id),
+            time: Some(point.time),
+            label: point.label.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn point(id: u64, class: PointClass, lsn: u64, time: u64, label: &str) -> Point {
+        Point {
+            id: MarkId(id),
+            class,
+            lsn: Lsn(lsn),
+            time: Timestamp(time * 1_000_000_000),
+            label: label.into(),
+        }
+    }
+
+    fn points() -> Vec<Point> {
+        vec![
+            point(1, PointClass::Fuzzy, 5, 50, "early"),
+            point(2, PointClass::Crash, 10, 100, "nightly"),
+            point(3, PointClass::Fs, 20, 200, "nightly"),
+            point(4, PointClass::Fuzzy, 25, 250, "converging"),
+            point(5, PointClass::App, 30, 300, "2"),
+            point(6, PointClass::Fuzzy, 40, 400, ""),
+        ]
+    }
+
+    fn mark_of(to: &str, force: bool) -> Result<u64, ResolveError> {
+        let target = to.parse().unwrap();
+        resolve(&points(), &target, Lsn(45), force).map(|point| point.mark.map_or(0, |mark| mark.0))
+    }
+
+    #[test]
+    fn latest_is_the_last_restorable_mark_not_the_last_mark() {
+        assert_eq!(mark_of("latest", false), Ok(5));
+        assert_eq!(mark_of("latest", true), Ok(5));
+    }
+
+    #[test]
+    fn marks_go_by_number_then_by_the_last_with_the_label() {
+        assert_eq!(mark_of("mark:3", false), Ok(3));
+        assert_eq!(mark_of("mark:nightly", false), Ok(3));
+        assert_eq!(mark_of("mark:2", false), Ok(2), "a number is a number even where a label looks like it");
+        assert_eq!(mark_of("mark:weekly", false), Err(ResolveError::NoSuchMark { name: "weekly".into() }));
+        assert_eq!(mark_of("mark:99", false), Err(ResolveError::NoSuchMark { name: "99".into() }));
+    }
+
+    #[test]
+    fn time_is_the_last_restorable_mark_at_or_before() {
+        assert_eq!(mark_of("time:1970-01-01T00:03:20Z", false), Ok(3));
+        assert_eq!(mark_of("time:1970-01-01T00:03:19.999Z", false), Ok(2));
+        assert_eq!(mark_of("time:2040-01-01T00:00:00Z", false), Ok(5));
+        assert!(matches!(mark_of("time:1970-01-01T00:01:00Z", false), Err(ResolveError::BeforeFirst { .. })));
+    }
+
+    #[test]
+    fn an_lsn_without_a_mark_is_fuzzy_and_names_its_neighbours() {
+        assert_eq!(mark_of("lsn:20", false), Ok(3));
+        let Err(error @ ResolveError::Fuzzy { .. }) = mark_of("lsn:24", false) else { panic!() };
+        let text = error.to_string();
+        assert!(text.contains("record 24 is fuzzy"), "{text}");
+        assert!(text.contains("mark:3 (record 20") && text.contains("mark:5 (record 30"), "{text}");
+        assert_eq!(mark_of("lsn:24", true), Ok(0));
+        assert_eq!(mark_of("lsn:46", true), Err(ResolveError::PastEnd { wanted: Lsn(46), last: Lsn(45) }));
+        assert_eq!(mark_of("lsn:0", true), Err(ResolveError::PastEnd { wanted: Lsn(0), last: Lsn(45) }));
+    }
+
+    #[test]
+    fn a_fuzzy_mark_needs_force_and_stays_fuzzy() {
+        let text = mark_of("mark:early", false).unwrap_err().to_string();
+        assert!(text.contains("none before, mark:2"), "{text}");
+        let text = mark_of("mark:6", false).unwrap_err().to_string();
+        assert!(text.contains("mark:5") && text.contains("none after"), "{text}");
+        let forced = resolve(&points(), &"mark:6".parse().unwrap(), Lsn(45), true).unwrap();
+        assert_eq!((forced.class, forced.lsn), (PointClass::Fuzzy, Lsn(40)));
+    }
+
+    #[test]
+    fn a_journal_without_a_restorable_mark_says_so() {
+        for to in ["latest", "time:2040-01-01T00:00:00Z"] {
+            let found = resolve(&points()[..1], &to.parse().unwrap(), Lsn(7), false);
+            assert_eq!(found, Err(ResolveError::NoneYet { last: Lsn(7) }));
+        }
+    }
+}

@@ -1,0 +1,163 @@
+use std::fs;
+use std::path::Path;
+
+use super::*;
+use crate::apply::Replica;
+use crate::apply::history::{History, SIZE, snapshot};
+use crate::journal::JournalError;
+use crate::model::{ByteRange, Lsn, PointClass, RecordBody};
+use crate::target::TargetError;
+
+fn options(history: &History, to: &str, target: &Path) -> ReplayOptions {
+    ReplayOptions {
+        journal: history.dir(),
+        to: to.parse().unwrap(),
+        target: target.to_owned(),
+        force: false,
+        dry_run: false,
+    }
+}
+
+fn run(options: &ReplayOptions) -> Result<ReplayOutcome, ReplayError> {
+    replay(options, &mut |_| {})
+}
+
+fn chain(error: &ReplayError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        text += &format!(": {error}");
+        source = error.source();
+    }
+    text
+}
+
+#[test]
+fn every_mark_is_given_back_byte_for_byte_and_the_journal_is_left_alone() {
+    let history = History::new(1, 6);
+    let before = snapshot(&history.dir());
+    for point in history.points() {
+        let target = history.target(&format!("mark-{}", point.id));
+        let outcome = run(&options(&history, &format!("mark:{}", point.id), &target)).unwrap();
+        assert_eq!((outcome.plan.last_lsn, outcome.undefined_bytes), (point.lsn, 0));
+        assert!(fs::read(&target).unwrap() == history.state(point.lsn), "mark {}", point.id);
+    }
+    assert!(snapshot(&history.dir()) == before);
+}
+
+#[test]
+fn a_forced_record_in_between_is_given_back_too() {
+    let history = History::new(2, 2);
+    for lsn in 1..history.states.len() as u64 {
+        let target = history.target("target");
+        let forced = ReplayOptions { force: true, ..options(&history, &format!("lsn:{lsn}"), &target) };
+        run(&forced).unwrap();
+        assert!(fs::read(&target).unwrap() == history.state(Lsn(lsn)), "record {lsn}");
+    }
+}
+
+#[test]
+fn a_dry_run_tells_the_plan_that_is_then_carried_out_and_writes_nothing() {
+    let history = History::new(3, 2);
+    let target = history.target("target");
+    let real = options(&history, "latest", &target);
+    let planned = run(&ReplayOptions { dry_run: true, ..real.clone() }).unwrap();
+    assert!(planned.stats.is_none() && !target.exists());
+    let done = run(&real).unwrap();
+    assert_eq!(planned.plan, done.plan);
+    assert_eq!(done.stats.unwrap().records, done.plan.last_lsn.0);
+    assert_eq!(done.plan.volume_bytes, SIZE as u64);
+}
+
+#[test]
+fn a_fuzzy_point_and_a_full_target_need_force() {
+    let history = History::new(4, 1);
+    let target = history.target("target");
+    let error = run(&options(&history, "lsn:2", &target)).unwrap_err();
+    assert!(matches!(error, ReplayError::Resolve(ResolveError::Fuzzy { .. })));
+    assert!(!target.exists());
+    fs::write(&target, "precious").unwrap();
+    let error = run(&options(&history, "latest", &target)).unwrap_err();
+    assert!(matches!(error, ReplayError::Target(TargetError::NotEmpty { .. })));
+    assert_eq!(fs::read(&target).unwrap(), b"precious");
+}
+
+#[test]
+fn what_no_record_defines_is_counted_and_zero() {
+    let mut history = History::empty(5);
+    history.append(RecordBody::Data { start: 4096, bytes: vec![1; 4096] });
+    history.mark(PointClass::Crash);
+    history.sync();
+    let target = history.target("target");
+    fs::write(&target, vec![9; SIZE]).unwrap();
+    let outcome = run(&ReplayOptions { force: true, ..options(&history, "latest", &target) }).unwrap();
+    assert_eq!(outcome.undefined_bytes, SIZE as u64 - 4096);
+    assert!(fs::read(&target).unwrap() == history.state(Lsn(1)));
+}
+
+#[test]
+fn damage_stops_the_restore_and_names_the_place() {
+    let history = History::new(6, 4);
+    let mut segments = snapshot(&history.dir());
+    segments.retain(|(path, _)| path.extension().is_some_and(|e| e == "awj"));
+    assert!(segments.len() > 1, "the journal must have sealed segments: {segments:?}");
+    let (path, bytes) = &mut segments[0];
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&*path, &*bytes).unwrap();
+    let target = history.target("target");
+    let error = run(&options(&history, "latest", &target)).unwrap_err();
+    let text = chain(&error);
+    assert!(matches!(error, ReplayError::Incomplete { .. }), "{text}");
+    let name = path.file_name().unwrap().to_str().unwrap();
+    assert!(text.contains("incomplete") && text.contains(name) && text.contains("byte"), "{text}");
+    assert_eq!(fs::read(&*path).unwrap(), *bytes);
+}
+
+#[test]
+fn the_target_may_be_neither_in_the_journal_nor_the_replica() {
+    let history = History::new(7, 1);
+    for target in ["new", "../journal/new", "volume.toml"] {
+        let forced =
+            ReplayOptions { force: true, ..options(&history, "latest", &history.dir().join(target)) };
+        assert!(matches!(run(&forced), Err(ReplayError::TargetInJournal { .. })), "{target}");
+    }
+    let replica = history.target("replica");
+    drop(Replica::open(&history.dir(), &replica, &history.info, false).unwrap());
+    let hard_link = history.target("link");
+    fs::hard_link(&replica, &hard_link).unwrap();
+    for target in [replica, hard_link] {
+        for dry_run in [true, false] {
+            let forced = ReplayOptions { force: true, dry_run, ..options(&history, "latest", &target) };
+            assert!(matches!(run(&forced), Err(ReplayError::TargetIsReplica { .. })));
+        }
+    }
+}
+
+#[test]
+fn what_is_no_journal_is_said_to_be_none() {
+    let history = History::new(8, 1);
+    let other = ReplayOptions {
+        journal: history.dir.path().to_owned(),
+        ..options(&history, "latest", &history.target("target"))
+    };
+    let error = run(&other).unwrap_err();
+    assert!(
+        matches!(error, ReplayError::Journal { source: JournalError::NotAJournal { .. }, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_replayed_point_verifies_against_its_source_and_a_changed_byte_is_found() {
+    let history = History::new(9, 3);
+    let (source, target) = (history.target("source"), history.target("target"));
+    fs::write(&source, history.states.last().unwrap()).unwrap();
+    run(&options(&history, "latest", &target)).unwrap();
+    assert!(verify(&source, &target, &mut |_| {}).unwrap().identical);
+    let mut bytes = fs::read(&target).unwrap();
+    bytes[70_000] ^= 1;
+    fs::write(&target, &bytes).unwrap();
+    let report = verify(&source, &target, &mut |_| {}).unwrap();
+    assert_eq!(report.differing, [ByteRange::new(69_632, 73_728)]);
+}

@@ -1,0 +1,75 @@
+use std::path::PathBuf;
+
+use crate::capture::VolumeExtent;
+use crate::collect::{ReplicaBytes, Source};
+use crate::io::{AlignedBuf, BlockDevice, DirectFile, ReadError, mounted_on};
+use crate::model::ByteRange;
+
+const READ_BYTES_MAX: usize = 1 << 20;
+
+/// The protected block device, read past the page cache.
+pub struct DeviceSource {
+    device: BlockDevice,
+    file: DirectFile,
+    buffer: AlignedBuf,
+}
+
+impl DeviceSource {
+    pub fn open(device: BlockDevice) -> Result<DeviceSource, ReadError> {
+        let file = DirectFile::open(&device.path)?;
+        Ok(DeviceSource { device, file, buffer: AlignedBuf::with_capacity(READ_BYTES_MAX) })
+    }
+}
+
+impl Source for DeviceSource {
+    fn size_bytes(&self) -> std::io::Result<u64> {
+        self.device.size_bytes_now().ok_or_else(|| std::io::ErrorKind::NotFound.into())
+    }
+
+    fn read(&mut self, range: ByteRange) -> std::io::Result<&[u8]> {
+        self.file.read_range(range, &mut self.buffer).map_err(std::io::Error::other)?;
+        Ok(&self.buffer)
+    }
+
+    fn writing(&self) -> Option<bool> {
+        self.device.writes_in_flight().map(|count| count > 0)
+    }
+
+    fn mounts(&self) -> std::io::Result<Vec<PathBuf>> {
+        let mounts = mounted_on(self.device.number).map_err(std::io::Error::other)?;
+        Ok(mounts.into_iter().map(|mount| mount.mount_point).collect())
+    }
+}
+
+/// The replica through the page cache, as the applier writes it.
+pub struct ReplicaFile {
+    file: std::fs::File,
+    buffer: Vec<u8>,
+}
+
+impl ReplicaFile {
+    pub fn open(path: &std::path::Path) -> std::io::Result<ReplicaFile> {
+        Ok(ReplicaFile { file: std::fs::File::open(path)?, buffer: Vec::new() })
+    }
+}
+
+impl ReplicaBytes for ReplicaFile {
+    fn read(&mut self, range: ByteRange) -> std::io::Result<&[u8]> {
+        use std::os::unix::fs::FileExt;
+        let len = usize::try_from(range.len()).map_err(std::io::Error::other)?;
+        self.buffer.resize(len, 0);
+        self.file.read_exact_at(&mut self.buffer, range.start)?;
+        Ok(&self.buffer)
+    }
+}
+
+/// The volume as the probes filter it.
+pub fn volume_extent(device: &BlockDevice) -> VolumeExtent {
+    VolumeExtent {
+        disk_major: device.disk.number.major,
+        disk_first_minor: device.disk.number.minor,
+        on_disk: ByteRange::with_len(device.start_bytes, device.size_bytes),
+        request_based: device.request_based,
+        device_numbers: device.disk_and_partitions().into_iter().map(|n| (n.major, n.minor)).collect(),
+    }
+}

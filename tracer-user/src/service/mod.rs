@@ -1,0 +1,15 @@
+//! A running protection: what `protect` is made of, and how `mark` and `status` speak to it.
+
+mod control;
+mod device_source;
+mod pipeline;
+mod prepare;
+mod progress;
+mod protect;
+mod run_dir;
+
+pub use device_source::volume_extent;
+pub use control::{Client, ControlError};
+pub use prepare::PrepareError;
+pub use progress::{ReplicaStatus, Status};
+pub use protect::{ProtectError, ProtectEvent, ProtectOptions, ProtectSummary, protect};

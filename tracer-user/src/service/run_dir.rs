@@ -1,0 +1,68 @@
+//! Where running protections are found: a lock and a control socket for each volume.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+/// `/run/afterwrite`, or what AFTERWRITE_RUN_DIR says.
+pub fn path() -> PathBuf {
+    std::env::var_os("AFTERWRITE_RUN_DIR").map_or_else(|| PathBuf::from("/run/afterwrite"), PathBuf::from)
+}
+
+pub fn socket(dir: &Path, volume_name: &str) -> PathBuf {
+    // Kernel names may hold a '!' or '/' (cciss/c0d0): one file name all the same.
+    dir.join(format!("{}.sock", volume_name.replace('/', "!")))
+}
+
+/// Held as long as the volume is protected; the kernel lets go of it however the process ends.
+pub struct VolumeLock {
+    _file: Flock<File>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    #[error("{name} is already protected by process {pid}: `afterwrite status` shows it")]
+    Held { name: String, pid: String },
+    #[error("could not make or lock {}", path.display())]
+    Io {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl VolumeLock {
+    pub fn take(dir: &Path, volume_name: &str) -> Result<VolumeLock, LockError> {
+        let path = socket(dir, volume_name).with_extension("lock");
+        let failed = |source| LockError::Io { path: path.clone(), source };
+        std::fs::create_dir_all(dir).map_err(failed)?;
+        let mut file =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed)?;
+        let mut pid = String::new();
+        file.read_to_string(&mut pid).map_err(failed)?;
+        let mut file = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            .map_err(|_| LockError::Held { name: volume_name.to_owned(), pid: pid.trim().to_owned() })?;
+        file.set_len(0).map_err(failed)?;
+        file.rewind().map_err(failed)?;
+        writeln!(file, "{}", std::process::id()).map_err(failed)?;
+        Ok(VolumeLock { _file: file })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_volume_has_one_protector() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = VolumeLock::take(dir.path(), "loop7").unwrap();
+        let error = VolumeLock::take(dir.path(), "loop7").err().unwrap().to_string();
+        assert!(error.contains(&std::process::id().to_string()), "{error}");
+        VolumeLock::take(dir.path(), "loop8").unwrap();
+        drop(held);
+        VolumeLock::take(dir.path(), "loop7").unwrap();
+    }
+}

@@ -2,7 +2,7 @@
 # shellcheck shell=sh disable=SC2034
 set -eu
 
-JOURNAL=/journal/j
+JOURNAL=/journal/journal
 PROTECT_PID=
 PROTECT_LOG=/run/protect.log
 LIVE_DEADLINE=120
@@ -31,13 +31,14 @@ ended() {
     status=$?
     if [ $status -ne 0 ] && [ $status -ne 77 ]; then
         [ -e /run/verdict ] || echo "$STEP: a command failed (status $status)" > /run/verdict
-        for log in /run/*.log; do
+        echo "---- kernel"
+        dmesg | tail -n 15
+        # protect's own words last: the host shows the end of all this.
+        for log in /run/load.log /run/fio.log /run/e2fsck.log "$PROTECT_LOG"; do
             [ -e "$log" ] || continue
             echo "---- $log"
-            tail -n 40 "$log"
+            tail -n 20 "$log"
         done
-        echo "---- kernel"
-        dmesg | tail -n 20
     fi
 }
 trap ended EXIT
@@ -87,7 +88,7 @@ launch_protect() {
     launch_target=$2
     shift 2
     echo "---- protect $launch_source $*" >> $PROTECT_LOG
-    afterwrite protect "$launch_source" --journal $JOURNAL --target "$launch_target" --force "$@" >> $PROTECT_LOG 2>&1 &
+    afterwrite protect "$launch_source" --journal $JOURNAL --target "$launch_target" "$@" >> $PROTECT_LOG 2>&1 &
     PROTECT_PID=$!
 }
 
@@ -124,6 +125,50 @@ sums() { (cd "$1" && find . -type f | sort | xargs -r sha256sum); }
 expect_sums() {
     sums "$1" > /run/sums.now
     cmp -s /run/sums.now "$2" || { diff "$2" /run/sums.now | head -n 20; fail "$1 is not what it was"; }
+}
+
+# begin_load DIRECTORY, end_load: synced random writes, and files that come and go, in the background.
+begin_load() {
+    mkdir -p "$1/load" "$1/churn"
+    fio --name=load --directory="$1/load" --size=6M --bs=4k --rw=randwrite --fsync=8 --time_based --runtime=1h \
+        --thinktime=500 > /run/load.log 2>&1 &
+    LOAD_PID=$!
+    churn "$1/churn" &
+    CHURN_PID=$!
+    wait_for 60 "the load to begin" test -e "$1/churn/3"
+}
+
+churn() {
+    number=0
+    while [ ! -e /run/end_load ]; do
+        number=$((number + 1))
+        dd if=/dev/urandom of="$1/$number" bs=4k count=$((number % 40 + 1)) 2> /dev/null
+        mv "$1/$number" "$1/renamed"
+        cp "$1/renamed" "$1/3"
+        [ $((number % 5)) -ne 0 ] || truncate -s 1000 "$1/3"
+        [ $((number % 7)) -ne 0 ] || sync
+    done
+}
+
+end_load() {
+    : > /run/end_load
+    kill -INT "$LOAD_PID" 2> /dev/null || true
+    wait "$LOAD_PID" || true
+    wait "$CHURN_PID" || fail "files could not be written under load"
+    rm /run/end_load
+}
+
+# expect_point LABEL SUMS ABSENT: the mark, replayed to a file and mounted, holds exactly these files in keep/, does
+# not hold the path that was written after it, and is a sound file system.
+expect_point() {
+    afterwrite replay $JOURNAL --to "mark:$1" --target /journal/replayed.img || fail "replay of mark $1 failed"
+    mkdir -p /mnt/replayed
+    mount -t ext4 -o loop /journal/replayed.img /mnt/replayed || fail "mark $1 does not mount"
+    expect_sums /mnt/replayed/keep "$2"
+    [ ! -e "/mnt/replayed/$3" ] || fail "mark $1 holds $3, which was written later"
+    umount /mnt/replayed
+    e2fsck -fn /journal/replayed.img > /run/e2fsck.log 2>&1 || fail "e2fsck finds mark $1 damaged"
+    rm /journal/replayed.img
 }
 
 # same A B: byte for byte, by afterwrite's own word and by cmp's.

@@ -280,7 +280,8 @@ impl<P: Probes, S: Source> Collector<P, S> {
         let mut spans = if rested { self.pending.take_spans(SPANS_MAX, SPAN_BYTES_MAX) } else { Vec::new() };
         // The scan will read these later, and journal all of them.
         spans.retain(|span| !self.scan.will_copy(span.range));
-        let steps = if spans.len() < SPANS_MAX / 2 { self.scan.take_steps(SCAN_STEPS) } else { Vec::new() };
+        // However much is written: the scan goes on.
+        let steps = self.scan.take_steps(if spans.len() < SPANS_MAX / 2 { SCAN_STEPS } else { 1 });
         if spans.is_empty() && steps.is_empty() {
             return Ok(false);
         }

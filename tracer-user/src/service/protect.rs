@@ -153,7 +153,8 @@ impl Running {
 
         let (journal_queue, entries) = sync_channel::<Entry>(JOURNAL_QUEUE);
         let (commands, command_queue) = channel();
-        let collector_status = Arc::new(Mutex::new(CollectorStatus::default()));
+        let state = if restorable.is_some() { State::Resync } else { State::Baseline };
+        let collector_status = Arc::new(Mutex::new(CollectorStatus { state, ..CollectorStatus::default() }));
         let replica_bytes = ReplicaFile::open(&options.target)
             .context("the target can't be read")
             .map_err(ProtectError::Start)?;
@@ -186,7 +187,6 @@ impl Running {
             last_mark: None,
             replica: ReplicaStatus::default(),
         };
-        let state = if restorable.is_some() { State::Resync } else { State::Baseline };
 
         let mut threads = Vec::new();
         let failed = progress.clone();

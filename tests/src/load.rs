@@ -103,7 +103,15 @@ impl Fio {
         let dir = scratch()?;
         let log = std::fs::File::create(dir.path().join("log"))?;
         let child = Command::new("fio")
-            .args(["--name=load", "--rw=randwrite", "--direct=1", "--ioengine=libaio", "--iodepth=8"])
+            // Threads, not processes: killing it must end all of it.
+            .args([
+                "--thread",
+                "--name=load",
+                "--rw=randwrite",
+                "--direct=1",
+                "--ioengine=libaio",
+                "--iodepth=8",
+            ])
             .args(["--verify_backlog=64", "--verify_fatal=1", "--time_based", "--randrepeat=0"])
             .arg(format!("--runtime={seconds}"))
             .args(args)

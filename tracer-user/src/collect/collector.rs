@@ -13,7 +13,8 @@ use crate::collect::pending::{MonotonicNs, Pending};
 use crate::collect::scan::{Scan, Step, differing};
 use crate::collect::slice::slice;
 use crate::collect::{
-    CollectError, CollectorOptions, CollectorStatus, Command, Entry, MarkReply, Probes, ReplicaBytes, Source, State,
+    CollectError, CollectorOptions, CollectorStatus, Command, Entry, MarkReply, Probes, ReplicaBytes, Source,
+    State,
 };
 use crate::io::AlignedBuf;
 use crate::model::{ByteRange, ByteRangeSet, Mark, MarkId, PointClass, RecordBody, Timestamp};
@@ -144,7 +145,8 @@ impl<P: Probes, S: Source> Collector<P, S> {
             idle_turns = if worked { 0 } else { idle_turns.saturating_add(1) };
             if !worked {
                 // Short while something is going on, long when nothing has for a second.
-                let pause = if idle_turns < 1000 { Duration::from_millis(1) } else { Duration::from_millis(10) };
+                let pause =
+                    if idle_turns < 1000 { Duration::from_millis(1) } else { Duration::from_millis(10) };
                 std::thread::sleep(pause);
             }
         }
@@ -178,7 +180,9 @@ impl<P: Probes, S: Source> Collector<P, S> {
                     self.submissions_taken += 1;
                     self.pending.submit(key, first, range, discard, time_ns.min(now));
                 }
-                Some(Event::Complete { key, range, whole, .. }) => self.pending.complete(key, range, whole, now),
+                Some(Event::Complete { key, range, whole, .. }) => {
+                    self.pending.complete(key, range, whole, now)
+                }
                 None => self.events_unknown += 1,
             }
         }
@@ -277,7 +281,8 @@ impl<P: Probes, S: Source> Collector<P, S> {
             || self.stopping.is_some()
             || self.pending.ready_bytes() >= REST_BYTES_MAX
             || self.pending.ready_age_ns(now) >= REST_NS;
-        let mut spans = if rested { self.pending.take_spans(SPANS_MAX, SPAN_BYTES_MAX) } else { Vec::new() };
+        let mut spans =
+            if rested { self.pending.take_spans(SPANS_MAX, SPAN_BYTES_MAX, now) } else { Vec::new() };
         // The scan will read these later, and journal all of them.
         spans.retain(|span| !self.scan.will_copy(span.range));
         // However much is written: the scan goes on.
@@ -360,10 +365,8 @@ impl<P: Probes, S: Source> Collector<P, S> {
         }
         let drained = self.drained();
         let Some(mark) = &mut self.mark else { return Ok(()) };
-        let situation =
-            Situation { now, time: realtime(), drained, ready_bytes: self.pending.ready_bytes() };
-        let outcome =
-            mark.advance(self.freezer.as_mut(), &situation).map_err(CollectError::Freezer)?;
+        let situation = Situation { now, time: realtime(), drained, ready_bytes: self.pending.ready_bytes() };
+        let outcome = mark.advance(self.freezer.as_mut(), &situation).map_err(CollectError::Freezer)?;
         match outcome {
             Outcome::InProgress => {}
             Outcome::Made { class, time, frozen } => {
@@ -417,7 +420,10 @@ impl<P: Probes, S: Source> Collector<P, S> {
         self.snapshot.marks += 1;
         self.changed_since_mark = false;
         if class == PointClass::Fuzzy {
-            log::warn!("mark {} is fuzzy: the volume was written without a pause, it can't be restored to it", mark.id);
+            log::warn!(
+                "mark {} is fuzzy: the volume was written without a pause, it can't be restored to it",
+                mark.id
+            );
         }
         self.outbox.push_back(Entry::Mark { time, mark, frozen_ms, reply });
     }

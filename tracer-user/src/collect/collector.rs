@@ -67,9 +67,6 @@ pub struct Collector<P, S> {
     unreadable: ByteRangeSet,
     retry_unreadable: Instant,
     submissions_taken: u64,
-    /// Events no probe of this version writes; each may have been a submission.
-    events_unknown: u64,
-    read_failures: u64,
     settled: MonotonicNs,
 
     freezer: Box<dyn Freeze + Send>,
@@ -122,8 +119,6 @@ impl<P: Probes, S: Source> Collector<P, S> {
             unreadable: ByteRangeSet::new(),
             retry_unreadable: now,
             submissions_taken: 0,
-            events_unknown: 0,
-            read_failures: 0,
             settled: 0,
             freezer: parts.freezer,
             mark: None,
@@ -157,7 +152,7 @@ impl<P: Probes, S: Source> Collector<P, S> {
     /// One turn; says whether there was anything to do.
     pub fn turn(&mut self) -> Result<bool, CollectError> {
         let now = monotonic_ns();
-        let drained_events = self.drain_ring(now);
+        let drained_events = self.drain_ring(now)?;
         self.settle(now);
         self.take_commands();
         self.flush_outbox()?;
@@ -171,7 +166,7 @@ impl<P: Probes, S: Source> Collector<P, S> {
         Ok(drained_events || copied)
     }
 
-    fn drain_ring(&mut self, now: MonotonicNs) -> bool {
+    fn drain_ring(&mut self, now: MonotonicNs) -> Result<bool, CollectError> {
         let mut any = false;
         while let Some(event) = self.probes.next_event() {
             any = true;
@@ -183,7 +178,7 @@ impl<P: Probes, S: Source> Collector<P, S> {
                 Some(Event::Complete { key, range, whole, .. }) => {
                     self.pending.complete(key, range, whole, now)
                 }
-                None => self.events_unknown += 1,
+                None => return Err(CollectError::UnknownEvent),
             }
         }
         let counters = self.probes.counters();
@@ -191,14 +186,13 @@ impl<P: Probes, S: Source> Collector<P, S> {
             any = true;
             self.take_dirty();
         }
-        if counters.read_failed + self.events_unknown != self.read_failures {
-            self.read_failures = counters.read_failed + self.events_unknown;
+        if counters.read_failed != self.snapshot.counters.read_failed {
             log::error!("a probe could not tell what was written: copying the whole volume again");
             self.journal_gap(ByteRange::new(0, self.size_bytes));
             self.scan.restart();
         }
         self.snapshot.counters = counters;
-        any
+        Ok(any)
     }
 
     /// The ring was full: what was written is in the bitmap, its history until the next mark is not known.
@@ -355,7 +349,7 @@ impl<P: Probes, S: Source> Collector<P, S> {
         // An event seen now and not in the ring yet makes `seen` the larger one.
         counters.seen == self.submissions_taken + counters.marked
             && counters.marked == self.snapshot.counters.marked
-            && counters.read_failed + self.events_unknown == self.read_failures
+            && counters.read_failed == self.snapshot.counters.read_failed
     }
 
     fn advance_mark(&mut self) -> Result<(), CollectError> {

@@ -1,5 +1,7 @@
 //! The promise itself: under load, the replica becomes the source, and every mark is a sound file system.
 
+use std::time::{Duration, Instant};
+
 use afterwrite_tests::*;
 use anyhow::{Context, Result, ensure};
 
@@ -14,7 +16,9 @@ fn protects_a_busy_file_system(device: &dyn Device, fs: Fs) -> Result<()> {
     let churn = Churn::start(mount.point(), "churn", Random::new(random.number()))?;
     let mut steady = Workload::new(&mount.point().join("steady"), Random::new(random.number()))?;
     let mut marks = Vec::new();
-    for label in ["one", "two", "three"] {
+    let (begun, load) = (Instant::now(), Duration::from_secs(load_seconds()));
+    for (label, part) in ["one", "two", "three"].into_iter().zip(1..) {
+        wait_until("the mark is due", load + PATIENCE, || Ok(begun.elapsed() >= load * part / 4))?;
         // Not synced: a frozen file system has written it all the same.
         steady.run(150)?;
         protect.mark(label)?;

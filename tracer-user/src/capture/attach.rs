@@ -135,7 +135,6 @@ impl Capture {
     }
 
     /// The next event of the ring. `Some(None)` is one that no probe of this version writes.
-    #[expect(clippy::option_option, reason = "an unreadable event is not the end of the ring")]
     pub fn next_event(&mut self) -> Option<Option<Event>> {
         self.ring.next().map(|item| Event::parse(&item, &self.volume))
     }

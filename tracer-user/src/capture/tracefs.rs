@@ -63,7 +63,7 @@ impl Format {
     }
 }
 
-/// A line is `field:TYPE NAME;	offset:N;	size:N;	signed:N;`, NAME perhaps with `[N]`.
+/// A line is `field:TYPE NAME; offset:N; size:N; signed:N;` with tabs between, NAME perhaps with `[N]`.
 fn parse_offset(text: &str, field: &str) -> Option<u32> {
     text.lines().filter_map(|line| line.trim().strip_prefix("field:")).find_map(|line| {
         let mut parts = line.split(';').map(str::trim);

@@ -232,7 +232,9 @@ impl Frozen {
     /// Fails with EINVAL when somebody else thawed meanwhile: the freeze did not hold.
     fn thaw(mut self) -> std::io::Result<()> {
         let dirs = std::mem::take(&mut self.dirs);
-        dirs.iter().rev().map(thaw).fold(Ok(()), |all, one| all.and(one))
+        // All of them, whatever happens to one.
+        let results: Vec<_> = dirs.iter().rev().map(thaw).collect();
+        results.into_iter().collect()
     }
 }
 

@@ -25,7 +25,6 @@ pub use freezer::{Freeze, Freezer, Reply as FreezeReply, serve as serve_freezer}
 /// Where events come from: the probes, or a test's own disk.
 pub trait Probes {
     /// `Some(None)` is an event that can't be understood.
-    #[expect(clippy::option_option, reason = "an unreadable event is not the end of the ring")]
     fn next_event(&mut self) -> Option<Option<Event>>;
     fn counters(&self) -> Counters;
     /// Takes what was put into the dirty bitmap for want of room in the ring.

@@ -21,7 +21,7 @@ pub(super) struct Args {
 }
 
 /// `--json` is one object, `crate::restore::VerifyReport`: `identical`, `source_bytes`, `target_bytes`,
-/// `differing_bytes`, `differing` (list of `start`, `end` in bytes, end exclusive), `more` (the list was cut).
+/// `source_blake3`, `target_blake3`, `differing_bytes`, `differing` (list of `start`, `end` in bytes, end exclusive), `more` (the list was cut).
 pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
     let mut shown = Progress::new("comparing", Unit::Bytes, 0);
     let report = verify(&args.source, &args.target, &mut |at| {
@@ -36,7 +36,7 @@ pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
     if args.json {
         out.json(&report)?;
     } else if report.identical {
-        out.line(format_args!("identical: {} bytes", report.source_bytes))?;
+        out.line(format_args!("identical: {} bytes, blake3 {}", report.source_bytes, report.source_blake3))?;
     } else {
         for range in &report.differing {
             out.line(range)?;

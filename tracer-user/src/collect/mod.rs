@@ -157,7 +157,9 @@ pub enum CollectError {
     Freezer(#[source] std::io::Error),
     #[error("the threads that read the source can't be started")]
     Readers(#[source] rayon::ThreadPoolBuildError),
-    #[error("the ring holds an event that no probe of this version writes: start again, and reinstall if it comes back")]
+    #[error(
+        "the ring holds an event that no probe of this version writes: start again, and reinstall if it comes back"
+    )]
     UnknownEvent,
     #[error("the journal ended")]
     JournalEnded,

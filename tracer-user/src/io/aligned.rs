@@ -59,7 +59,7 @@ impl DerefMut for AlignedBuf {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum ReadError {
     #[error("cannot open {} for reading", path.display())]
     Open {

@@ -1,6 +1,7 @@
 //! Giving back a point of a journal, and proving that two volumes are the same. Needs no BPF, and no root beyond the
 //! files. Readers here never write: `verify` opens both sides read-only, `replay` writes to the target alone.
 
+mod digest;
 mod replay;
 mod resolve;
 mod verify;

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use crate::io::{AlignedBuf, BlockDevice, DeviceError, DirectFile, ReadError};
 use crate::model::ByteRange;
+use crate::restore::digest::{CHUNK_BYTES, ChunkHash, digest, hash_chunk};
 
 /// What comparing two volumes found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -14,6 +15,9 @@ pub struct VerifyReport {
     pub source_bytes: u64,
     /// A target may be larger than its source; what is beyond is not looked at.
     pub target_bytes: u64,
+    /// BLAKE3 of the source and of the target, as `b3sum` prints it; over as many bytes as the smaller of the two has.
+    pub source_blake3: String,
+    pub target_blake3: String,
     /// Sum over all differing ranges.
     pub differing_bytes: u64,
     /// Where they differ, in blocks of 4 KiB joined where adjacent; the first `RANGES_MAX` of them.
@@ -45,8 +49,6 @@ pub enum VerifyError {
     Read(#[from] ReadError),
 }
 
-/// What a thread compares at a time.
-const CHUNK_BYTES: u64 = 1 << 20;
 /// What is compared between two reports of progress: bounds what the threads may find before it is joined.
 const WINDOW_BYTES: u64 = 128 << 20;
 const BLOCK_BYTES: usize = 4096;
@@ -66,14 +68,18 @@ pub fn verify(
     drop((DirectFile::open(source)?, DirectFile::open(target)?));
     let total_bytes = source_bytes.min(target_bytes);
     let mut found = Differing::default();
+    let (mut source_hashes, mut target_hashes) = (Vec::new(), Vec::new());
     for window in ByteRange::new(0, total_bytes).chunks(WINDOW_BYTES) {
         let chunks: Vec<_> = window.chunks(CHUNK_BYTES).collect();
-        let compared: Vec<Result<Vec<ByteRange>, ReadError>> = chunks
+        let compared: Vec<Result<Compared, ReadError>> = chunks
             .into_par_iter()
-            .map_init(|| Pair::open(source, target), |pair, chunk| pair.compare(chunk))
+            .map_init(|| Pair::open(source, target), |pair, chunk| pair.compare(chunk, total_bytes))
             .collect();
-        for ranges in compared {
-            ranges?.into_iter().for_each(|range| found.push(range));
+        for chunk in compared {
+            let chunk = chunk?;
+            chunk.differing.into_iter().for_each(|range| found.push(range));
+            source_hashes.push(chunk.hashes.0);
+            target_hashes.push(chunk.hashes.1);
         }
         progress(VerifyProgress { done_bytes: window.end, total_bytes, differing_bytes: found.bytes });
     }
@@ -82,6 +88,8 @@ pub fn verify(
         identical: found.bytes == 0,
         source_bytes,
         target_bytes,
+        source_blake3: digest(&source_hashes, total_bytes),
+        target_blake3: digest(&target_hashes, total_bytes),
         differing_bytes: found.bytes,
         differing: found.ranges,
         more: found.more,
@@ -113,38 +121,46 @@ impl Differing {
 
 /// What one thread reads with.
 struct Pair {
-    files: Result<(DirectFile, DirectFile), Option<ReadError>>,
+    files: Result<(DirectFile, DirectFile), ReadError>,
     buffers: (AlignedBuf, AlignedBuf),
 }
 
 impl Pair {
     fn open(source: &Path, target: &Path) -> Pair {
         let files = DirectFile::open(source).and_then(|source| Ok((source, DirectFile::open(target)?)));
-        Pair { files: files.map_err(Some), buffers: Default::default() }
+        Pair { files, buffers: Default::default() }
     }
 
-    /// The blocks of `chunk` that differ.
-    fn compare(&mut self, chunk: ByteRange) -> Result<Vec<ByteRange>, ReadError> {
-        let (source, target) = match &mut self.files {
-            Ok(files) => (&mut files.0, &mut files.1),
-            // One error ends it all; a second chunk on this thread need not say it again.
-            Err(error) => return error.take().map_or(Ok(Vec::new()), Err),
+    fn compare(&mut self, chunk: ByteRange, total_bytes: u64) -> Result<Compared, ReadError> {
+        let (source, target) = match &self.files {
+            Ok(files) => files,
+            Err(error) => return Err(error.clone()),
         };
         source.read_range(chunk, &mut self.buffers.0)?;
         target.read_range(chunk, &mut self.buffers.1)?;
-        Ok(differing_blocks(chunk.start, &self.buffers.0, &self.buffers.1))
+        let source_hash = hash_chunk(chunk.start, &self.buffers.0, total_bytes);
+        if *self.buffers.0 == *self.buffers.1 {
+            return Ok(Compared { differing: Vec::new(), hashes: (source_hash, source_hash) });
+        }
+        Ok(Compared {
+            differing: differing_blocks(chunk.start, &self.buffers.0, &self.buffers.1),
+            hashes: (source_hash, hash_chunk(chunk.start, &self.buffers.1, total_bytes)),
+        })
     }
+}
+
+struct Compared {
+    /// Blocks, joined where adjacent.
+    differing: Vec<ByteRange>,
+    /// Of source and target.
+    hashes: (ChunkHash, ChunkHash),
 }
 
 fn differing_blocks(start: u64, source: &[u8], target: &[u8]) -> Vec<ByteRange> {
     let mut found = Differing::default();
-    if source != target {
-        let blocks = source.chunks(BLOCK_BYTES).zip(target.chunks(BLOCK_BYTES));
-        for (number, (source, target)) in blocks.enumerate().filter(|(_, (source, target))| source != target)
-        {
-            debug_assert_eq!(source.len(), target.len());
-            found.push(ByteRange::with_len(start + (number * BLOCK_BYTES) as u64, source.len() as u64));
-        }
+    let blocks = source.chunks(BLOCK_BYTES).zip(target.chunks(BLOCK_BYTES));
+    for (number, (source, _)) in blocks.enumerate().filter(|(_, (source, target))| source != target) {
+        found.push(ByteRange::with_len(start + (number * BLOCK_BYTES) as u64, source.len() as u64));
     }
     found.ranges
 }

@@ -1,8 +1,9 @@
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -11,9 +12,16 @@ use tempfile::TempDir;
 
 use crate::{PATIENCE, Random, Workload, run, scratch, wait_until};
 
+/// Operations between two trims.
+const BATCH: u64 = 100;
+
+/// A pace of about 20 MB/s, so that the journal of a test can be replayed several times within it.
+const OPERATIONS_PER_SECOND: u32 = 600;
+
 /// A workload that goes on in a thread until it is told to end, and trims its file system now and then.
 pub struct Churn {
     end: Arc<AtomicBool>,
+    operations: Arc<AtomicU64>,
     thread: Option<JoinHandle<Result<Workload>>>,
 }
 
@@ -23,15 +31,33 @@ impl Churn {
         let mut workload = Workload::new(&mount_point.join(dir), random)?;
         let mount_point = mount_point.to_owned();
         let end = Arc::new(AtomicBool::new(false));
-        let ended = Arc::clone(&end);
+        let operations = Arc::new(AtomicU64::new(0));
+        let (ended, counted) = (Arc::clone(&end), Arc::clone(&operations));
         let thread = std::thread::spawn(move || {
+            let (start, mut done) = (Instant::now(), 0);
             while !ended.load(Ordering::Relaxed) {
-                workload.run(200)?;
+                for _ in 0..BATCH {
+                    workload.step()?;
+                    counted.fetch_add(1, Ordering::Relaxed);
+                }
+                done += BATCH;
+                let due = Duration::from_secs(done) / OPERATIONS_PER_SECOND;
+                wait_until("the next batch is due", PATIENCE, || {
+                    Ok(start.elapsed() >= due || ended.load(Ordering::Relaxed))
+                })?;
                 run(Command::new("fstrim").arg(&mount_point))?;
             }
             Ok(workload)
         });
-        Ok(Churn { end, thread: Some(thread) })
+        Ok(Churn { end, operations, thread: Some(thread) })
+    }
+
+    /// Waits until it has done so many operations in all.
+    pub fn wait_for(&self, operations: u64) -> Result<()> {
+        wait_until("the workload has done its operations", PATIENCE, || {
+            let failed = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
+            Ok(failed || self.operations.load(Ordering::Relaxed) >= operations)
+        })
     }
 
     /// Ends it soon, and returns it with what must be on the disk then.
@@ -59,16 +85,17 @@ pub struct Fio {
 }
 
 impl Fio {
-    /// In files of `dir`, for `seconds`.
+    /// In files of `dir`, for `seconds`. At a rate that keeps the journal to what a test can replay several times.
     pub fn in_directory(dir: &Path, seconds: u64) -> Result<Fio> {
         let directory = format!("--directory={}", dir.display());
-        Fio::start(&[&directory, "--size=12m", "--numjobs=2", "--bsrange=4k-64k", "--verify=crc32c"], seconds)
+        let job = ["--size=12m", "--numjobs=2", "--bsrange=4k-64k", "--verify=crc32c", "--rate=,12m"];
+        Fio::start(&[&job[..], &[&directory]].concat(), seconds)
     }
 
     /// On a device, for `seconds`.
     pub fn on_device(device: &Path, seconds: u64) -> Result<Fio> {
         let filename = format!("--filename={}", device.display());
-        Fio::start(&[&filename, "--bsrange=4k-256k", "--verify=crc32c"], seconds)
+        Fio::start(&[&filename, "--bsrange=4k-256k", "--verify=crc32c", "--rate=,64m"], seconds)
     }
 
     /// Any job; `args` are added to those of a random, direct, verified write.
@@ -76,7 +103,15 @@ impl Fio {
         let dir = scratch()?;
         let log = std::fs::File::create(dir.path().join("log"))?;
         let child = Command::new("fio")
-            .args(["--name=load", "--rw=randwrite", "--direct=1", "--ioengine=libaio", "--iodepth=8"])
+            // Threads, not processes: killing it must end all of it.
+            .args([
+                "--thread",
+                "--name=load",
+                "--rw=randwrite",
+                "--direct=1",
+                "--ioengine=libaio",
+                "--iodepth=8",
+            ])
             .args(["--verify_backlog=64", "--verify_fatal=1", "--time_based", "--randrepeat=0"])
             .arg(format!("--runtime={seconds}"))
             .args(args)

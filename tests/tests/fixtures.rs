@@ -75,7 +75,7 @@ fn fio_and_churn_stop_when_told() -> Result<()> {
     let mount = Mount::make(Fs::Ext4, disk.path())?;
     let fio = Fio::in_directory(mount.point(), 600)?;
     let churn = Churn::start(mount.point(), "churn", Random::new(5))?;
-    wait_until("the workload has files", PATIENCE, || Ok(mount.point().join("churn/file-5").exists()))?;
+    churn.wait_for(500)?;
     let workload = churn.finish()?;
     Manifest::read(workload.dir())?.ensure_equals(&workload.manifest())?;
     fio.stop()?;

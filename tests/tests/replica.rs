@@ -87,7 +87,7 @@ fn stopped_under_load_the_replica_is_the_last_point_and_sound() -> Result<()> {
     let protection = Protection::new(disk.path())?;
     let protect = protection.start()?;
     let churn = Churn::start(mount.point(), "churn", Random::new(seed()))?;
-    wait_until("the workload has files", PATIENCE, || Ok(mount.point().join("churn/file-20").exists()))?;
+    churn.wait_for(500)?;
     protect.stop()?;
     churn.finish()?;
 

@@ -76,7 +76,11 @@ impl Capture {
         Err(CaptureError::NoRung { reasons: refusals.join("; ") })
     }
 
-    fn attach_on(volume: VolumeExtent, rung: Rung, options: &CaptureOptions) -> Result<Capture, CaptureError> {
+    fn attach_on(
+        volume: VolumeExtent,
+        rung: Rung,
+        options: &CaptureOptions,
+    ) -> Result<Capture, CaptureError> {
         let sectors = volume.on_disk.len() / SECTOR_BYTES;
         let granule_bytes = granule_bytes(volume.on_disk.len());
         let dirty_words = volume.on_disk.len().div_ceil(granule_bytes).div_ceil(64);
@@ -110,7 +114,8 @@ impl Capture {
         let logger = EbpfLogger::init(&mut programs)
             .inspect_err(|error| log::debug!("the probes' own log is not available: {error}"))
             .ok();
-        let ring = RingBuf::try_from(take_map(&mut programs, "EVENTS")?).map_err(|e| map_failed("EVENTS", e))?;
+        let ring =
+            RingBuf::try_from(take_map(&mut programs, "EVENTS")?).map_err(|e| map_failed("EVENTS", e))?;
         let counters = map_words(&mut programs, "COUNTERS", counter::COUNT as usize)?;
         let dirty = map_words(&mut programs, "DIRTY", usize::try_from(dirty_words).unwrap_or(usize::MAX))?;
         if rung == Rung::Tracepoint {
@@ -213,18 +218,22 @@ fn hooks(rung: Rung, request_based: bool) -> Hooks {
 fn attach_hooks(programs: &mut Ebpf, rung: Rung, request_based: bool) -> Result<(), CaptureError> {
     let hooks = hooks(rung, request_based);
     let btf = match rung {
-        Rung::TpBtf => Some(
-            Btf::from_sys_fs()
-                .map_err(|e| CaptureError::Attach { probe: hooks.submit, rung, source: Box::new(e) })?,
-        ),
+        Rung::TpBtf => Some(Btf::from_sys_fs().map_err(|e| CaptureError::Attach {
+            probe: hooks.submit,
+            rung,
+            source: Box::new(e),
+        })?),
         Rung::RawTp | Rung::Tracepoint => None,
     };
     for (name, hook) in [(hooks.complete, hooks.complete_hook), (hooks.submit, hooks.submit_hook)] {
         let program = programs
             .program_mut(name)
             .ok_or_else(|| CaptureError::Object(format!("the program {name} is missing")))?;
-        load_and_attach(program, btf.as_ref(), hook)
-            .map_err(|source| CaptureError::Attach { probe: name, rung, source: Box::new(source) })?;
+        load_and_attach(program, btf.as_ref(), hook).map_err(|source| CaptureError::Attach {
+            probe: name,
+            rung,
+            source: Box::new(source),
+        })?;
     }
     Ok(())
 }
@@ -258,9 +267,8 @@ fn map_words(programs: &mut Ebpf, name: &'static str, len: usize) -> Result<Mapp
 
 fn fill_device_numbers(programs: &mut Ebpf, numbers: &[(u32, u32)]) -> Result<(), CaptureError> {
     const NAME: &str = "FORMAT_DEVS";
-    let map = programs
-        .map_mut(NAME)
-        .ok_or_else(|| CaptureError::Object(format!("the map {NAME} is missing")))?;
+    let map =
+        programs.map_mut(NAME).ok_or_else(|| CaptureError::Object(format!("the map {NAME} is missing")))?;
     let mut map: HashMap<_, u32, u8> = map.try_into().map_err(|e| map_failed(NAME, e))?;
     for (major, minor) in numbers {
         map.insert((major << 20) | minor, 1, 0).map_err(|e| map_failed(NAME, e))?;

@@ -97,7 +97,12 @@ mod tests {
     }
 
     fn volume() -> VolumeExtent {
-        VolumeExtent { disk_major: 7, disk_first_minor: 0, on_disk: ByteRange::new(1 << 20, 1 << 30), ..Default::default() }
+        VolumeExtent {
+            disk_major: 7,
+            disk_first_minor: 0,
+            on_disk: ByteRange::new(1 << 20, 1 << 30),
+            ..Default::default()
+        }
     }
 
     #[test]

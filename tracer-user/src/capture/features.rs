@@ -94,8 +94,10 @@ pub fn choose_rung(features: &Features, wanted: Option<Rung>) -> Result<Vec<Rung
     if !features.bpf_permitted {
         return Err(CaptureError::NotPermitted);
     }
-    let candidates: Vec<_> =
-        obstacles(features).into_iter().filter(|(rung, _)| wanted.is_none_or(|wanted| wanted == *rung)).collect();
+    let candidates: Vec<_> = obstacles(features)
+        .into_iter()
+        .filter(|(rung, _)| wanted.is_none_or(|wanted| wanted == *rung))
+        .collect();
     let usable: Vec<Rung> =
         candidates.iter().filter(|(_, why)| why.is_none()).map(|(rung, _)| *rung).collect();
     if usable.is_empty() {

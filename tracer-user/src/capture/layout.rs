@@ -39,7 +39,8 @@ pub struct KernelLayout {
 impl KernelLayout {
     pub fn read(path: &Path) -> Result<KernelLayout, CaptureError> {
         let failed = |what: String| CaptureError::Layout { path: path.display().to_string(), what };
-        let btf = Btf::from_file(path).map_err(|error| failed(format!("readable type information ({error})")))?;
+        let btf =
+            Btf::from_file(path).map_err(|error| failed(format!("readable type information ({error})")))?;
         let offsets = MEMBERS
             .iter()
             .map(|(setting, owner, members)| {

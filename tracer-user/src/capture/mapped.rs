@@ -24,7 +24,14 @@ impl MappedArray {
         let length = NonZeroUsize::new(mapped_bytes).ok_or(std::io::ErrorKind::InvalidInput)?;
         // SAFETY: a new mapping at an address of the kernel's choice aliases nothing of ours.
         let address = unsafe {
-            mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, map.fd(), 0)
+            mmap(
+                None,
+                length,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_SHARED,
+                map.fd(),
+                0,
+            )
         }?;
         Ok(MappedArray { _map: map, words: address.cast(), len, mapped_bytes })
     }

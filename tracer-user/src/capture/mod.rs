@@ -21,13 +21,17 @@ pub enum CaptureError {
     NotPermitted,
     #[error("no way to capture on this kernel: {reasons}; see `afterwrite doctor`")]
     NoRung { reasons: String },
-    #[error("the kernel's BTF ({path}) lacks {what}: this kernel is not supported yet, please report `uname -r`")]
+    #[error(
+        "the kernel's BTF ({path}) lacks {what}: this kernel is not supported yet, please report `uname -r`"
+    )]
     Layout { path: String, what: String },
     #[error("tracepoint format {path} lacks the field {field}")]
     Format { path: String, field: String },
     #[error("the embedded BPF object is not as it was built: {0}; reinstall afterwrite")]
     Object(String),
-    #[error("could not load or attach the probe {probe} on rung {rung}: try `--rung` with the next one that `afterwrite doctor` shows")]
+    #[error(
+        "could not load or attach the probe {probe} on rung {rung}: try `--rung` with the next one that `afterwrite doctor` shows"
+    )]
     Attach {
         probe: &'static str,
         rung: Rung,

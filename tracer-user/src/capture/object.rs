@@ -73,7 +73,9 @@ fn inspect(elf: &[u8]) -> Result<ObjectReport, CaptureError> {
         .map(|data| String::from_utf8_lossy(data).trim_end_matches('\0').to_owned())
         .ok_or_else(|| wrong("it has no licence section".into()))?;
     if !license.contains("GPL") {
-        return Err(wrong(format!("its licence is {license:?}, the helpers we call need one that includes GPL")));
+        return Err(wrong(format!(
+            "its licence is {license:?}, the helpers we call need one that includes GPL"
+        )));
     }
     let btf_bytes = file.section_by_name(".BTF").map_or(0, |section| section.size());
     if btf_bytes == 0 {

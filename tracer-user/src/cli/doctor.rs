@@ -4,7 +4,9 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 
-use crate::capture::{Capture, CaptureError, CaptureOptions, Rung, VolumeExtent, inspect_embedded, probe_features};
+use crate::capture::{
+    Capture, CaptureError, CaptureOptions, Rung, VolumeExtent, inspect_embedded, probe_features,
+};
 use crate::cli::{Outcome, Output};
 use crate::io::{BlockDevice, mounted_on};
 use crate::model::ByteRange;
@@ -38,7 +40,8 @@ pub fn run(args: &DoctorArgs, out: &mut Output) -> anyhow::Result<Outcome> {
         })
         .collect();
     let best = rungs.iter().find(|(_, obstacle)| obstacle.is_none()).map(|(rung, _)| *rung);
-    let mounts = device.as_ref().map(|device| mounted_on(device.number)).transpose().context("what is mounted")?;
+    let mounts =
+        device.as_ref().map(|device| mounted_on(device.number)).transpose().context("what is mounted")?;
 
     if args.json {
         out.json(&json!({
@@ -68,10 +71,19 @@ pub fn run(args: &DoctorArgs, out: &mut Output) -> anyhow::Result<Outcome> {
 
     let yes_no = |yes: bool| if yes { "yes" } else { "no" };
     out.line(format_args!("kernel          {}", features.kernel_release))?;
-    out.line(format_args!("BPF allowed     {}", if features.bpf_permitted { "yes" } else { "no: run as root" }))?;
+    out.line(format_args!(
+        "BPF allowed     {}",
+        if features.bpf_permitted { "yes" } else { "no: run as root" }
+    ))?;
     out.line(format_args!("ring buffer     {}", yes_no(features.ring_buffer)))?;
-    out.line(format_args!("BTF             {}", features.layout.as_ref().err().map_or("yes, with all members needed", String::as_str)))?;
-    out.line(format_args!("tracefs         {}", features.tracefs.map_or("not mounted".into(), |path| path.display().to_string())))?;
+    out.line(format_args!(
+        "BTF             {}",
+        features.layout.as_ref().err().map_or("yes, with all members needed", String::as_str)
+    ))?;
+    out.line(format_args!(
+        "tracefs         {}",
+        features.tracefs.map_or("not mounted".into(), |path| path.display().to_string())
+    ))?;
     out.line(format_args!(
         "probes          {} programs, {} maps, licence {}, {} bytes of BTF",
         object.programs.len(),
@@ -81,7 +93,10 @@ pub fn run(args: &DoctorArgs, out: &mut Output) -> anyhow::Result<Outcome> {
     ))?;
     for (rung, obstacle) in &rungs {
         let used = if Some(*rung) == best { "  <- used" } else { "" };
-        out.line(format_args!("block rung      {rung:<11} {}{used}", obstacle.as_deref().unwrap_or("works")))?;
+        out.line(format_args!(
+            "block rung      {rung:<11} {}{used}",
+            obstacle.as_deref().unwrap_or("works")
+        ))?;
     }
     if let Some(device) = &device {
         let how = if device.request_based {
@@ -89,11 +104,23 @@ pub fn run(args: &DoctorArgs, out: &mut Output) -> anyhow::Result<Outcome> {
         } else {
             "bios (block_bio_queue, block_bio_complete)"
         };
-        out.line(format_args!("device          {}, {} bytes, sectors of {}", device.path.display(), device.size_bytes, device.logical_sector_bytes))?;
-        out.line(format_args!("disk            {} from byte {}, takes {how}", device.disk.name, device.start_bytes))?;
+        out.line(format_args!(
+            "device          {}, {} bytes, sectors of {}",
+            device.path.display(),
+            device.size_bytes,
+            device.logical_sector_bytes
+        ))?;
+        out.line(format_args!(
+            "disk            {} from byte {}, takes {how}",
+            device.disk.name, device.start_bytes
+        ))?;
         out.line(format_args!("identity        {}", device.identity()))?;
         for mount in mounts.iter().flatten() {
-            out.line(format_args!("mounted         {} on {}: frozen for marks", mount.fs_type, mount.mount_point.display()))?;
+            out.line(format_args!(
+                "mounted         {} on {}: frozen for marks",
+                mount.fs_type,
+                mount.mount_point.display()
+            ))?;
         }
     }
     if best.is_none() {

@@ -1,4 +1,3 @@
-
 use clap::Args;
 
 use crate::cli::{Outcome, Output, say};

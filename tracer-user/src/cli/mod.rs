@@ -151,7 +151,10 @@ mod tests {
             }
             command.get_subcommands().for_each(|sub| check(sub, true));
         }
-        Cli::command().get_subcommands().filter(|c| !c.is_hide_set()).for_each(|command| check(command, true));
+        Cli::command()
+            .get_subcommands()
+            .filter(|c| !c.is_hide_set())
+            .for_each(|command| check(command, true));
     }
 
     #[test]

@@ -20,7 +20,9 @@ const PLAIN_EVERY: Duration = Duration::from_secs(5);
 /// makes a last mark and stops; a second one stops at once. Started again with the same journal and target it compares source and
 /// target and goes on.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  afterwrite protect /dev/vg0/data --journal /backup/data.journal --target /backup/data.img")]
+#[command(
+    after_help = "Example:\n  afterwrite protect /dev/vg0/data --journal /backup/data.journal --target /backup/data.img"
+)]
 pub struct ProtectArgs {
     /// The block device to protect: a whole disk, partition, loop, zram, dm or md device
     device: PathBuf,
@@ -94,7 +96,10 @@ pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
             "stopped: {} is mark {id}; the last mark {} is {}, so the target was not brought to it",
             status.target, last.id, last.class
         )),
-        _ => say(&format!("stopped before the first mark: {} is not complete, start again to go on", status.target)),
+        _ => say(&format!(
+            "stopped before the first mark: {} is not complete, start again to go on",
+            status.target
+        )),
     }
     Ok(Outcome::Done)
 }
@@ -161,8 +166,10 @@ impl Screen {
         if let Some(bar) = &self.bar {
             if copying {
                 bar.set_style(
-                    ProgressStyle::with_template("{prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}")
-                        .expect("the template is valid"),
+                    ProgressStyle::with_template(
+                        "{prefix} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}",
+                    )
+                    .expect("the template is valid"),
                 );
                 bar.set_prefix(format!("{state:?}").to_lowercase());
                 bar.set_length(status.collector.scan_total_bytes);

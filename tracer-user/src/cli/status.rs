@@ -49,14 +49,22 @@ fn print(status: &Value, out: &mut Output) -> anyhow::Result<()> {
     out.line(format_args!("{} ({})", text(&status["source"]), bytes(&status["size_bytes"])))?;
     out.line(format_args!("  state     {}", text(&status["state"])))?;
     if status["scan_done_bytes"] != status["scan_total_bytes"] {
-        out.line(format_args!("  copied    {} of {}", bytes(&status["scan_done_bytes"]), bytes(&status["scan_total_bytes"])))?;
+        out.line(format_args!(
+            "  copied    {} of {}",
+            bytes(&status["scan_done_bytes"]),
+            bytes(&status["scan_total_bytes"])
+        ))?;
     }
     out.line(format_args!("  capture   {} by {}", text(&status["capture"]), text(&status["rung"])))?;
     out.line(format_args!(
         "  writes    {} seen = {} emitted + {} marked (ring full)",
         counters["seen"], counters["emitted"], counters["marked"]
     ))?;
-    out.line(format_args!("  pending   {}, oldest {} ms", bytes(&status["pending_bytes"]), status["pending_ms"]))?;
+    out.line(format_args!(
+        "  pending   {}, oldest {} ms",
+        bytes(&status["pending_bytes"]),
+        status["pending_ms"]
+    ))?;
     if status["unreadable_bytes"] != 0 {
         out.line(format_args!("  UNREADABLE {} of the source", bytes(&status["unreadable_bytes"])))?;
     }
@@ -70,7 +78,13 @@ fn print(status: &Value, out: &mut Output) -> anyhow::Result<()> {
     if mark.is_null() {
         out.line(format_args!("  last mark none yet"))?;
     } else {
-        out.line(format_args!("  last mark {} ({}) {} {}", mark["id"], text(&mark["class"]), text(&mark["time"]), text(&mark["label"])))?;
+        out.line(format_args!(
+            "  last mark {} ({}) {} {}",
+            mark["id"],
+            text(&mark["class"]),
+            text(&mark["time"]),
+            text(&mark["label"])
+        ))?;
     }
     if let Some(error) = status["last_mark_error"].as_str() {
         out.line(format_args!("  last mark failed: {error}"))?;
@@ -78,7 +92,11 @@ fn print(status: &Value, out: &mut Output) -> anyhow::Result<()> {
     let replica = &status["replica"];
     match (replica["mark"].as_u64(), replica["age_ms"].as_u64()) {
         (Some(mark), Some(age)) => {
-            out.line(format_args!("  replica   {}: mark {mark}, {:.1} s old", text(&status["target"]), age as f64 / 1000.0))?;
+            out.line(format_args!(
+                "  replica   {}: mark {mark}, {:.1} s old",
+                text(&status["target"]),
+                age as f64 / 1000.0
+            ))?;
         }
         _ => println!("  replica   {}: not at a mark", text(&status["target"])),
     }

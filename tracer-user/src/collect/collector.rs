@@ -13,7 +13,8 @@ use crate::collect::pending::{MonotonicNs, Pending};
 use crate::collect::scan::{Scan, Step, differing};
 use crate::collect::slice::slice;
 use crate::collect::{
-    CollectError, CollectorOptions, CollectorStatus, Command, Entry, MarkReply, Probes, ReplicaBytes, Source, State,
+    CollectError, CollectorOptions, CollectorStatus, Command, Entry, MarkReply, Probes, ReplicaBytes, Source,
+    State,
 };
 use crate::io::AlignedBuf;
 use crate::model::{ByteRange, ByteRangeSet, Mark, MarkId, PointClass, RecordBody, Timestamp};
@@ -66,9 +67,6 @@ pub struct Collector<P, S> {
     unreadable: ByteRangeSet,
     retry_unreadable: Instant,
     submissions_taken: u64,
-    /// Events no probe of this version writes; each may have been a submission.
-    events_unknown: u64,
-    read_failures: u64,
     settled: MonotonicNs,
 
     freezer: Box<dyn Freeze + Send>,
@@ -121,8 +119,6 @@ impl<P: Probes, S: Source> Collector<P, S> {
             unreadable: ByteRangeSet::new(),
             retry_unreadable: now,
             submissions_taken: 0,
-            events_unknown: 0,
-            read_failures: 0,
             settled: 0,
             freezer: parts.freezer,
             mark: None,
@@ -144,7 +140,8 @@ impl<P: Probes, S: Source> Collector<P, S> {
             idle_turns = if worked { 0 } else { idle_turns.saturating_add(1) };
             if !worked {
                 // Short while something is going on, long when nothing has for a second.
-                let pause = if idle_turns < 1000 { Duration::from_millis(1) } else { Duration::from_millis(10) };
+                let pause =
+                    if idle_turns < 1000 { Duration::from_millis(1) } else { Duration::from_millis(10) };
                 std::thread::sleep(pause);
             }
         }
@@ -155,7 +152,7 @@ impl<P: Probes, S: Source> Collector<P, S> {
     /// One turn; says whether there was anything to do.
     pub fn turn(&mut self) -> Result<bool, CollectError> {
         let now = monotonic_ns();
-        let drained_events = self.drain_ring(now);
+        let drained_events = self.drain_ring(now)?;
         self.settle(now);
         self.take_commands();
         self.flush_outbox()?;
@@ -169,7 +166,7 @@ impl<P: Probes, S: Source> Collector<P, S> {
         Ok(drained_events || copied)
     }
 
-    fn drain_ring(&mut self, now: MonotonicNs) -> bool {
+    fn drain_ring(&mut self, now: MonotonicNs) -> Result<bool, CollectError> {
         let mut any = false;
         while let Some(event) = self.probes.next_event() {
             any = true;
@@ -178,8 +175,10 @@ impl<P: Probes, S: Source> Collector<P, S> {
                     self.submissions_taken += 1;
                     self.pending.submit(key, first, range, discard, time_ns.min(now));
                 }
-                Some(Event::Complete { key, range, whole, .. }) => self.pending.complete(key, range, whole, now),
-                None => self.events_unknown += 1,
+                Some(Event::Complete { key, range, whole, .. }) => {
+                    self.pending.complete(key, range, whole, now)
+                }
+                None => return Err(CollectError::UnknownEvent),
             }
         }
         let counters = self.probes.counters();
@@ -187,14 +186,13 @@ impl<P: Probes, S: Source> Collector<P, S> {
             any = true;
             self.take_dirty();
         }
-        if counters.read_failed + self.events_unknown != self.read_failures {
-            self.read_failures = counters.read_failed + self.events_unknown;
+        if counters.read_failed != self.snapshot.counters.read_failed {
             log::error!("a probe could not tell what was written: copying the whole volume again");
             self.journal_gap(ByteRange::new(0, self.size_bytes));
             self.scan.restart();
         }
         self.snapshot.counters = counters;
-        any
+        Ok(any)
     }
 
     /// The ring was full: what was written is in the bitmap, its history until the next mark is not known.
@@ -277,7 +275,8 @@ impl<P: Probes, S: Source> Collector<P, S> {
             || self.stopping.is_some()
             || self.pending.ready_bytes() >= REST_BYTES_MAX
             || self.pending.ready_age_ns(now) >= REST_NS;
-        let mut spans = if rested { self.pending.take_spans(SPANS_MAX, SPAN_BYTES_MAX) } else { Vec::new() };
+        let mut spans =
+            if rested { self.pending.take_spans(SPANS_MAX, SPAN_BYTES_MAX, now) } else { Vec::new() };
         // The scan will read these later, and journal all of them.
         spans.retain(|span| !self.scan.will_copy(span.range));
         // However much is written: the scan goes on.
@@ -350,7 +349,7 @@ impl<P: Probes, S: Source> Collector<P, S> {
         // An event seen now and not in the ring yet makes `seen` the larger one.
         counters.seen == self.submissions_taken + counters.marked
             && counters.marked == self.snapshot.counters.marked
-            && counters.read_failed + self.events_unknown == self.read_failures
+            && counters.read_failed == self.snapshot.counters.read_failed
     }
 
     fn advance_mark(&mut self) -> Result<(), CollectError> {
@@ -360,10 +359,8 @@ impl<P: Probes, S: Source> Collector<P, S> {
         }
         let drained = self.drained();
         let Some(mark) = &mut self.mark else { return Ok(()) };
-        let situation =
-            Situation { now, time: realtime(), drained, ready_bytes: self.pending.ready_bytes() };
-        let outcome =
-            mark.advance(self.freezer.as_mut(), &situation).map_err(CollectError::Freezer)?;
+        let situation = Situation { now, time: realtime(), drained, ready_bytes: self.pending.ready_bytes() };
+        let outcome = mark.advance(self.freezer.as_mut(), &situation).map_err(CollectError::Freezer)?;
         match outcome {
             Outcome::InProgress => {}
             Outcome::Made { class, time, frozen } => {
@@ -417,7 +414,10 @@ impl<P: Probes, S: Source> Collector<P, S> {
         self.snapshot.marks += 1;
         self.changed_since_mark = false;
         if class == PointClass::Fuzzy {
-            log::warn!("mark {} is fuzzy: the volume was written without a pause, it can't be restored to it", mark.id);
+            log::warn!(
+                "mark {} is fuzzy: the volume was written without a pause, it can't be restored to it",
+                mark.id
+            );
         }
         self.outbox.push_back(Entry::Mark { time, mark, frozen_ms, reply });
     }

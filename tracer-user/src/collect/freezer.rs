@@ -33,9 +33,13 @@ pub enum Reply {
     Synced,
     Frozen,
     /// `held`: the freeze lasted until the thaw was asked for.
-    Thawed { held: bool },
+    Thawed {
+        held: bool,
+    },
     /// Nothing is frozen.
-    Failed { what: String },
+    Failed {
+        what: String,
+    },
 }
 
 /// Freezes and thaws without waiting: an answer comes later, through `poll`.

@@ -87,7 +87,9 @@ impl MarkInProgress {
                     self.stage = Stage::HeadStart { until: situation.now + HEAD_START_MAX };
                 }
             }
-            Stage::HeadStart { until } if situation.ready_bytes <= HEAD_START_BYTES || situation.now >= until => {
+            Stage::HeadStart { until }
+                if situation.ready_bytes <= HEAD_START_BYTES || situation.now >= until =>
+            {
                 freezer.freeze(&self.mounts, self.freeze_timeout)?;
                 self.stage = Stage::Freezing;
             }

@@ -70,9 +70,17 @@ pub trait ReplicaBytes {
 
 /// What the collector hands to the journal.
 pub enum Entry {
-    Records { time: Timestamp, bodies: Vec<RecordBody> },
+    Records {
+        time: Timestamp,
+        bodies: Vec<RecordBody>,
+    },
     /// To be made durable at once; then whoever asked is answered.
-    Mark { time: Timestamp, mark: Mark, frozen_ms: Option<u64>, reply: Option<MarkReply> },
+    Mark {
+        time: Timestamp,
+        mark: Mark,
+        frozen_ms: Option<u64>,
+        reply: Option<MarkReply>,
+    },
 }
 
 /// Where the outcome of a mark goes; the text is for people.
@@ -87,7 +95,10 @@ pub struct MarkDone {
 }
 
 pub enum Command {
-    Mark { label: String, reply: Option<MarkReply> },
+    Mark {
+        label: String,
+        reply: Option<MarkReply>,
+    },
     /// Drain, make a last mark, end.
     Stop,
 }
@@ -104,9 +115,8 @@ pub struct CollectorOptions {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    #[default]
-    Starting,
     /// The first copy of the volume.
+    #[default]
     Baseline,
     /// Comparing with the replica after a restart.
     Resync,
@@ -136,7 +146,9 @@ pub struct CollectorStatus {
 
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
-    #[error("the source changed its size from {was} to {now} bytes: the journal is for the old size; start again with a new journal and target")]
+    #[error(
+        "the source changed its size from {was} to {now} bytes: the journal is for the old size; start again with a new journal and target"
+    )]
     Resized { was: u64, now: u64 },
     #[error("the source's size can't be read any more")]
     Gone(#[source] std::io::Error),
@@ -146,6 +158,8 @@ pub enum CollectError {
     Freezer(#[source] std::io::Error),
     #[error("the threads that read the source can't be started")]
     Readers(#[source] rayon::ThreadPoolBuildError),
+    #[error("the ring holds an event that no probe of this version writes: start again, and reinstall if it comes back")]
+    UnknownEvent,
     #[error("the journal ended")]
     JournalEnded,
 }

@@ -45,6 +45,8 @@ pub struct Pending {
     ready_since: Option<MonotonicNs>,
     /// Where the last span ended.
     position: u64,
+    /// When the current way round the volume began.
+    round_since: MonotonicNs,
     discarded: ByteRangeSet,
 }
 
@@ -60,6 +62,7 @@ impl Pending {
             ready: ByteRangeSet::new(),
             ready_since: None,
             position: 0,
+            round_since: 0,
             discarded: ByteRangeSet::new(),
         }
     }
@@ -97,7 +100,10 @@ impl Pending {
     /// The device says that a range, or all under the key, is done. A hint: without its submission the range counts
     /// as ready nevertheless.
     pub fn complete(&mut self, key: u64, range: Option<ByteRange>, whole: bool, now: MonotonicNs) {
-        if key != 0 && whole && let Some(done) = self.in_flight.remove(&key) {
+        if key != 0
+            && whole
+            && let Some(done) = self.in_flight.remove(&key)
+        {
             self.ready_all(done.ranges, now);
             return;
         }
@@ -147,11 +153,17 @@ impl Pending {
 
     /// What to read next: spans of at most `span_bytes_max`, each with the ready ranges in it. Neighbours that are
     /// close come in one span. Goes round the volume, so that no region waits for a busier one.
-    pub fn take_spans(&mut self, spans_max: usize, span_bytes_max: u64) -> Vec<Span> {
+    pub fn take_spans(&mut self, spans_max: usize, span_bytes_max: u64, now: MonotonicNs) -> Vec<Span> {
         let mut spans: Vec<Span> = Vec::new();
         while let Some(range) = self.ready.pop_from(self.position, span_bytes_max) {
             let part = (range, self.discarded.contains_all(range));
             let full = spans.len() == spans_max;
+            if range.start < self.position {
+                // What was ready before the round that ends here has been taken in it.
+                self.ready_since = self.ready_since.map(|since| since.max(self.round_since));
+                self.round_since = now;
+                self.position = 0;
+            }
             match spans.last_mut() {
                 Some(span)
                     if range.start >= span.range.end
@@ -194,7 +206,7 @@ impl Pending {
         self.ready.bytes() + self.unpaired.bytes() + self.waiting.bytes() + in_flight
     }
 
-    /// How long the oldest ready range has waited.
+    /// How long the oldest ready range has waited, at most.
     pub fn ready_age_ns(&self, now: MonotonicNs) -> u64 {
         self.ready_since.map_or(0, |since| now.saturating_sub(since))
     }
@@ -244,7 +256,7 @@ mod tests {
     }
 
     fn parts(pending: &mut Pending) -> Vec<(ByteRange, bool)> {
-        pending.take_spans(usize::MAX, SIZE).into_iter().flat_map(|span| span.parts).collect()
+        pending.take_spans(usize::MAX, SIZE, 0).into_iter().flat_map(|span| span.parts).collect()
     }
 
     #[test]
@@ -253,7 +265,7 @@ mod tests {
         for index in [0, 2, 100, 101] {
             pending.put_back(block(index), 0);
         }
-        let spans = pending.take_spans(2, SIZE);
+        let spans = pending.take_spans(2, SIZE, 0);
         assert_eq!(spans[0].range, ByteRange::new(0, 3 * 4096));
         assert_eq!(spans[0].parts, [(block(0), false), (block(2), false)]);
         assert_eq!(spans[1].range, ByteRange::with_len(100 * 4096, 2 * 4096));
@@ -265,9 +277,9 @@ mod tests {
         let mut pending = Pending::new(SIZE, 4096);
         pending.put_back(block(0), 0);
         pending.put_back(block(200), 0);
-        assert_eq!(pending.take_spans(1, SIZE)[0].range, block(0));
+        assert_eq!(pending.take_spans(1, SIZE, 0)[0].range, block(0));
         pending.put_back(block(0), 0);
-        assert_eq!(pending.take_spans(1, SIZE)[0].range, block(200));
+        assert_eq!(pending.take_spans(1, SIZE, 0)[0].range, block(200));
     }
 
     #[test]
@@ -379,7 +391,7 @@ mod tests {
                     2 => pending.complete(key, Some(block(at)), at % 2 == 0, now),
                     3 => { pending.insert_unpaired(block(at)); owed.push(block(at)); }
                     4 => pending.settle(now.saturating_sub(at), now),
-                    _ => for span in pending.take_spans(2, SIZE) {
+                    _ => for span in pending.take_spans(2, SIZE, 0) {
                         for (range, _) in span.parts {
                             owed.retain(|o| o.intersect(range).is_none());
                         }

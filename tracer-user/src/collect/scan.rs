@@ -103,7 +103,8 @@ mod tests {
     #[test]
     fn every_byte_is_copied_or_compared_once() {
         let size = 5 << 20;
-        let same: ByteRangeSet = [ByteRange::new(1 << 20, 2 << 20), ByteRange::new(4 << 20, size)].into_iter().collect();
+        let same: ByteRangeSet =
+            [ByteRange::new(1 << 20, 2 << 20), ByteRange::new(4 << 20, size)].into_iter().collect();
         let mut scan = Scan::new(size, &same);
         let (mut copied, mut compared) = (ByteRangeSet::new(), ByteRangeSet::new());
         while let [step] = scan.take_steps(1)[..] {

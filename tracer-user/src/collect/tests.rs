@@ -175,7 +175,7 @@ impl Bench {
                         }
                     }
                 }
-                                Entry::Mark { mark, .. } => {
+                Entry::Mark { mark, .. } => {
                     if mark.class.restorable() && self.image != self.disk.disk().bytes {
                         self.wrong.push(mark.clone());
                     }

@@ -53,8 +53,9 @@ async fn serve_until_end(
     running: &Running,
     show: &mut dyn FnMut(ProtectEvent<'_>),
 ) -> anyhow::Result<Option<Status>> {
-    let listener = UnixListener::bind(socket)
-        .map_err(|error| anyhow::anyhow!("could not make the control socket {}: {error}", socket.display()))?;
+    let listener = UnixListener::bind(socket).map_err(|error| {
+        anyhow::anyhow!("could not make the control socket {}: {error}", socket.display())
+    })?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut ticks = tokio::time::interval(SHOW_EVERY);
@@ -164,9 +165,7 @@ impl Client {
             .filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
             // A socket nobody listens to was left by a protection that was killed.
             .filter(|path| BlockingStream::connect(path).is_ok())
-            .filter_map(|socket| {
-                Some(Client { volume: socket.file_stem()?.to_str()?.to_owned(), socket })
-            })
+            .filter_map(|socket| Some(Client { volume: socket.file_stem()?.to_str()?.to_owned(), socket }))
             .collect();
         clients.sort_by(|a, b| a.volume.cmp(&b.volume));
         if clients.is_empty() { Err(ControlError::NothingRuns { dir }) } else { Ok(clients) }

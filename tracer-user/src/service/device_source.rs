@@ -24,7 +24,8 @@ impl Source for DeviceSource {
     }
 
     fn read(&self, range: ByteRange) -> std::io::Result<AlignedBuf> {
-        let mut buffer = AlignedBuf::with_capacity(usize::try_from(range.len()).map_err(std::io::Error::other)?);
+        let mut buffer =
+            AlignedBuf::with_capacity(usize::try_from(range.len()).map_err(std::io::Error::other)?);
         self.file.read_range(range, &mut buffer).map_err(std::io::Error::other)?;
         Ok(buffer)
     }

@@ -2,14 +2,15 @@
 
 mod control;
 mod device_source;
+mod memory;
 mod pipeline;
 mod prepare;
 mod progress;
 mod protect;
 mod run_dir;
 
-pub use device_source::volume_extent;
 pub use control::{Client, ControlError};
+pub use device_source::volume_extent;
 pub use prepare::PrepareError;
 pub use progress::{ReplicaStatus, Status};
 pub use protect::{ProtectError, ProtectEvent, ProtectOptions, ProtectSummary, protect};

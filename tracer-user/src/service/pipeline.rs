@@ -107,9 +107,9 @@ pub fn advance(
     mark: Option<&Point>,
     progress: &Arc<SharedProgress>,
 ) -> anyhow::Result<()> {
-    let stats = replica
-        .advance(journal, goal, mark)
-        .with_context(|| format!("the replica could not be brought to record {goal}; start again to resume"))?;
+    let stats = replica.advance(journal, goal, mark).with_context(|| {
+        format!("the replica could not be brought to record {goal}; start again to resume")
+    })?;
     let checkpoint = replica.checkpoint();
     progress.update(|p| {
         p.applied = checkpoint.applied;

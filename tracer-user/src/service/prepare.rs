@@ -79,7 +79,9 @@ pub fn prepare(
 fn describe(device: &BlockDevice) -> Result<VolumeInfo, PrepareError> {
     use std::io::Read;
     let mut id = [0; 16];
-    std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut id)).map_err(PrepareError::Random)?;
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut id))
+        .map_err(PrepareError::Random)?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Ok(VolumeInfo {
         id: VolumeId(id),

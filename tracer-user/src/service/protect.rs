@@ -8,13 +8,15 @@ use anyhow::Context;
 
 use crate::capture::{Capture, CaptureError, CaptureOptions, Rung};
 use crate::collect::{
-    Collector, CollectorOptions, CollectorParts, CollectorStatus, Command, Entry, Freezer, ReplicaBytes, State,
+    Collector, CollectorOptions, CollectorParts, CollectorStatus, Command, Entry, Freezer, ReplicaBytes,
+    State,
 };
 use crate::io::{BlockDevice, ReadError};
 use crate::journal::JournalOptions;
 use crate::model::{ByteRange, ByteRangeSet, Lsn, Point, RecordBody, Timestamp};
 use crate::service::control;
 use crate::service::device_source::{DeviceSource, ReplicaFile, volume_extent};
+use crate::service::memory::limit_allocator;
 use crate::service::pipeline::{advance, run_applier, run_journal};
 use crate::service::prepare::{PrepareError, Prepared, prepare, same_as_replica};
 use crate::service::progress::{Progress, ReplicaStatus, SharedProgress, Status};
@@ -62,11 +64,18 @@ pub enum ProtectError {
 /// What a user interface may show.
 pub enum ProtectEvent<'a> {
     /// The journal's end was torn by a crash and cut.
-    Recovered { bytes: u64 },
+    Recovered {
+        bytes: u64,
+    },
     /// The replica is brought to the journal's last mark before the start.
-    CatchingUp { mark: Option<&'a Point> },
+    CatchingUp {
+        mark: Option<&'a Point>,
+    },
     /// Every write is captured from here on.
-    Attached { rung: Rung, resumed: bool },
+    Attached {
+        rung: Rung,
+        resumed: bool,
+    },
     /// Twice a second.
     Progress(&'a Status),
     Stopping,
@@ -82,6 +91,7 @@ pub fn protect(
     options: &ProtectOptions,
     show: &mut dyn FnMut(ProtectEvent<'_>),
 ) -> Result<ProtectSummary, ProtectError> {
+    limit_allocator();
     let run_dir = run_dir::path();
     let prepared = prepare(
         &options.source,
@@ -122,7 +132,8 @@ impl Running {
         options: &ProtectOptions,
         show: &mut dyn FnMut(ProtectEvent<'_>),
     ) -> Result<Running, ProtectError> {
-        let Prepared { device, lock, info, mut writer, journal, mut replica, restorable, resumed, .. } = prepared;
+        let Prepared { device, lock, info, mut writer, journal, mut replica, restorable, resumed, .. } =
+            prepared;
         let prepare_failed = |error| ProtectError::Prepare(PrepareError::Journal(error));
 
         // The helper is there before anything could freeze.
@@ -136,10 +147,10 @@ impl Running {
         let goal = restorable.as_ref().map_or(writer.durable(), |mark| mark.lsn);
         if resumed && goal > Lsn::ZERO {
             show(ProtectEvent::CatchingUp { mark: restorable.as_ref() });
-            advance(&mut replica, &journal, goal, restorable.as_ref(), &progress).map_err(ProtectError::Start)?;
+            advance(&mut replica, &journal, goal, restorable.as_ref(), &progress)
+                .map_err(ProtectError::Start)?;
         }
-        let same =
-            same_as_replica(&journal, restorable.as_ref(), info.size_bytes).map_err(prepare_failed)?;
+        let same = same_as_replica(&journal, restorable.as_ref(), info.size_bytes).map_err(prepare_failed)?;
         if resumed {
             let whole = RecordBody::Gap(ByteRange::new(0, info.size_bytes));
             let now = jiff::Timestamp::now().as_nanosecond();

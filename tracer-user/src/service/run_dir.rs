@@ -38,8 +38,13 @@ impl VolumeLock {
         let path = socket(dir, volume_name).with_extension("lock");
         let failed = |source| LockError::Io { path: path.clone(), source };
         std::fs::create_dir_all(dir).map_err(failed)?;
-        let mut file =
-            OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(failed)?;
         let mut pid = String::new();
         file.read_to_string(&mut pid).map_err(failed)?;
         let mut file = Flock::lock(file, FlockArg::LockExclusiveNonblock)

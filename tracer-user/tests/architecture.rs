@@ -28,7 +28,7 @@ const CRATE_HOMES: [(&str, &str); 5] = [
     ("tokio", "service"),
 ];
 
-/// Lines of a source file without its tests. STYLE asks for about 400; what is longer is printed.
+/// Lines of a source file without its tests. About 400 is plenty; what is longer is printed.
 const LINES_MAX: usize = 500;
 const LINES_WANTED: usize = 400;
 

@@ -4,6 +4,7 @@ mod build;
 mod ci;
 mod compare;
 mod cpio;
+mod demo;
 mod image;
 mod kernel;
 mod run;
@@ -35,6 +36,8 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// Protect a volume under a real workload and prove every mark made meanwhile (needs root)
+    Demo(demo::Arguments),
     /// Run unit tests, tests over real devices, and scenarios in virtual machines (needs root)
     Test {
         /// Only tests and scenarios whose name contains one of these
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Setup => setup::setup(),
         Command::Build { release } => setup::setup().and_then(|()| build::afterwrite(release).map(|_| ())),
+        Command::Demo(arguments) => demo::command(&arguments),
         Command::Test { names, all } => test::test(&names, all),
         Command::VmTest(arguments) => vm::command(&arguments),
         Command::Ci => ci::ci(),

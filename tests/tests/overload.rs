@@ -7,9 +7,11 @@ fn small_ring_loses_nothing(device: &dyn Device) -> Result<()> {
     let protection = Protection::new(device.path())?.arg("--ring").arg("4KiB");
     let mut protect = protection.start()?;
     // As fast as it goes: a ring of 4 KiB holds 73 events.
-    Fio::start(&[&format!("--filename={}", device.path().display()), "--bs=4k", "--iodepth=64"], 3)?.finish()?;
+    Fio::start(&[&format!("--filename={}", device.path().display()), "--bs=4k", "--iodepth=64"], 3)?
+        .finish()?;
     let status = protect.status()?;
-    let counter = |name: &str| status[0]["counters"][name].as_u64().with_context(|| format!("no counter {name}"));
+    let counter =
+        |name: &str| status[0]["counters"][name].as_u64().with_context(|| format!("no counter {name}"));
     let (seen, emitted, marked) = (counter("seen")?, counter("emitted")?, counter("marked")?);
     ensure!(marked > 0, "the ring was never full: {status}");
     ensure!(seen == emitted + marked, "{seen} seen, {emitted} emitted, {marked} marked");

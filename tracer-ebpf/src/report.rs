@@ -210,7 +210,8 @@ fn emit(extent: Extent, key: u64, op: u8, kind: u8, seq: u64, part: u16, error: 
 pub fn count(index: u32) -> u64 {
     let Some(slot) = COUNTERS.get_ptr_mut(index) else { return 0 };
     // SAFETY: the array's value is 8 bytes, aligned, and lives as long as the map; all users go through atomics.
-    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(slot, 1) }
+    // Not relaxed: LLVM 22 makes an add without a fetch of that, and the value returned is then wrong.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(slot, 1) }
 }
 
 struct DirtyWalk {

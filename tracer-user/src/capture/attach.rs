@@ -303,4 +303,42 @@ mod tests {
             assert!(size.div_ceil(granule_bytes(size)) <= DIRTY_BITS_MAX);
         }
     }
+
+    /// Over a device of its own; needs root, as protecting does.
+    #[test]
+    fn every_write_has_the_next_number_and_the_counters_add_up() {
+        use std::os::unix::fs::FileExt;
+
+        const WRITES: u64 = 20;
+        if !nix::unistd::geteuid().is_root() {
+            println!("SKIP: BPF programs can only be loaded by root");
+            return;
+        }
+        let disk = crate::io::test_devices::Loop::of_size(1 << 20);
+        let device = crate::io::BlockDevice::open(&disk.device).unwrap();
+        let volume = VolumeExtent {
+            disk_major: device.disk.number.major,
+            disk_first_minor: device.disk.number.minor,
+            on_disk: ByteRange::new(0, device.size_bytes),
+            request_based: device.request_based,
+            device_numbers: Vec::new(),
+        };
+        let mut capture = Capture::attach(volume, &CaptureOptions::default()).unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(&disk.device).unwrap();
+        for number in 0..WRITES {
+            file.write_all_at(&[1; 4096], number * 8192).unwrap();
+            file.sync_data().unwrap();
+        }
+        let mut numbers = Vec::new();
+        while let Some(event) = capture.next_event() {
+            if let Event::Submit { seq, .. } = event.unwrap() {
+                numbers.push(seq);
+            }
+        }
+        assert_eq!(numbers, (0..WRITES).collect::<Vec<_>>());
+        let counters = capture.counters();
+        assert_eq!((counters.seen, counters.emitted, counters.marked), (WRITES, WRITES, 0));
+        assert!(counters.completions_seen >= WRITES && counters.read_failed == 0, "{counters:?}");
+        assert!(capture.take_dirty().is_empty());
+    }
 }

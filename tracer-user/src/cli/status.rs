@@ -98,7 +98,7 @@ fn print(status: &Value, out: &mut Output) -> anyhow::Result<()> {
                 age as f64 / 1000.0
             ))?;
         }
-        _ => println!("  replica   {}: not at a mark", text(&status["target"])),
+        _ => out.line(format_args!("  replica   {}: not at a mark", text(&status["target"])))?,
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use crate::capture::Event;
 use crate::collect::freezer::Freeze;
 use crate::collect::mark::{MarkInProgress, Outcome, Situation};
-use crate::collect::pending::{MonotonicNs, Pending};
+use crate::collect::pending::{MonotonicNs, Pending, merge_to};
 use crate::collect::scan::{Scan, Step, differing};
 use crate::collect::slice::slice;
 use crate::collect::{
@@ -25,6 +25,11 @@ const READERS: usize = 8;
 const SPANS_MAX: usize = 32;
 const SPAN_BYTES_MAX: u64 = 256 << 10;
 const SCAN_STEPS: usize = 4;
+const EVENTS_MAX: usize = 64 << 10;
+/// Gap records for one look at the bitmap; more become fewer, wider ones.
+const GAPS_MAX: usize = 1024;
+/// Until the first restorable mark of a session, one is tried again this soon.
+const RETRY_FIRST_MARK: Duration = Duration::from_secs(10);
 /// Changes rest this long (unless many) so that rewrites of the same block are read once.
 const REST_NS: u64 = 20_000_000;
 const REST_BYTES_MAX: u64 = 8 << 20;
@@ -65,6 +70,8 @@ pub struct Collector<P, S> {
     pending: Pending,
     scan: Scan,
     unreadable: ByteRangeSet,
+    /// Went through the bitmap, and the journal does not say so yet.
+    gaps: ByteRangeSet,
     retry_unreadable: Instant,
     submissions_taken: u64,
     settled: MonotonicNs,
@@ -77,6 +84,8 @@ pub struct Collector<P, S> {
     /// Content records since the last mark.
     changed_since_mark: bool,
     was_live: bool,
+    /// A restorable mark was made in this session.
+    restorable_made: bool,
     stopping: Option<Stopping>,
     housekeeping: Instant,
     snapshot: CollectorStatus,
@@ -117,6 +126,8 @@ impl<P: Probes, S: Source> Collector<P, S> {
             next_mark: parts.options.next_mark,
             options: parts.options,
             unreadable: ByteRangeSet::new(),
+            gaps: ByteRangeSet::new(),
+            restorable_made: false,
             retry_unreadable: now,
             submissions_taken: 0,
             settled: 0,
@@ -155,6 +166,7 @@ impl<P: Probes, S: Source> Collector<P, S> {
         let drained_events = self.drain_ring(now)?;
         self.settle(now);
         self.take_commands();
+        self.journal_gaps();
         self.flush_outbox()?;
         let copied = self.copy(now)?;
         self.advance_mark()?;
@@ -168,7 +180,8 @@ impl<P: Probes, S: Source> Collector<P, S> {
 
     fn drain_ring(&mut self, now: MonotonicNs) -> Result<bool, CollectError> {
         let mut any = false;
-        while let Some(event) = self.probes.next_event() {
+        for _ in 0..EVENTS_MAX {
+            let Some(event) = self.probes.next_event() else { break };
             any = true;
             match event {
                 Some(Event::Submit { key, first, range, discard, time_ns, .. }) => {
@@ -188,7 +201,7 @@ impl<P: Probes, S: Source> Collector<P, S> {
         }
         if counters.read_failed != self.snapshot.counters.read_failed {
             log::error!("a probe could not tell what was written: copying the whole volume again");
-            self.journal_gap(ByteRange::new(0, self.size_bytes));
+            self.gaps.insert(ByteRange::new(0, self.size_bytes));
             self.scan.restart();
         }
         self.snapshot.counters = counters;
@@ -199,12 +212,21 @@ impl<P: Probes, S: Source> Collector<P, S> {
     fn take_dirty(&mut self) {
         for range in self.probes.take_dirty() {
             self.pending.insert_unpaired(range);
-            self.journal_gap(range);
+            self.gaps.insert(range);
+        }
+        merge_to(&mut self.gaps, GAPS_MAX, self.size_bytes);
+    }
+
+    /// After a mark that is being thawed: what is found out then is no part of it.
+    fn journal_gaps(&mut self) {
+        if !self.gaps.is_empty() && !self.mark_holds_journal() {
+            let bodies = std::mem::take(&mut self.gaps).iter().map(RecordBody::Gap).collect();
+            self.outbox.push_back(Entry::Records { time: realtime(), bodies });
         }
     }
 
-    fn journal_gap(&mut self, range: ByteRange) {
-        self.outbox.push_back(Entry::Records { time: realtime(), bodies: vec![RecordBody::Gap(range)] });
+    fn mark_holds_journal(&self) -> bool {
+        self.mark.as_ref().is_some_and(MarkInProgress::holds_journal)
     }
 
     /// Submissions whose completion was not seen are done once the device is idle.
@@ -223,6 +245,9 @@ impl<P: Probes, S: Source> Collector<P, S> {
     fn take_commands(&mut self) {
         while let Ok(command) = self.commands.try_recv() {
             match command {
+                Command::Mark { reply, .. } if self.stopping.is_some() => {
+                    reply.map(|reply| reply.try_send(Err("the protection is ending".into())));
+                }
                 Command::Mark { label, reply } => self.ask_for_mark(label, reply),
                 Command::Stop if self.scan.is_done() => {
                     self.snapshot.state = State::Stopping;
@@ -263,7 +288,7 @@ impl<P: Probes, S: Source> Collector<P, S> {
 
     /// One batch of reads: first what changed, then a piece of the scan.
     fn copy(&mut self, now: MonotonicNs) -> Result<bool, CollectError> {
-        if self.mark.as_ref().is_some_and(MarkInProgress::holds_journal) || !self.outbox.is_empty() {
+        if self.mark_holds_journal() || !self.outbox.is_empty() {
             return Ok(false);
         }
         if !self.unreadable.is_empty() && self.retry_unreadable.elapsed() >= RETRY_UNREADABLE {
@@ -341,6 +366,7 @@ impl<P: Probes, S: Source> Collector<P, S> {
         if !(self.scan.is_done()
             && self.pending.is_empty()
             && self.unreadable.is_empty()
+            && self.gaps.is_empty()
             && self.outbox.is_empty())
         {
             return false;
@@ -368,6 +394,8 @@ impl<P: Probes, S: Source> Collector<P, S> {
                 self.snapshot.last_frozen_ms = frozen.map(millis);
                 self.snapshot.last_mark_error = None;
                 self.append_mark(mark.label, mark.reply, class, time, frozen.map(millis));
+                self.restorable_made |= class.restorable();
+                self.retry_first_mark(now);
                 self.flush_outbox()?;
             }
             Outcome::Failed(why) => {
@@ -375,9 +403,17 @@ impl<P: Probes, S: Source> Collector<P, S> {
                 log::warn!("{why}");
                 self.snapshot.last_mark_error = Some(why.clone());
                 mark.reply.map(|reply| reply.try_send(Err(why)));
+                self.retry_first_mark(now);
             }
         }
         Ok(())
+    }
+
+    fn retry_first_mark(&mut self, now: Instant) {
+        if !self.restorable_made {
+            let soon = now + RETRY_FIRST_MARK;
+            self.next_mark_at = Some(self.next_mark_at.map_or(soon, |at| at.min(soon)));
+        }
     }
 
     fn begin_mark(&mut self, now: Instant) -> Result<(), CollectError> {
@@ -388,6 +424,15 @@ impl<P: Probes, S: Source> Collector<P, S> {
             None => return Ok(()),
         };
         self.next_mark_at = self.options.mark_every.map(|every| now + every);
+        if !self.unreadable.is_empty() {
+            let why =
+                format!("{} bytes of the source can't be read: no mark can be true", self.unreadable.bytes());
+            log::warn!("{why}");
+            self.snapshot.last_mark_error = Some(why.clone());
+            reply.map(|reply| reply.try_send(Err(why)));
+            self.retry_first_mark(now);
+            return Ok(());
+        }
         let mounts = match self.source.mounts() {
             Ok(mounts) => mounts,
             Err(error) => {

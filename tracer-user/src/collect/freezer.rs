@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
@@ -53,46 +54,36 @@ pub trait Freeze {
     fn poll(&mut self) -> Option<Reply>;
 }
 
-/// `protect`'s end of the helper.
+/// `protect`'s end of the helper. A helper that died is started again with the next request.
 pub struct Freezer {
+    helper: Option<Helper>,
+    frozen: Vec<PathBuf>,
+}
+
+struct Helper {
     child: Child,
-    /// `None` once closed.
+    /// `None` only while it is dropped.
     requests: Option<ChildStdin>,
     replies: Receiver<Reply>,
-    frozen: Vec<PathBuf>,
 }
 
 impl Freezer {
     pub fn spawn() -> std::io::Result<Freezer> {
-        let mut child = Command::new("/proc/self/exe")
-            .arg("freezer")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let (Some(requests), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(std::io::Error::other("the helper has no pipes"));
-        };
-        let (sender, replies) = channel();
-        std::thread::Builder::new().name("freezer".into()).spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                if let Ok(reply) = serde_json::from_str(&line)
-                    && sender.send(reply).is_err()
-                {
-                    break;
-                }
-            }
-        })?;
-        Ok(Freezer { child, requests: Some(requests), replies, frozen: Vec::new() })
+        Ok(Freezer { helper: Some(Helper::spawn()?), frozen: Vec::new() })
     }
 
     fn request(&mut self, request: &Request) -> std::io::Result<()> {
         let mut line = serde_json::to_string(request)?;
         line.push('\n');
-        let sent = match &mut self.requests {
-            Some(requests) => requests.write_all(line.as_bytes()),
-            None => Err(std::io::ErrorKind::BrokenPipe.into()),
+        let helper = match &mut self.helper {
+            Some(helper) => helper,
+            None => self.helper.insert(Helper::spawn()?),
         };
-        sent.inspect_err(|_| self.thaw_ourselves())
+        // One that just died says so at the next poll, as the answer to this request.
+        match helper.requests.as_mut().map_or(Ok(()), |requests| requests.write_all(line.as_bytes())) {
+            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn thaw_ourselves(&mut self) {
@@ -119,7 +110,7 @@ impl Freeze for Freezer {
     }
 
     fn poll(&mut self) -> Option<Reply> {
-        match self.replies.try_recv() {
+        match self.helper.as_ref()?.replies.try_recv() {
             Ok(reply) => {
                 if matches!(reply, Reply::Thawed { .. } | Reply::Failed { .. }) {
                     self.frozen.clear();
@@ -128,6 +119,7 @@ impl Freeze for Freezer {
             }
             Err(TryRecvError::Empty) => None,
             Err(TryRecvError::Disconnected) => {
+                self.helper = None;
                 self.thaw_ourselves();
                 Some(Reply::Failed { what: "the freezer process died".into() })
             }
@@ -137,16 +129,48 @@ impl Freeze for Freezer {
 
 impl Drop for Freezer {
     fn drop(&mut self) {
-        // The helper thaws and ends when its standard input does.
+        self.helper = None;
+        self.thaw_ourselves();
+    }
+}
+
+impl Helper {
+    fn spawn() -> std::io::Result<Helper> {
+        let mut child = Command::new("/proc/self/exe")
+            .arg("freezer")
+            // A Ctrl-C for the terminal's process group is not for it: the parent decides.
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let (Some(requests), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(std::io::Error::other("the helper has no pipes"));
+        };
+        let (sender, replies) = channel();
+        std::thread::Builder::new().name("freezer".into()).spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if let Ok(reply) = serde_json::from_str(&line)
+                    && sender.send(reply).is_err()
+                {
+                    break;
+                }
+            }
+        })?;
+        Ok(Helper { child, requests: Some(requests), replies })
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        // It thaws and ends when its standard input does.
         self.requests = None;
         let _ = self.child.wait();
-        self.thaw_ourselves();
     }
 }
 
 /// The helper's whole life: serves requests from standard input until it ends.
 pub fn serve() -> std::io::Result<()> {
-    // A Ctrl-C for the terminal's process group is not for us: the parent decides.
+    // No terminal's signals.
     let _ = nix::unistd::setsid();
     for signal in [nix::sys::signal::SIGINT, nix::sys::signal::SIGTERM, nix::sys::signal::SIGHUP] {
         // SAFETY: ignoring a signal runs no code of ours.

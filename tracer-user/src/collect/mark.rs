@@ -20,9 +20,9 @@ const QUIET_MAX: Duration = Duration::from_secs(2);
 enum Stage {
     Syncing { again: bool },
     HeadStart { until: Instant },
-    Freezing,
-    Draining { since: Instant, time: Timestamp },
-    Thawing { since: Instant, time: Timestamp },
+    Freezing { asked: Instant },
+    Draining { asked: Instant, frozen: Instant, time: Timestamp },
+    Thawing { asked: Instant, time: Timestamp },
     Quiet { until: Instant },
 }
 
@@ -46,7 +46,12 @@ pub struct Situation {
 /// What became of a mark.
 pub enum Outcome {
     InProgress,
-    Made { class: PointClass, time: Timestamp, frozen: Option<Duration> },
+    /// `frozen`: from asking for the freeze, which holds writers before it is complete, to the thaw.
+    Made {
+        class: PointClass,
+        time: Timestamp,
+        frozen: Option<Duration>,
+    },
     Failed(String),
 }
 
@@ -91,25 +96,25 @@ impl MarkInProgress {
                 if situation.ready_bytes <= HEAD_START_BYTES || situation.now >= until =>
             {
                 freezer.freeze(&self.mounts, self.freeze_timeout)?;
-                self.stage = Stage::Freezing;
+                self.stage = Stage::Freezing { asked: situation.now };
             }
-            Stage::Freezing if reply == Some(Reply::Frozen) => {
-                self.stage = Stage::Draining { since: situation.now, time: situation.time };
+            Stage::Freezing { asked } if reply == Some(Reply::Frozen) => {
+                self.stage = Stage::Draining { asked, frozen: situation.now, time: situation.time };
             }
-            Stage::Draining { since, time } => {
+            Stage::Draining { asked, frozen, time } => {
                 if let Some(Reply::Thawed { .. }) = reply {
                     return Ok(Outcome::Failed(self.too_slow()));
                 }
                 // Drained may have been found out before the freeze was: it has to be from a later turn.
-                if situation.drained && situation.now > since {
+                if situation.drained && situation.now > frozen {
                     freezer.thaw()?;
-                    self.stage = Stage::Thawing { since, time };
+                    self.stage = Stage::Thawing { asked, time };
                 }
             }
-            Stage::Thawing { since, time } => {
+            Stage::Thawing { asked, time } => {
                 if let Some(Reply::Thawed { held }) = reply {
                     return Ok(if held {
-                        let frozen = Some(situation.now - since);
+                        let frozen = Some(situation.now - asked);
                         Outcome::Made { class: PointClass::Fs, time, frozen }
                     } else {
                         Outcome::Failed(self.too_slow())
@@ -124,7 +129,7 @@ impl MarkInProgress {
                 };
                 return Ok(Outcome::Made { class, time: situation.time, frozen: None });
             }
-            Stage::Syncing { .. } | Stage::HeadStart { .. } | Stage::Freezing => {}
+            Stage::Syncing { .. } | Stage::HeadStart { .. } | Stage::Freezing { .. } => {}
         }
         Ok(Outcome::InProgress)
     }
@@ -132,7 +137,7 @@ impl MarkInProgress {
     /// A file system that can't be frozen: a quiet instant is the best there is. Past the freeze it is a failure.
     fn freeze_failed(&mut self, what: &str, now: Instant) -> Outcome {
         match self.stage {
-            Stage::Syncing { .. } | Stage::HeadStart { .. } | Stage::Freezing => {
+            Stage::Syncing { .. } | Stage::HeadStart { .. } | Stage::Freezing { .. } => {
                 log::warn!("{what}: trying for a mark without a frozen file system");
                 self.stage = Stage::Quiet { until: now + QUIET_MAX };
                 Outcome::InProgress

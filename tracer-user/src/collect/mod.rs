@@ -89,7 +89,8 @@ pub type MarkReply = SyncSender<Result<MarkDone, String>>;
 pub struct MarkDone {
     #[serde(flatten)]
     pub point: Point,
-    /// How long file systems were frozen; `None` if none was.
+    /// How long writers to the file systems were held at most: from asking for the freeze to the thaw. `None` if nothing
+    /// was frozen.
     pub frozen_ms: Option<u64>,
 }
 

@@ -16,10 +16,13 @@ const MERGE_GRANULE_MIN: u64 = 64 << 10;
 /// Unchanged bytes between two ranges that are rather read than skipped: a second read costs more.
 const READ_THROUGH_BYTES: u64 = 32 << 10;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct InFlight {
     ranges: Vec<ByteRange>,
     since: MonotonicNs,
+    /// An idle device said it is done. Kept all the same: a suspended dm device holds bios that nobody counts as under
+    /// way, and only their completion then tells the truth.
+    settled: bool,
 }
 
 /// Bytes to be read at once.
@@ -87,11 +90,9 @@ impl Pending {
         if first && let Some(older) = self.in_flight.remove(&key) {
             self.ready_all(older.ranges, now);
         }
-        self.in_flight
-            .entry(key)
-            .or_insert_with(|| InFlight { ranges: Vec::with_capacity(1), since: now })
-            .ranges
-            .push(range);
+        let entry = self.in_flight.entry(key).or_default();
+        entry.ranges.push(range);
+        (entry.since, entry.settled) = (now, false);
         if self.in_flight.len() > IN_FLIGHT_MAX {
             self.unpair_in_flight();
         }
@@ -115,10 +116,8 @@ impl Pending {
             if partly.ranges.is_empty() {
                 self.in_flight.remove(&key);
             }
-        } else if key == 0 {
-            self.unpaired.remove(range);
-            self.waiting.remove(range);
         }
+        // Without a key it may be the completion of one of several writes to the range: the others stay unpaired.
         self.ready_all([range], now);
     }
 
@@ -131,13 +130,12 @@ impl Pending {
 
     /// The device had no write under way at some instant after `cutoff`: what was submitted before it is done.
     pub fn settle(&mut self, cutoff: MonotonicNs, now: MonotonicNs) {
-        let done: Vec<u64> =
-            self.in_flight.iter().filter(|(_, i)| i.since <= cutoff).map(|(key, _)| *key).collect();
-        for key in done {
-            if let Some(entry) = self.in_flight.remove(&key) {
-                self.ready_all(entry.ranges, now);
-            }
+        let mut done = Vec::new();
+        for entry in self.in_flight.values_mut().filter(|entry| !entry.settled && entry.since <= cutoff) {
+            entry.settled = true;
+            done.extend_from_slice(&entry.ranges);
         }
+        self.ready_all(done, now);
         if self.waiting_since <= cutoff {
             let waiting = std::mem::take(&mut self.waiting);
             self.ready_all(waiting.iter(), now);
@@ -148,7 +146,9 @@ impl Pending {
 
     /// Whether a look at the device could settle something.
     pub fn awaits_device(&self) -> bool {
-        !(self.in_flight.is_empty() && self.unpaired.is_empty() && self.waiting.is_empty())
+        self.in_flight.values().any(|entry| !entry.settled)
+            || !self.unpaired.is_empty()
+            || !self.waiting.is_empty()
     }
 
     /// What to read next: spans of at most `span_bytes_max`, each with the ready ranges in it. Neighbours that are
@@ -202,7 +202,8 @@ impl Pending {
 
     /// Bytes known to have changed that are not in the journal, ready to be read or not.
     pub fn bytes(&self) -> u64 {
-        let in_flight: u64 = self.in_flight.values().flat_map(|i| &i.ranges).map(|r| r.len()).sum();
+        let in_flight = self.in_flight.values().filter(|entry| !entry.settled);
+        let in_flight: u64 = in_flight.flat_map(|entry| &entry.ranges).map(|range| range.len()).sum();
         self.ready.bytes() + self.unpaired.bytes() + self.waiting.bytes() + in_flight
     }
 
@@ -231,10 +232,14 @@ impl Pending {
     }
 }
 
-/// Merges neighbours over ever larger holes until the set is small. Reading too much is harmless, forgetting is not.
 fn bound(set: &mut ByteRangeSet, size_bytes: u64) {
+    merge_to(set, RANGES_MAX, size_bytes);
+}
+
+/// Merges neighbours over ever larger holes until there are few. To name too much is harmless, to forget is not.
+pub fn merge_to(set: &mut ByteRangeSet, ranges_max: usize, size_bytes: u64) {
     let mut granule = MERGE_GRANULE_MIN;
-    while set.range_count() > RANGES_MAX {
+    while set.range_count() > ranges_max {
         *set = set.iter().map(|range| range.align_outward(granule, size_bytes)).collect();
         granule *= 2;
     }
@@ -331,6 +336,28 @@ mod tests {
         assert!(pending.awaits_device());
         pending.settle(250, 300);
         assert_eq!(all_ready(&mut pending), [block(2)]);
+    }
+
+    #[test]
+    fn a_completion_after_the_device_seemed_idle_still_counts() {
+        let mut pending = Pending::new(SIZE, 4096);
+        pending.submit(1, true, block(4), false, 0);
+        pending.settle(100, 100);
+        assert_eq!(all_ready(&mut pending), [block(4)]);
+        assert!(pending.is_empty());
+        // A dm device was suspended meanwhile; a bio's completion names no range.
+        pending.complete(1, None, true, 200);
+        assert_eq!(all_ready(&mut pending), [block(4)]);
+    }
+
+    #[test]
+    fn a_keyless_completion_may_be_another_write_s() {
+        let mut pending = Pending::new(SIZE, 4096);
+        pending.submit(0, true, block(4), false, 0);
+        pending.submit(0, true, block(4), false, 0);
+        pending.complete(0, Some(block(4)), false, 1);
+        assert_eq!(all_ready(&mut pending), [block(4)]);
+        assert!(pending.awaits_device(), "the other one is not done");
     }
 
     #[test]

@@ -25,6 +25,7 @@ struct Disk {
     counters: Counters,
     under_way: Vec<(u64, ByteRange, u8)>,
     unreadable: Option<ByteRange>,
+    failed_reads: u32,
 }
 
 impl Disk {
@@ -87,8 +88,9 @@ impl Source for Shared {
     }
 
     fn read(&self, range: ByteRange) -> std::io::Result<AlignedBuf> {
-        let disk = self.0.lock().unwrap();
+        let mut disk = self.0.lock().unwrap();
         if disk.unreadable.is_some_and(|bad| bad.intersect(range).is_some()) {
+            disk.failed_reads += 1;
             return Err(std::io::Error::from_raw_os_error(libc::EIO));
         }
         let mut buffer = AlignedBuf::with_capacity(range.len() as usize);
@@ -225,13 +227,16 @@ fn an_unreadable_range_forbids_a_restorable_mark_until_it_can_be_read() {
     bench.disk.disk().unreadable = Some(ByteRange::with_len(5 * BLOCK as u64, BLOCK as u64));
     bench.disk.disk().submit(1, 5, 9);
     bench.disk.disk().complete(0, true);
-    bench.ask("while unreadable");
-    bench.turn_until("a mark", |b| b.marks.len() == 2);
-    assert_eq!(bench.marks[1].class, PointClass::Fuzzy);
+    bench.turn_until("a failed read", |b| b.disk.disk().failed_reads > 0);
+    let (reply, answer) = sync_channel(1);
+    bench.commands.send(Command::Mark { label: "while unreadable".into(), reply: Some(reply) }).unwrap();
+    bench.turn();
+    let why = answer.try_recv().unwrap().unwrap_err();
+    assert!(why.contains("4096 bytes of the source can't be read"), "{why}");
     bench.disk.disk().unreadable = None;
     bench.ask("readable again");
-    bench.turn_until("a mark", |b| b.marks.len() == 3);
-    assert_eq!(bench.marks[2].class, PointClass::Crash);
+    bench.turn_until("a mark", |b| b.marks.len() == 2);
+    assert_eq!(bench.marks[1].class, PointClass::Crash);
     assert!(bench.wrong.is_empty());
 }
 

@@ -144,6 +144,16 @@ impl BlockDevice {
         attribute(&self.sysfs_dir, "size")?.parse::<u64>().ok()?.checked_mul(512)
     }
 
+    /// Written zone by zone (SMR disks, ZNS).
+    pub fn is_zoned(&self) -> bool {
+        attribute(&self.disk.sysfs_dir, "queue/zoned").is_some_and(|model| model != "none")
+    }
+
+    /// A suspended dm device holds bios that count nowhere as under way.
+    pub fn is_suspended(&self) -> bool {
+        attribute(&self.disk.sysfs_dir, "dm/suspended").is_some_and(|suspended| suspended == "1")
+    }
+
     /// Writes (with discards and write-zeroes) under way on the whole disk. None if the device is gone.
     pub fn writes_in_flight(&self) -> Option<u64> {
         let inflight = attribute(&self.disk.sysfs_dir, "inflight")?;

@@ -16,4 +16,4 @@ pub use sysfs::{DeviceNumber, Sysfs};
 pub use topology::{Role, TopologyError, devices_below, devices_of_path, ensure_not_on_volume};
 
 #[cfg(test)]
-mod test_devices;
+pub(crate) mod test_devices;

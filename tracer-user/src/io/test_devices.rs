@@ -3,22 +3,22 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-pub(super) struct Loop {
-    pub(super) device: PathBuf,
+pub(crate) struct Loop {
+    pub(crate) device: PathBuf,
     image: PathBuf,
     partitions: u32,
     _dir: Option<tempfile::TempDir>,
 }
 
 impl Loop {
-    pub(super) fn with_content(content: &[u8]) -> Loop {
+    pub(crate) fn with_content(content: &[u8]) -> Loop {
         let dir = tempfile::tempdir_in("/tmp").unwrap();
         let image = dir.path().join("image");
         std::fs::write(&image, content).unwrap();
         Loop::owning(dir, &image)
     }
 
-    pub(super) fn of_size(bytes: u64) -> Loop {
+    pub(crate) fn of_size(bytes: u64) -> Loop {
         let dir = tempfile::tempdir_in("/tmp").unwrap();
         let image = dir.path().join("image");
         std::fs::File::create(&image).unwrap().set_len(bytes).unwrap();
@@ -32,24 +32,24 @@ impl Loop {
     }
 
     /// Over a file that somebody else keeps.
-    pub(super) fn over(image: &Path) -> Loop {
+    pub(crate) fn over(image: &Path) -> Loop {
         let device = run("losetup", &["--find", "--show", text(image)]).trim().into();
         Loop { device, image: image.to_owned(), partitions: 0, _dir: None }
     }
 
     /// Adds the next partition (the kernel here reads no partition tables, so by ioctl). Units are 512 bytes.
-    pub(super) fn add_partition(&mut self, start: u64, len: u64) -> PathBuf {
+    pub(crate) fn add_partition(&mut self, start: u64, len: u64) -> PathBuf {
         let number = (self.partitions + 1).to_string();
         run("addpart", &[text(&self.device), &number, &start.to_string(), &len.to_string()]);
         self.partitions += 1;
         PathBuf::from(format!("{}p{number}", self.device.display()))
     }
 
-    pub(super) fn file(&self) -> &PathBuf {
+    pub(crate) fn file(&self) -> &PathBuf {
         &self.image
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         self.device.file_name().unwrap().to_str().unwrap()
     }
 }
@@ -64,13 +64,13 @@ impl Drop for Loop {
 }
 
 /// A zram device of our own, removed when dropped.
-pub(super) struct Zram {
-    pub(super) device: PathBuf,
+pub(crate) struct Zram {
+    pub(crate) device: PathBuf,
     number: String,
 }
 
 impl Zram {
-    pub(super) fn without_size() -> Zram {
+    pub(crate) fn without_size() -> Zram {
         let number = std::fs::read_to_string("/sys/class/zram-control/hot_add").unwrap().trim().to_owned();
         Zram { device: format!("/dev/zram{number}").into(), number }
     }
@@ -85,18 +85,18 @@ impl Drop for Zram {
 }
 
 /// A mounted file system, unmounted when dropped.
-pub(super) struct Mounted {
-    pub(super) point: PathBuf,
+pub(crate) struct Mounted {
+    pub(crate) point: PathBuf,
     _dir: tempfile::TempDir,
 }
 
 impl Mounted {
-    pub(super) fn mkfs(fs_type: &str, device: &Path) -> Mounted {
+    pub(crate) fn mkfs(fs_type: &str, device: &Path) -> Mounted {
         run(&format!("mkfs.{fs_type}"), &["-q", text(device)]);
         Mounted::new(device, &[])
     }
 
-    pub(super) fn new(device: &Path, options: &[&str]) -> Mounted {
+    pub(crate) fn new(device: &Path, options: &[&str]) -> Mounted {
         let dir = tempfile::tempdir_in("/tmp").unwrap();
         let point = dir.path().join("mount point"); // with a space: mountinfo escapes it
         std::fs::create_dir(&point).unwrap();
@@ -111,14 +111,14 @@ impl Drop for Mounted {
     }
 }
 
-pub(super) fn run(program: &str, args: &[&str]) -> String {
+pub(crate) fn run(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output().unwrap_or_else(|e| panic!("{program}: {e}"));
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {args:?}: {}: {stderr}", output.status);
     String::from_utf8(output.stdout).unwrap()
 }
 
-pub(super) fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 

@@ -18,6 +18,7 @@ use crate::service::protect::{ProtectEvent, Running};
 use crate::service::run_dir;
 
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(2);
 const SHOW_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -44,6 +45,8 @@ pub(super) fn serve(
     let _ = std::fs::remove_file(socket);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(serve_until_end(socket, running, show));
+    // Nobody is waited for who asked and will not be answered.
+    runtime.shutdown_background();
     let _ = std::fs::remove_file(socket);
     result
 }
@@ -58,6 +61,7 @@ async fn serve_until_end(
     })?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let mut ticks = tokio::time::interval(SHOW_EVERY);
     let mut ended = tokio::time::interval(Duration::from_millis(20));
     let mut stopping = false;
@@ -79,6 +83,7 @@ async fn serve_until_end(
                 }
             }
             _ = interrupt.recv() => if stop(running, &mut stopping, show) { return Ok(None) },
+            _ = hangup.recv() => if stop(running, &mut stopping, show) { return Ok(None) },
             _ = terminate.recv() => if stop(running, &mut stopping, show) { return Ok(None) },
         }
     }
@@ -98,7 +103,7 @@ async fn answer(stream: UnixStream, status: Status, commands: std::sync::mpsc::S
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     let mut reader = tokio::io::BufReader::new(tokio::io::AsyncReadExt::take(reader, REQUEST_BYTES_MAX));
-    if reader.read_line(&mut line).await.is_err() {
+    if !matches!(tokio::time::timeout(REQUEST_TIME_MAX, reader.read_line(&mut line)).await, Ok(Ok(_))) {
         return;
     }
     let response = match serde_json::from_str(&line) {
@@ -178,7 +183,8 @@ impl Client {
         match volume {
             Some(wanted) => {
                 let real = std::fs::canonicalize(wanted).unwrap_or_else(|_| wanted.into());
-                let name = real.file_name().and_then(|name| name.to_str()).unwrap_or(wanted).to_owned();
+                // The kernel's name of cciss/c0d0 is cciss!c0d0.
+                let name = real.strip_prefix("/dev").unwrap_or(&real).display().to_string().replace('/', "!");
                 let found = clients.into_iter().find(|client| client.volume == name);
                 found.ok_or(ControlError::NotProtected { wanted: wanted.to_owned(), running })
             }

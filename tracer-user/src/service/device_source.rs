@@ -31,7 +31,8 @@ impl Source for DeviceSource {
     }
 
     fn writing(&self) -> Option<bool> {
-        self.device.writes_in_flight().map(|count| count > 0)
+        let writes = self.device.writes_in_flight()?;
+        Some(writes > 0 || self.device.is_suspended())
     }
 
     fn mounts(&self) -> std::io::Result<Vec<PathBuf>> {

@@ -30,6 +30,8 @@ pub enum PrepareError {
          needs a new --journal directory and a new target"
     )]
     OtherSize { journal: PathBuf, device: PathBuf, recorded: u64, now: u64 },
+    #[error("{} is a zoned device: its appends don't say where they write, so it can't be protected yet; protect the volumes above it", device.display())]
+    Zoned { device: PathBuf },
     #[error("no random bytes for the volume's id")]
     Random(#[source] std::io::Error),
 }
@@ -58,18 +60,22 @@ pub fn prepare(
     run_dir: &Path,
 ) -> Result<Prepared, PrepareError> {
     let device = BlockDevice::open(source)?;
+    if device.is_zoned() {
+        return Err(PrepareError::Zoned { device: device.path });
+    }
     ensure_not_on_volume(&device, journal_dir, Role::Journal)?;
     ensure_not_on_volume(&device, target, Role::Target)?;
     let lock = VolumeLock::take(run_dir, &device.name)?;
     let resumed = journal_dir.join("volume.toml").exists();
     let (writer, recovery) = if resumed {
+        // Before anything is written to it.
+        same_volume(Journal::open(journal_dir)?.info(), &device, journal_dir)?;
         let (writer, recovery) = Writer::open(journal_dir, journal_options)?;
         (writer, Some(recovery))
     } else {
         (Writer::create(journal_dir, &describe(&device)?, journal_options)?, None)
     };
     let info = writer.info().clone();
-    same_volume(&info, &device, journal_dir)?;
     let journal = Journal::open(journal_dir)?;
     let restorable = journal.points()?.into_iter().rfind(|point| point.class.restorable());
     let (replica, _) = Replica::open(journal_dir, target, &info, force)?;

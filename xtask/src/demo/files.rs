@@ -81,13 +81,8 @@ impl Files {
 
 impl fmt::Display for Files {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let written = self.written.load(Ordering::Relaxed);
-        let deleted = self.kept.inventory().deleted.len();
-        write!(
-            f,
-            "{written} files written and {deleted} deleted, {} fstrim",
-            self.trims.load(Ordering::Relaxed)
-        )
+        let (written, trims) = (self.written.load(Ordering::Relaxed), self.trims.load(Ordering::Relaxed));
+        write!(f, "{trims} fstrim, {written} files written")
     }
 }
 

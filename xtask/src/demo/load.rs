@@ -107,7 +107,8 @@ impl Workloads {
     /// What was done, for people.
     pub fn summary(&self) -> String {
         let Workloads { git, compile, sqlite, files } = self;
-        format!("{git}, {compile}, {sqlite}, {files}")
+        let deleted: usize = self.kept().into_iter().map(|kept| kept.inventory().deleted.len()).sum();
+        format!("{git}, {compile}, {sqlite}, {files}, {deleted} of all deleted again")
     }
 
     fn kept(&self) -> [&Kept; 2] {

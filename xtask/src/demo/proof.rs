@@ -17,6 +17,8 @@ use crate::demo::sqlite::Sqlite;
 use crate::demo::volume::{Loop, Mount};
 use crate::run;
 
+const FILES_NAMED_MAX: usize = 5;
+
 /// A mark that holds.
 pub struct Proof {
     label: String,
@@ -164,8 +166,14 @@ fn check_files(files: &Inventory, volume: &Path, dir: &Path) -> Result<()> {
     let sums = dir.join("SHA256SUMS");
     fs::write(&sums, sums_file(files))?;
     let mut check = run::program("sha256sum")?;
-    run::output(check.args(["--check", "--quiet", "--strict"]).arg(&sums).current_dir(volume))
-        .context("files are not as they were before the mark")?;
+    let check = check.args(["--check", "--quiet", "--strict"]).arg(&sums).current_dir(volume).output()?;
+    if !check.status.success() {
+        // Which differ is on stdout, which are missing on stderr.
+        let said = [check.stdout, check.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        let first: Vec<_> = said.lines().take(FILES_NAMED_MAX).collect();
+        bail!("files are not as they were before the mark ({}): {} …", sums.display(), first.join("; "));
+    }
     let back = files.deleted.iter().find(|path| volume.join(path).exists());
     ensure!(
         back.is_none(),

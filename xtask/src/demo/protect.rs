@@ -73,7 +73,7 @@ impl Protect {
     pub fn start(client: &Client, device: &Path) -> Result<Protect> {
         let log = client.dir.join("protect.log");
         let file = File::create(&log)?;
-        // setpriv ends it, in order, even if the demo is killed and can't.
+        // Even if the demo is killed and can no longer stop it: it ends.
         let mut command = run::program("setpriv")?;
         client.set_up(&mut command);
         command.args(["--pdeathsig", "INT"]).arg(&client.afterwrite).arg("protect").arg(device);

@@ -234,6 +234,7 @@ fn an_unreadable_range_forbids_a_restorable_mark_until_it_can_be_read() {
     let why = answer.try_recv().unwrap().unwrap_err();
     assert!(why.contains("4096 bytes of the source can't be read"), "{why}");
     bench.disk.disk().unreadable = None;
+    bench.turn_until("it is read", |b| b.image == b.disk.disk().bytes);
     bench.ask("readable again");
     bench.turn_until("a mark", |b| b.marks.len() == 2);
     assert_eq!(bench.marks[1].class, PointClass::Crash);

@@ -1,0 +1,157 @@
+//! The collector's marks: asked for, due, or the last; and what `live` and `stopping` mean.
+
+use std::time::{Duration, Instant};
+
+use super::{Collector, Stopping, millis, realtime};
+use crate::collect::mark::{MarkInProgress, Outcome, Situation};
+use crate::collect::{CollectError, Entry, MarkReply, Probes, Source, State};
+use crate::model::{Mark, MarkId, PointClass, Timestamp};
+
+/// Until the first restorable mark of a session, one is tried again this soon.
+const RETRY_FIRST_MARK: Duration = Duration::from_secs(10);
+/// How long the last turn after Ctrl-C may look for an instant without writes.
+const LAST_QUIET_MAX: Duration = Duration::from_secs(2);
+
+impl<P: Probes, S: Source> Collector<P, S> {
+    pub(super) fn ask_for_mark(&mut self, label: String, reply: Option<MarkReply>) {
+        if self.scan.is_done() {
+            self.waiting_marks.push_back((label, reply));
+        } else if let Some(reply) = reply {
+            let percent = self.scan.done_bytes() * 100 / self.scan.total_bytes().max(1);
+            let _ = reply.try_send(Err(format!(
+                "the volume is being copied ({percent} % done): a mark can be made after that, see `afterwrite status`"
+            )));
+        }
+    }
+
+    /// Journal and device say the same at this instant: all submissions were taken, are done, were read and handed on.
+    pub(super) fn drained(&mut self) -> bool {
+        if !(self.scan.is_done()
+            && self.pending.is_empty()
+            && self.unreadable.is_empty()
+            && self.gaps.is_empty()
+            && self.outbox.is_empty())
+        {
+            return false;
+        }
+        let counters = self.probes.counters();
+        // An event seen now and not in the ring yet makes `seen` the larger one.
+        counters.seen == self.submissions_taken + counters.marked
+            && counters.marked == self.snapshot.counters.marked
+            && counters.read_failed == self.snapshot.counters.read_failed
+    }
+
+    pub(super) fn advance_mark(&mut self) -> Result<(), CollectError> {
+        let now = Instant::now();
+        if self.mark.is_none() && self.scan.is_done() {
+            self.begin_mark(now)?;
+        }
+        let drained = self.drained();
+        let Some(mark) = &mut self.mark else { return Ok(()) };
+        let situation = Situation { now, time: realtime(), drained, ready_bytes: self.pending.ready_bytes() };
+        let outcome = mark.advance(self.freezer.as_mut(), &situation).map_err(CollectError::Freezer)?;
+        match outcome {
+            Outcome::InProgress => {}
+            Outcome::Made { class, time, frozen } => {
+                let Some(mark) = self.mark.take() else { return Ok(()) };
+                self.snapshot.last_frozen_ms = frozen.map(millis);
+                self.snapshot.last_mark_error = None;
+                self.append_mark(mark.label, mark.reply, class, time, frozen.map(millis));
+                self.restorable_made |= class.restorable();
+                self.retry_first_mark(now);
+                self.flush_outbox()?;
+            }
+            Outcome::Failed(why) => {
+                let Some(mark) = self.mark.take() else { return Ok(()) };
+                log::warn!("{why}");
+                self.snapshot.last_mark_error = Some(why.clone());
+                mark.reply.map(|reply| reply.try_send(Err(why)));
+                self.retry_first_mark(now);
+            }
+        }
+        Ok(())
+    }
+
+    fn retry_first_mark(&mut self, now: Instant) {
+        if !self.restorable_made {
+            let soon = now + RETRY_FIRST_MARK;
+            self.next_mark_at = Some(self.next_mark_at.map_or(soon, |at| at.min(soon)));
+        }
+    }
+
+    fn begin_mark(&mut self, now: Instant) -> Result<(), CollectError> {
+        let due = self.next_mark_at.is_some_and(|at| now >= at) && self.stopping.is_none();
+        let (label, reply) = match self.waiting_marks.pop_front() {
+            Some(asked) => asked,
+            None if due => (String::new(), None),
+            None => return Ok(()),
+        };
+        self.next_mark_at = self.options.mark_every.map(|every| now + every);
+        if !self.unreadable.is_empty() {
+            let why =
+                format!("{} bytes of the source can't be read: no mark can be true", self.unreadable.bytes());
+            log::warn!("{why}");
+            self.snapshot.last_mark_error = Some(why.clone());
+            reply.map(|reply| reply.try_send(Err(why)));
+            self.retry_first_mark(now);
+            return Ok(());
+        }
+        let mounts = match self.source.mounts() {
+            Ok(mounts) => mounts,
+            Err(error) => {
+                log::warn!("the mounted file systems can't be listed, none will be frozen: {error}");
+                Vec::new()
+            }
+        };
+        let freeze_timeout = self.options.freeze_timeout;
+        let mark = MarkInProgress::begin(label, reply, mounts, freeze_timeout, self.freezer.as_mut(), now);
+        self.mark = Some(mark.map_err(CollectError::Freezer)?);
+        Ok(())
+    }
+
+    fn append_mark(
+        &mut self,
+        label: String,
+        reply: Option<MarkReply>,
+        class: PointClass,
+        time: Timestamp,
+        frozen_ms: Option<u64>,
+    ) {
+        let mark = Mark { id: self.next_mark, class, label };
+        self.next_mark = MarkId(self.next_mark.0 + 1);
+        self.snapshot.marks += 1;
+        self.changed_since_mark = false;
+        if class == PointClass::Fuzzy {
+            log::warn!(
+                "mark {} is fuzzy: the volume was written without a pause, it can't be restored to it",
+                mark.id
+            );
+        }
+        self.outbox.push_back(Entry::Mark { time, mark, frozen_ms, reply });
+    }
+
+    pub(super) fn advance_state(&mut self) {
+        if self.scan.is_done() && !self.was_live {
+            self.was_live = true;
+            let label = if self.snapshot.state == State::Resync { "resync" } else { "baseline" };
+            self.snapshot.state = State::Live;
+            self.waiting_marks.push_front((label.into(), None));
+        }
+        match self.stopping {
+            Some(Stopping::LastMark) if self.mark.is_none() && self.waiting_marks.is_empty() => {
+                self.stopping = Some(Stopping::LastQuiet { until: Instant::now() + LAST_QUIET_MAX });
+            }
+            // The thaw wrote again (a superblock, say): once that is copied, replica and source are the same.
+            Some(Stopping::LastQuiet { until }) => {
+                let drained = self.drained();
+                if drained && self.changed_since_mark {
+                    self.append_mark("stop".into(), None, PointClass::Crash, realtime(), None);
+                }
+                if (drained || Instant::now() >= until) && self.outbox.is_empty() {
+                    self.stopping = Some(Stopping::Done);
+                }
+            }
+            _ => {}
+        }
+    }
+}

@@ -130,12 +130,20 @@ expect_sums() {
 # begin_load DIRECTORY, end_load: synced random writes, and files that come and go, in the background.
 begin_load() {
     mkdir -p "$1/load" "$1/churn"
-    fio --name=load --directory="$1/load" --size=6M --bs=4k --rw=randwrite --fsync=8 --time_based --runtime=1h \
-        --thinktime=500 > /run/load.log 2>&1 &
+    random_writes "$1/load" &
     LOAD_PID=$!
     churn "$1/churn" &
     CHURN_PID=$!
     wait_for 60 "the load to begin" test -e "$1/churn/3"
+    wait_for 60 "the load to begin" test -e "$1/load/load.0.0"
+}
+
+# Many short runs: one long fio that is told to end while it still starts goes on for ever.
+random_writes() {
+    while [ ! -e /run/end_load ]; do
+        fio --name=load --directory="$1" --size=6M --io_size=1M --bs=4k --rw=randwrite --randrepeat=0 --fsync=8 \
+            --thinktime=500 > /run/load.log 2>&1 || return 1
+    done
 }
 
 churn() {
@@ -152,8 +160,7 @@ churn() {
 
 end_load() {
     : > /run/end_load
-    kill -INT "$LOAD_PID" 2> /dev/null || true
-    wait "$LOAD_PID" || true
+    wait "$LOAD_PID" || fail "fio could not write under load"
     wait "$CHURN_PID" || fail "files could not be written under load"
     rm /run/end_load
 }

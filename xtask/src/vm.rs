@@ -20,7 +20,7 @@ use crate::tally::Tally;
 use crate::{build, image, run, setup};
 
 const VERDICT: &str = "AFTERWRITE-VERDICT ";
-const LOG_TAIL_LINES: usize = 80;
+const LOG_TAIL_LINES: usize = 150;
 const MEMORY_MIB: u32 = 1024;
 
 #[derive(clap::Args)]

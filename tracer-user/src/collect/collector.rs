@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::capture::Event;
 use crate::collect::freezer::Freeze;
-use crate::collect::mark::MarkInProgress;
+use crate::collect::mark::{MarkInProgress, Quiet};
 use crate::collect::pending::{MonotonicNs, Pending, merge_to};
 use crate::collect::scan::{Scan, Step, differing};
 use crate::collect::slice::slice;
@@ -91,7 +91,7 @@ pub struct Collector<P, S> {
 
 enum Stopping {
     LastMark,
-    LastQuiet { until: Instant },
+    LastQuiet { quiet: Quiet },
     Done,
 }
 

@@ -10,7 +10,7 @@ use crate::model::{Mark, MarkId, PointClass, Timestamp};
 /// Until the first restorable mark of a session, one is tried again this soon.
 const RETRY_FIRST_MARK: Duration = Duration::from_secs(10);
 
-impl<P: Probes, S: Source> Collector<P, S> {
+impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
     pub(super) fn ask_for_mark(&mut self, label: String, reply: Option<MarkReply>) {
         if self.scan.is_done() {
             self.waiting_marks.push_back((label, reply));

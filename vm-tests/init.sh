@@ -22,6 +22,24 @@ while read -r module; do
     insmod "/modules/$module" || echo "guest: cannot load $module"
 done < /modules/order
 
+# A scenario that hangs is stopped by the host: shortly before, show where it hangs.
+{
+    sleep $(($(cat /timeout) - 20))
+    echo "guest: not done in time, this is what runs and what waits:"
+    ps
+    for process in $(pidof afterwrite); do
+        for thread in /proc/"$process"/task/*; do
+            echo "$thread $(cat "$thread/comm") $(cut -d' ' -f3,14,15 "$thread/stat") $(cat "$thread/wchan" "$thread/syscall")"
+            cat "$thread/stack"
+        done
+    done
+    tail -n 20 /run/protect.log
+    timeout 5 afterwrite status --json
+    echo w > /proc/sysrq-trigger
+    echo l > /proc/sysrq-trigger
+    dmesg | tail -n 60
+} > /dev/console 2>&1 &
+
 cd /root || poweroff -f
 sh /scenario.sh
 status=$?

@@ -54,6 +54,7 @@ pub fn build(scenario: &Scenario, kernel: &Unpacked, afterwrite: &Path) -> Resul
     archive.file("/lib.sh", read(&run::root().join("vm-tests/lib.sh"))?);
     archive.file("/scenario.sh", read(&scenario.script)?);
     archive.file("/disks", disks(scenario).into_bytes());
+    archive.file("/timeout", format!("{}\n", scenario.timeout_seconds).into_bytes());
     Ok(archive)
 }
 

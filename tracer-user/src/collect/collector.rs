@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
-use rayon::prelude::*;
 
 use crate::capture::Event;
 use crate::collect::freezer::Freeze;
-use crate::collect::mark::MarkInProgress;
+use crate::collect::mark::{MarkInProgress, Quiet};
 use crate::collect::pending::{MonotonicNs, Pending, merge_to};
+use crate::collect::readers::Readers;
 use crate::collect::scan::{Scan, Step, differing};
 use crate::collect::slice::slice;
 use crate::collect::{
@@ -21,8 +21,6 @@ use crate::collect::{
 use crate::io::AlignedBuf;
 use crate::model::{ByteRange, ByteRangeSet, MarkId, RecordBody, Timestamp};
 
-/// Reads under way at once: a single one waits for the device most of its time.
-const READERS: usize = 8;
 /// One turn of the loop reads no more than this before it looks at the ring again.
 const SPANS_MAX: usize = 32;
 const SPAN_BYTES_MAX: u64 = 256 << 10;
@@ -54,8 +52,8 @@ pub struct CollectorParts<P, S> {
 /// one batch of ranges.
 pub struct Collector<P, S> {
     probes: P,
-    source: S,
-    readers: rayon::ThreadPool,
+    source: Arc<S>,
+    readers: Readers<S>,
     replica: Option<Box<dyn ReplicaBytes + Send>>,
     journal: SyncSender<Entry>,
     /// Records that did not fit into the journal's queue; while there are any, nothing is read.
@@ -91,11 +89,11 @@ pub struct Collector<P, S> {
 
 enum Stopping {
     LastMark,
-    LastQuiet { until: Instant },
+    LastQuiet { quiet: Quiet },
     Done,
 }
 
-impl<P: Probes, S: Source> Collector<P, S> {
+impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
     /// `same_as_replica`: where comparing with the replica is enough; all else is copied.
     pub fn new(
         parts: CollectorParts<P, S>,
@@ -104,17 +102,14 @@ impl<P: Probes, S: Source> Collector<P, S> {
     ) -> Result<Collector<P, S>, CollectError> {
         let size_bytes = parts.source.size_bytes().map_err(CollectError::Gone)?;
         let now = Instant::now();
-        let readers = rayon::ThreadPoolBuilder::new()
-            .num_threads(READERS)
-            .thread_name(|index| format!("reader-{index}"))
-            .build()
-            .map_err(CollectError::Readers)?;
+        let source = Arc::new(parts.source);
+        let readers = Readers::start(source.clone()).map_err(CollectError::Readers)?;
         Ok(Collector {
             pending: Pending::new(size_bytes, 4096),
             scan: Scan::new(size_bytes, same_as_replica),
             size_bytes,
             probes: parts.probes,
-            source: parts.source,
+            source,
             readers,
             replica: parts.replica,
             journal: parts.journal,
@@ -298,11 +293,7 @@ impl<P: Probes, S: Source> Collector<P, S> {
         }
         let wanted: Vec<ByteRange> =
             spans.iter().map(|span| span.range).chain(steps.iter().map(|step| step.range())).collect();
-        let source = &self.source;
-        let mut read = self
-            .readers
-            .install(|| wanted.par_iter().map(|range| source.read(*range)).collect::<Vec<_>>())
-            .into_iter();
+        let mut read = self.readers.read(&wanted).into_iter();
         for (span, bytes) in spans.iter().zip(read.by_ref()) {
             if let Some(bytes) = self.readable(span.range, bytes) {
                 self.journal_parts(span.range.start, &bytes, span.parts.iter().copied());

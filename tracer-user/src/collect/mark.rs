@@ -15,7 +15,6 @@ use crate::model::{PointClass, Timestamp};
 const HEAD_START_BYTES: u64 = 4 << 20;
 /// … or this long.
 const HEAD_START_MAX: Duration = Duration::from_secs(10);
-const QUIET_MAX: Duration = Duration::from_secs(2);
 
 enum Stage {
     Syncing { again: bool },
@@ -23,7 +22,30 @@ enum Stage {
     Freezing { asked: Instant },
     Draining { asked: Instant, frozen: Instant, time: Timestamp },
     Thawing { asked: Instant, time: Timestamp },
-    Quiet { until: Instant },
+    Quiet { quiet: Quiet },
+}
+
+/// The search for an instant without writes: over when there was none for this long, but not while nothing is written and
+/// what was written is still being copied.
+pub struct Quiet {
+    until: Instant,
+    seen: u64,
+}
+
+impl Quiet {
+    const MAX: Duration = Duration::from_secs(2);
+
+    pub fn begin(now: Instant) -> Quiet {
+        Quiet { until: now + Quiet::MAX, seen: 0 }
+    }
+
+    pub fn is_over(&mut self, situation: &Situation) -> bool {
+        if situation.seen == self.seen && situation.copying {
+            self.until = situation.now + Quiet::MAX;
+        }
+        self.seen = situation.seen;
+        situation.now >= self.until
+    }
 }
 
 pub struct MarkInProgress {
@@ -41,6 +63,10 @@ pub struct Situation {
     /// All that was ever submitted is done, read, and handed to the journal.
     pub drained: bool,
     pub ready_bytes: u64,
+    /// Something can be read, or waits for room in the journal's queue.
+    pub copying: bool,
+    /// Submissions the probes saw.
+    pub seen: u64,
 }
 
 /// What became of a mark.
@@ -65,7 +91,7 @@ impl MarkInProgress {
         now: Instant,
     ) -> std::io::Result<MarkInProgress> {
         let stage = if mounts.is_empty() {
-            Stage::Quiet { until: now + QUIET_MAX }
+            Stage::Quiet { quiet: Quiet::begin(now) }
         } else {
             freezer.sync(&mounts)?;
             Stage::Syncing { again: true }
@@ -83,9 +109,9 @@ impl MarkInProgress {
         if let Some(Reply::Failed { what }) = reply {
             return Ok(self.freeze_failed(&what, situation.now));
         }
-        match self.stage {
+        match &mut self.stage {
             Stage::Syncing { again } if reply == Some(Reply::Synced) => {
-                if again && situation.ready_bytes > HEAD_START_BYTES {
+                if *again && situation.ready_bytes > HEAD_START_BYTES {
                     freezer.sync(&self.mounts)?;
                     self.stage = Stage::Syncing { again: false };
                 } else {
@@ -93,38 +119,38 @@ impl MarkInProgress {
                 }
             }
             Stage::HeadStart { until }
-                if situation.ready_bytes <= HEAD_START_BYTES || situation.now >= until =>
+                if situation.ready_bytes <= HEAD_START_BYTES || situation.now >= *until =>
             {
                 freezer.freeze(&self.mounts, self.freeze_timeout)?;
                 self.stage = Stage::Freezing { asked: situation.now };
             }
             Stage::Freezing { asked } if reply == Some(Reply::Frozen) => {
-                self.stage = Stage::Draining { asked, frozen: situation.now, time: situation.time };
+                self.stage = Stage::Draining { asked: *asked, frozen: situation.now, time: situation.time };
             }
             Stage::Draining { asked, frozen, time } => {
                 if let Some(Reply::Thawed { .. }) = reply {
                     return Ok(Outcome::Failed(self.too_slow()));
                 }
                 // Drained may have been found out before the freeze was: it has to be from a later turn.
-                if situation.drained && situation.now > frozen {
+                if situation.drained && situation.now > *frozen {
                     freezer.thaw()?;
-                    self.stage = Stage::Thawing { asked, time };
+                    self.stage = Stage::Thawing { asked: *asked, time: *time };
                 }
             }
             Stage::Thawing { asked, time } => {
                 if let Some(Reply::Thawed { held }) = reply {
                     return Ok(if held {
-                        let frozen = Some(situation.now - asked);
-                        Outcome::Made { class: PointClass::Fs, time, frozen }
+                        let frozen = Some(situation.now - *asked);
+                        Outcome::Made { class: PointClass::Fs, time: *time, frozen }
                     } else {
                         Outcome::Failed(self.too_slow())
                     });
                 }
             }
-            Stage::Quiet { until } => {
+            Stage::Quiet { quiet } => {
                 let class = match situation.drained {
                     true => PointClass::Crash,
-                    false if situation.now >= until => PointClass::Fuzzy,
+                    false if quiet.is_over(situation) => PointClass::Fuzzy,
                     false => return Ok(Outcome::InProgress),
                 };
                 return Ok(Outcome::Made { class, time: situation.time, frozen: None });
@@ -139,7 +165,7 @@ impl MarkInProgress {
         match self.stage {
             Stage::Syncing { .. } | Stage::HeadStart { .. } | Stage::Freezing { .. } => {
                 log::warn!("{what}: trying for a mark without a frozen file system");
-                self.stage = Stage::Quiet { until: now + QUIET_MAX };
+                self.stage = Stage::Quiet { quiet: Quiet::begin(now) };
                 Outcome::InProgress
             }
             _ => Outcome::Failed(format!("{what}: no mark was made")),
@@ -152,5 +178,34 @@ impl MarkInProgress {
              try again when the volume is less busy, or raise --freeze-timeout",
             self.freeze_timeout
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backlog_is_waited_for_as_long_as_nothing_is_written() {
+        let begun = Instant::now();
+        let at = |seconds: u64, copying, seen| Situation {
+            now: begun + Duration::from_secs(seconds),
+            time: Timestamp(0),
+            drained: false,
+            ready_bytes: 0,
+            copying,
+            seen,
+        };
+        let mut quiet = Quiet::begin(begun);
+        assert!(!quiet.is_over(&at(1, true, 7)));
+        for second in 2..60 {
+            assert!(!quiet.is_over(&at(second, true, 7)), "still copying");
+        }
+        assert!(!quiet.is_over(&at(60, true, 8)));
+        assert!(quiet.is_over(&at(62, true, 9)), "written without a pause");
+
+        let mut quiet = Quiet::begin(begun);
+        assert!(!quiet.is_over(&at(1, false, 7)));
+        assert!(quiet.is_over(&at(2, false, 7)), "a write that does not end");
     }
 }

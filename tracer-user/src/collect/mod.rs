@@ -4,6 +4,7 @@ mod collector;
 mod freezer;
 mod mark;
 mod pending;
+mod readers;
 mod scan;
 mod slice;
 #[cfg(test)]
@@ -157,7 +158,7 @@ pub enum CollectError {
     #[error("the helper process that freezes file systems can't be spoken to")]
     Freezer(#[source] std::io::Error),
     #[error("the threads that read the source can't be started")]
-    Readers(#[source] rayon::ThreadPoolBuildError),
+    Readers(#[source] std::io::Error),
     #[error(
         "the ring holds an event that no probe of this version writes: start again, and reinstall if it comes back"
     )]

@@ -3,16 +3,14 @@
 use std::time::{Duration, Instant};
 
 use super::{Collector, Stopping, millis, realtime};
-use crate::collect::mark::{MarkInProgress, Outcome, Situation};
+use crate::collect::mark::{MarkInProgress, Outcome, Quiet, Situation};
 use crate::collect::{CollectError, Entry, MarkReply, Probes, Source, State};
 use crate::model::{Mark, MarkId, PointClass, Timestamp};
 
 /// Until the first restorable mark of a session, one is tried again this soon.
 const RETRY_FIRST_MARK: Duration = Duration::from_secs(10);
-/// How long the last turn after Ctrl-C may look for an instant without writes.
-const LAST_QUIET_MAX: Duration = Duration::from_secs(2);
 
-impl<P: Probes, S: Source> Collector<P, S> {
+impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
     pub(super) fn ask_for_mark(&mut self, label: String, reply: Option<MarkReply>) {
         if self.scan.is_done() {
             self.waiting_marks.push_back((label, reply));
@@ -41,14 +39,24 @@ impl<P: Probes, S: Source> Collector<P, S> {
             && counters.read_failed == self.snapshot.counters.read_failed
     }
 
+    fn situation(&mut self, now: Instant) -> Situation {
+        Situation {
+            now,
+            time: realtime(),
+            drained: self.drained(),
+            ready_bytes: self.pending.ready_bytes(),
+            copying: self.pending.ready_bytes() > 0 || !self.outbox.is_empty(),
+            seen: self.snapshot.counters.seen,
+        }
+    }
+
     pub(super) fn advance_mark(&mut self) -> Result<(), CollectError> {
         let now = Instant::now();
         if self.mark.is_none() && self.scan.is_done() {
             self.begin_mark(now)?;
         }
-        let drained = self.drained();
+        let situation = self.situation(now);
         let Some(mark) = &mut self.mark else { return Ok(()) };
-        let situation = Situation { now, time: realtime(), drained, ready_bytes: self.pending.ready_bytes() };
         let outcome = mark.advance(self.freezer.as_mut(), &situation).map_err(CollectError::Freezer)?;
         match outcome {
             Outcome::InProgress => {}
@@ -137,17 +145,18 @@ impl<P: Probes, S: Source> Collector<P, S> {
             self.snapshot.state = State::Live;
             self.waiting_marks.push_front((label.into(), None));
         }
-        match self.stopping {
+        let situation = self.situation(Instant::now());
+        match &mut self.stopping {
             Some(Stopping::LastMark) if self.mark.is_none() && self.waiting_marks.is_empty() => {
-                self.stopping = Some(Stopping::LastQuiet { until: Instant::now() + LAST_QUIET_MAX });
+                self.stopping = Some(Stopping::LastQuiet { quiet: Quiet::begin(situation.now) });
             }
             // The thaw wrote again (a superblock, say): once that is copied, replica and source are the same.
-            Some(Stopping::LastQuiet { until }) => {
-                let drained = self.drained();
-                if drained && self.changed_since_mark {
-                    self.append_mark("stop".into(), None, PointClass::Crash, realtime(), None);
+            Some(Stopping::LastQuiet { quiet }) => {
+                let over = situation.drained || quiet.is_over(&situation);
+                if situation.drained && self.changed_since_mark {
+                    self.append_mark("stop".into(), None, PointClass::Crash, situation.time, None);
                 }
-                if (drained || Instant::now() >= until) && self.outbox.is_empty() {
+                if over && self.outbox.is_empty() {
                     self.stopping = Some(Stopping::Done);
                 }
             }

@@ -3,6 +3,7 @@
 //! The guest says how it went in one line on its serial console; the host then compares the disk images itself,
 //! so that what the guest believes is checked from outside.
 
+use std::cmp::Reverse;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -110,6 +111,9 @@ pub fn run(
         }
     }
 
+    // The longest first, so that none is left running alone at the end.
+    let mut selected = selected.to_vec();
+    selected.sort_by_key(|(scenario, _)| Reverse(scenario.timeout_seconds));
     let jobs = jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1);
     let queue = Mutex::new(selected.iter());
     let tally = Mutex::new(Tally::default());

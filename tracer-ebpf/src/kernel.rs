@@ -72,10 +72,7 @@ pub fn request_op(request: u64) -> Result<Option<u8>, Unreadable> {
 
 #[inline(always)]
 pub fn request_extent(request: u64) -> Result<Extent, Unreadable> {
-    Ok(Extent {
-        sector: read(request, at::request_sector())?,
-        bytes: read(request, at::request_data_len())?,
-    })
+    Ok(Extent { sector: read(request, at::request_sector())?, bytes: read(request, at::request_data_len())? })
 }
 
 /// The operation, if the bio is one to the protected disk and changes it.

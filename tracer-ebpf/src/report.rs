@@ -9,7 +9,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, RingBuf};
 use aya_ebpf::programs::TracePointContext;
 use tracer_common::{
-    BlockEvent, COMPLETE_RANGE, COMPLETE_WHOLE, KIND_COMPLETE, KIND_SUBMIT, OP_DISCARD, OP_SECURE_ERASE, OP_WRITE, counter,
+    BlockEvent, COMPLETE_RANGE, COMPLETE_WHOLE, KIND_COMPLETE, KIND_SUBMIT, OP_DISCARD, OP_SECURE_ERASE,
+    OP_WRITE, counter,
 };
 
 use crate::kernel::{self, Extent, Unreadable};

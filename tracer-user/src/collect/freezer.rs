@@ -1,6 +1,6 @@
 //! Freezing file systems so that they are always thawed.
 //!
-//! The freeze is held by a process of its own (`afterwrite freezer`, in its own session). It thaws when told, when the
+//! The freeze is held by a process of its own (`afterwrite freezer`, in its own process group). It thaws when told, when the
 //! time is over, and when its standard input ends, which is what happens however `protect` dies. Should the
 //! helper die instead, `protect` thaws. It writes to no file while anything is frozen.
 
@@ -170,8 +170,7 @@ impl Drop for Helper {
 
 /// The helper's whole life: serves requests from standard input until it ends.
 pub fn serve() -> std::io::Result<()> {
-    // No terminal's signals.
-    let _ = nix::unistd::setsid();
+    // What ends the parent must not end us: standard input tells.
     for signal in [nix::sys::signal::SIGINT, nix::sys::signal::SIGTERM, nix::sys::signal::SIGHUP] {
         // SAFETY: ignoring a signal runs no code of ours.
         let _ = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigIgn) };

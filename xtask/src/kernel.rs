@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Error, Result, bail};
 
-use crate::run;
+use crate::{run, setup};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kernel {
@@ -56,11 +56,16 @@ pub struct Unpacked {
 
 /// Fetches and unpacks the kernel, unless the newest build that apt knows is already there.
 pub fn unpack(kernel: Kernel, dir: &Path) -> Result<Unpacked> {
-    let package = versioned_package(kernel)?;
+    // Lists that are missing or name a build that is gone: refreshed once.
+    let package = match fetched(kernel, dir) {
+        Ok(package) => package,
+        Err(error) => {
+            eprintln!("kernel {kernel}: {error:#}");
+            setup::refresh_apt()?;
+            fetched(kernel, dir)?
+        }
+    };
     let tree = dir.join(&package);
-    if !tree.join("complete").exists() {
-        fetch(kernel, &package, dir, &tree)?;
-    }
     let release =
         package.strip_prefix("linux-image-").context("a kernel's package is named linux-image-…")?;
     let modules_dir = tree.join("lib/modules").join(release);
@@ -102,12 +107,22 @@ impl Unpacked {
     }
 }
 
+/// The name of the package, which now lies unpacked in the folder of that name.
+fn fetched(kernel: Kernel, dir: &Path) -> Result<String> {
+    let package = versioned_package(kernel)?;
+    let tree = dir.join(&package);
+    if !tree.join("complete").exists() {
+        fetch(&package, dir, &tree)?;
+    }
+    Ok(package)
+}
+
 fn versioned_package(kernel: Kernel) -> Result<String> {
     let meta = kernel.meta_package();
     let missing = || {
         format!(
             "apt knows no package {meta}, the source of kernel {kernel}. It is in Debian 12 and its security \
-             updates: run `apt-get update`, or add those suites to apt's sources"
+             updates: add those suites to apt's sources"
         )
     };
     let depends = run::output(run::program("apt-cache")?.args(["depends", "--important", meta]));
@@ -120,7 +135,7 @@ fn first_image(depends: &str) -> Option<String> {
     names.map(str::trim).find(|name| name.starts_with("linux-image-")).map(str::to_owned)
 }
 
-fn fetch(kernel: Kernel, package: &str, dir: &Path, tree: &Path) -> Result<()> {
+fn fetch(package: &str, dir: &Path, tree: &Path) -> Result<()> {
     // A half-fetched one of an interrupted run.
     if tree.exists() {
         fs::remove_dir_all(tree).with_context(|| format!("cannot remove {}", tree.display()))?;
@@ -132,8 +147,7 @@ fn fetch(kernel: Kernel, package: &str, dir: &Path, tree: &Path) -> Result<()> {
         run::program("apt-get")?
             .args(["-o", "APT::Sandbox::User=root", "download", package])
             .current_dir(&download),
-    )
-    .with_context(|| format!("kernel {kernel}: if apt's lists are outdated, run `apt-get update`"))?;
+    )?;
     let deb = fs::read_dir(&download)?.next().context("apt-get downloaded nothing")??.path();
     run::run(run::program("dpkg-deb")?.arg("--extract").args([&deb, tree]))?;
     let release = package.trim_start_matches("linux-image-");

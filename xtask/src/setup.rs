@@ -81,6 +81,11 @@ pub fn setup_cargo_deny() -> Result<()> {
     run::run(cargo_install().args(["cargo-deny", "--version", CARGO_DENY_VERSION]))
 }
 
+/// Reads apt's lists anew.
+pub fn refresh_apt() -> Result<()> {
+    run::run(as_root("apt-get")?.arg("update"))
+}
+
 fn missing_packages(is_there: impl Fn(&str) -> bool) -> Vec<&'static str> {
     let missing = PROGRAMS.iter().filter(|(program, _)| !is_there(program));
     let mut packages: Vec<_> = missing.map(|(_, package)| *package).collect();
@@ -126,7 +131,7 @@ fn install(packages: &[&str]) -> Result<()> {
     }
     let mut fresh = false;
     if !unknown(packages)?.is_empty() {
-        run::run(as_root("apt-get")?.arg("update"))?;
+        refresh_apt()?;
         fresh = true;
     }
     let unknown = unknown(packages)?;
@@ -144,7 +149,7 @@ fn install(packages: &[&str]) -> Result<()> {
         return first;
     }
     // Lists of last month name files that are gone.
-    run::run(as_root("apt-get")?.arg("update"))?;
+    refresh_apt()?;
     apt_install(packages)
 }
 

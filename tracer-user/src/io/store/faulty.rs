@@ -108,6 +108,11 @@ impl FaultyStore {
         disk.random = Random::new(seed);
     }
 
+    /// The power is off.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.disk().dead
+    }
+
     /// From now on all files together take so many bytes: what is appended past that is cut off, with ENOSPC.
     pub(crate) fn set_room(&self, bytes: usize) {
         self.disk().room = bytes;

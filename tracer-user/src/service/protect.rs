@@ -143,13 +143,17 @@ impl Running {
             durable: writer.durable(),
             last_mark: restorable.clone(),
             restorable: restorable.clone(),
+            applied: replica.checkpoint().applied,
+            consistent: replica.checkpoint().consistent,
+            replica_mark: restorable.clone().filter(|mark| Some(mark.id) == replica.checkpoint().mark),
             ..Progress::default()
         }));
         let goal = restorable.as_ref().map_or(writer.durable(), |mark| mark.lsn);
-        if resumed && goal > replica.checkpoint().applied {
-            show(ProtectEvent::CatchingUp { mark: restorable.as_ref() });
-        }
-        if resumed {
+        // What is to be compared with the replica needs it at the mark; else it comes there by and by.
+        if resumed && !capture.ledger().unscanned().is_empty() {
+            if goal > replica.checkpoint().applied {
+                show(ProtectEvent::CatchingUp { mark: restorable.as_ref() });
+            }
             advance(&mut replica, &journal, goal, restorable.as_ref(), &progress)
                 .map_err(ProtectError::Start)?;
         }

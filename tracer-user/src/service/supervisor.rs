@@ -13,7 +13,7 @@ use crate::collect::{
     Acknowledged, Begin, CollectError, Collector, CollectorOptions, CollectorParts, CollectorStatus, Command,
     Ended, Entry, Freezer, ReplicaBytes, State,
 };
-use crate::io::{BlockDevice, free_bytes};
+use crate::io::{BlockDevice, Space};
 use crate::journal::{Journal, JournalError, JournalOptions, Writer};
 use crate::model::{ByteRangeSet, VolumeInfo};
 use crate::service::device_source::{DeviceSource, ReplicaFile};
@@ -25,8 +25,6 @@ use crate::service::progress::SharedProgress;
 const JOURNAL_QUEUE: usize = 32;
 /// A journal that failed is tried again this often.
 const RETRY_JOURNAL: Duration = Duration::from_secs(2);
-/// A full disk has to have this much room again.
-const ROOM_BYTES: u64 = 64 << 20;
 
 pub struct Supervisor {
     pub device: BlockDevice,
@@ -133,6 +131,8 @@ impl Supervisor {
             (false, Some(_)) => State::Resync,
             (false, None) => State::Baseline,
         };
+        let mut status = self.status.lock().expect("nobody panics with the status locked");
+        (status.state, status.scan_total_bytes) = (state, self.info.size_bytes);
         Ok(Begin { state, unscanned, same_as_replica, owed: probes.ledger().owed() })
     }
 
@@ -171,13 +171,9 @@ impl Supervisor {
 
     fn reopen(&self, was_full: bool, probes: &Capture) -> anyhow::Result<Writer> {
         if was_full {
-            let free = free_bytes(&self.journal_dir).context("the journal's disk can't be looked at")?;
-            if free < ROOM_BYTES {
-                bail!(
-                    "no space left for the journal: free {} MiB under {}, and it goes on by itself",
-                    (ROOM_BYTES - free).div_ceil(1 << 20),
-                    self.journal_dir.display()
-                );
+            let space = Space::of(&self.journal_dir).context("the journal's disk can't be looked at")?;
+            if !space.is_enough_to_resume() {
+                bail!("no space left for the journal: free some under {}", self.journal_dir.display());
             }
         }
         let (writer, _) = Writer::open(&self.journal_dir, self.journal_options.clone())?;

@@ -167,17 +167,17 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             self.snapshot.state = State::Live;
             self.waiting_marks.push_front((label.into(), None));
         }
-        if matches!(self.stopping, Some(Stopping::LastMark)) {
-            if self.mark.is_none() && self.waiting_marks.is_empty() {
-                self.stopping = Some(Stopping::LastQuiet { quiet: Quiet::begin(Instant::now()) });
-            }
-            return;
+        if self.stopping.is_some() {
+            self.advance_stop();
         }
-        if self.stopping.is_none() {
-            return;
-        }
+    }
+
+    fn advance_stop(&mut self) {
         let situation = self.situation(Instant::now());
         match &mut self.stopping {
+            Some(Stopping::LastMark) if self.mark.is_none() && self.waiting_marks.is_empty() => {
+                self.stopping = Some(Stopping::LastQuiet { quiet: Quiet::begin(situation.now) });
+            }
             // The thaw wrote again (a superblock, say): once that is copied, replica and source are the same.
             Some(Stopping::LastQuiet { quiet }) => {
                 let over = situation.drained || quiet.is_over(&situation);

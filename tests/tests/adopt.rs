@@ -83,6 +83,29 @@ fn nothing_stays_behind_after_a_clean_stop() -> Result<()> {
 }
 
 #[test]
+fn after_a_clean_stop_the_volume_is_read_only_if_it_was_written_since() -> Result<()> {
+    let mut random = Random::new(seed());
+    for disk in [Box::new(Loop::new(SIZE)?) as Box<dyn Device>, Box::new(Zram::new(SIZE)?)] {
+        fill_random(disk.path(), SIZE, &mut random)?;
+        let protection = Protection::new(disk.path())?;
+        let (protect, _) = start_and_settle(&protection)?;
+        write_blocks(disk.path(), [5, 6], &mut random)?;
+        protect.stop()?;
+        let (protect, status) = start_and_settle(&protection)?;
+        ensure!(status["probes"] == "new", "{status}");
+        ensure!(status["journaled_bytes"].as_u64() < Some(MIB), "{status}");
+        ensure!(!protect.log().contains("comparing"), "{}", protect.log());
+        protect.stop()?;
+        // One block, one time as it was before: it is written, all the same.
+        write_blocks(disk.path(), [7], &mut random)?;
+        let (protect, _) = start_and_settle(&protection)?;
+        ensure!(protect.log().contains("comparing"), "{}", protect.log());
+        stop_and_compare(protect, &protection, disk.path())?;
+    }
+    Ok(())
+}
+
+#[test]
 fn detach_ends_the_recording_and_the_next_start_compares() -> Result<()> {
     let mut random = Random::new(seed());
     let disk = Zram::new(64 * MIB)?;

@@ -148,13 +148,14 @@ impl Screen {
             ProtectEvent::CatchingUp { mark: None } => {
                 self.say("applying what the interrupted baseline journaled")
             }
-            ProtectEvent::Attached { rung, resumed, origin } => {
-                let next = match (origin, resumed) {
-                    (Origin::New, false) => "copying the volume",
-                    (Origin::New, true) => {
+            ProtectEvent::Attached { rung, resumed, origin, unscanned_bytes } => {
+                let next = match (origin, resumed, unscanned_bytes) {
+                    (Origin::New, false, _) => "copying the volume",
+                    (Origin::New, true, 0) => "nothing was written since the last stop",
+                    (Origin::New, true, _) => {
                         "comparing the volume with the target, since writes may have gone unseen meanwhile"
                     }
-                    (Origin::Adopted | Origin::Replaced, _) => {
+                    (Origin::Adopted | Origin::Replaced, ..) => {
                         "the probes were at work all the time, so only what they recorded is read"
                     }
                 };

@@ -69,6 +69,8 @@ pub struct Begin {
 pub struct Ended<P> {
     pub probes: P,
     pub commands: Receiver<Command>,
+    /// Stopped with journal and device saying the same, after so many submissions.
+    pub at_rest: Option<u64>,
     pub result: Result<(), CollectError>,
 }
 
@@ -111,6 +113,7 @@ pub struct Collector<P, S> {
     /// A restorable mark was made in this session.
     restorable_made: bool,
     stopping: Option<Stopping>,
+    at_rest: Option<u64>,
     housekeeping: Instant,
     snapshot: CollectorStatus,
 }
@@ -167,6 +170,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             changed_since_mark: false,
             was_live: false,
             stopping: None,
+            at_rest: None,
             housekeeping: now,
             snapshot: CollectorStatus { state: begin.state, ..CollectorStatus::default() },
         })
@@ -181,7 +185,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             ));
         }
         self.publish();
-        Ended { probes: self.probes, commands: self.commands, result }
+        Ended { probes: self.probes, commands: self.commands, at_rest: self.at_rest, result }
     }
 
     fn run_to_end(&mut self) -> Result<(), CollectError> {

@@ -9,6 +9,7 @@ mod progress;
 mod protect;
 mod recorded;
 mod run_dir;
+mod stopped;
 mod supervisor;
 
 pub use control::{Client, ControlError};

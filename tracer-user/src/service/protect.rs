@@ -11,7 +11,7 @@ use crate::capture::{Capture, CaptureError, CaptureOptions, Origin, Rung};
 use crate::collect::{CollectorStatus, Command};
 use crate::io::BlockDevice;
 use crate::journal::JournalOptions;
-use crate::model::Point;
+use crate::model::{ByteRangeSet, Point};
 use crate::service::control;
 use crate::service::device_source::volume_extent;
 use crate::service::memory::limit_allocator;
@@ -19,6 +19,7 @@ use crate::service::pipeline::{advance, run_applier};
 use crate::service::prepare::{PrepareError, Prepared, prepare};
 use crate::service::progress::{Progress, ReplicaStatus, SharedProgress, Status};
 use crate::service::run_dir;
+use crate::service::stopped::Stopped;
 use crate::service::supervisor::{Supervisor, first_state};
 
 /// How long a device that takes bios may keep us from finding it idle once at the start.
@@ -71,6 +72,8 @@ pub enum ProtectEvent<'a> {
         rung: Rung,
         resumed: bool,
         origin: Origin,
+        /// What has to be copied or compared; 0 when nothing was written since a clean stop.
+        unscanned_bytes: u64,
     },
     /// Twice a second.
     Progress(&'a Status),
@@ -130,12 +133,21 @@ impl Running {
     ) -> Result<Running, ProtectError> {
         let Prepared { device, lock, info, writer, journal, mut replica, restorable, resumed, .. } = prepared;
         let journal = Arc::new(journal);
+        let counts_before = device.io_counts();
         // First of all: what happens from here on is known.
         let newest = restorable.as_ref().map(|mark| mark.id);
         let (capture, origin) =
             Capture::open(volume_extent(&device), &device.name, info.id, newest, &options.capture)?;
         let rung = capture.rung();
-        show(ProtectEvent::Attached { rung, resumed, origin });
+        let stopped = Stopped::take(&options.journal)
+            .context("the marker of a clean stop can't be taken from the journal")
+            .map_err(ProtectError::Start)?;
+        let unchanged = stopped.is_some_and(|stopped| stopped.still_holds(&device, newest));
+        if unchanged && origin == Origin::New {
+            capture.ledger().keep_unscanned(&ByteRangeSet::new());
+        }
+        let unscanned = capture.ledger().unscanned();
+        show(ProtectEvent::Attached { rung, resumed, origin, unscanned_bytes: unscanned.bytes() });
         if origin == Origin::New {
             await_idle(&device)?;
         }
@@ -150,7 +162,6 @@ impl Running {
         }));
         let goal = restorable.as_ref().map_or(writer.durable(), |mark| mark.lsn);
         // What is to be compared with the replica needs it at the mark; else it comes there by and by.
-        let unscanned = capture.ledger().unscanned();
         if resumed && !unscanned.is_empty() {
             if goal > replica.checkpoint().applied {
                 show(ProtectEvent::CatchingUp { mark: restorable.as_ref() });
@@ -186,6 +197,7 @@ impl Running {
         };
         let supervisor = Supervisor {
             device,
+            counts_before,
             info: info.clone(),
             journal_dir: options.journal.clone(),
             target: options.target.clone(),

@@ -13,13 +13,14 @@ use crate::collect::{
     Acknowledged, Begin, CollectError, Collector, CollectorOptions, CollectorParts, CollectorStatus, Command,
     Ended, Entry, Freezer, ReplicaBytes, State,
 };
-use crate::io::{BlockDevice, Space};
+use crate::io::{BlockDevice, IoCounts, Space};
 use crate::journal::{Journal, JournalError, JournalOptions, Writer};
 use crate::model::{ByteRangeSet, Point, VolumeInfo};
 use crate::service::device_source::{DeviceSource, ReplicaFile};
 use crate::service::pipeline::run_journal;
 use crate::service::prepare::same_as_replica;
 use crate::service::progress::SharedProgress;
+use crate::service::stopped::Stopped;
 
 /// Entries between collector and journal; one holds the records of 1 MiB at most.
 const JOURNAL_QUEUE: usize = 32;
@@ -28,6 +29,8 @@ const RETRY_JOURNAL: Duration = Duration::from_secs(2);
 
 pub struct Supervisor {
     pub device: BlockDevice,
+    /// From before anything was read or written.
+    pub counts_before: Option<IoCounts>,
     pub info: VolumeInfo,
     pub journal_dir: PathBuf,
     pub target: PathBuf,
@@ -41,7 +44,10 @@ pub struct Supervisor {
 
 /// How a run of collector and journal came to its end.
 enum End {
-    Stopped,
+    /// Journal and device said the same after so many submissions, or never.
+    Stopped {
+        at_rest: Option<u64>,
+    },
     JournalFailed(JournalError),
 }
 
@@ -64,7 +70,7 @@ impl Supervisor {
             let end;
             (probes, commands, end) = self.run_once(writer, probes, commands)?;
             writer = match end {
-                End::Stopped => return Ok(probes.detach()?),
+                End::Stopped { at_rest } => return self.end(probes, at_rest),
                 End::JournalFailed(error) => self.pause(&error, &probes, &commands)?,
             };
         }
@@ -108,10 +114,10 @@ impl Supervisor {
             .name("journal".into())
             .spawn(move || run_journal(writer, &entries, &acknowledged, &progress))
             .context("a thread can't be started")?;
-        let Ended { probes, commands, result } = collector.run();
+        let Ended { probes, commands, at_rest, result } = collector.run();
         let journaled = journal.join().map_err(|_| anyhow!("a thread panicked, please report it"))?;
         match (result, journaled) {
-            (Ok(()), Ok(())) => Ok((probes, commands, End::Stopped)),
+            (Ok(()), Ok(())) => Ok((probes, commands, End::Stopped { at_rest })),
             // Nobody waits for it to heal: the next start goes on.
             (Ok(()), Err(error)) => Err(error).context("the last mark could not be made durable"),
             (Err(CollectError::JournalEnded), Err(error)) => {
@@ -119,6 +125,24 @@ impl Supervisor {
             }
             (Err(error), _) => Err(error.into()),
         }
+    }
+
+    /// Removes the probes. What they count must still be so after the kernel was asked what it has counted: then no write
+    /// falls in between.
+    fn end(&self, probes: Capture, at_rest: Option<u64>) -> anyhow::Result<()> {
+        let mark = self.progress.get().restorable.as_ref().map(|mark| mark.id);
+        let stopped = mark.zip(at_rest).and_then(|(mark, seen)| {
+            let stopped = Stopped::of(&self.device, mark, self.counts_before.as_ref()?)?;
+            (probes.counters().seen == seen).then_some(stopped)
+        });
+        probes.detach()?;
+        if let Some(stopped) = stopped {
+            // Without it the next start compares the volume, that is all.
+            let _ = stopped.write(&self.journal_dir).inspect_err(|error| {
+                log::warn!("the clean stop can't be recorded in {}: {error}", self.journal_dir.display());
+            });
+        }
+        Ok(())
     }
 
     /// What has to be read first: what the probes' ledger says.

@@ -187,6 +187,9 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
                     self.turn_ledger();
                     self.append_mark("stop".into(), None, PointClass::Crash, situation.time, None);
                 }
+                if situation.drained {
+                    self.at_rest = Some(situation.seen);
+                }
                 if over && self.outbox.is_empty() {
                     self.stopping = Some(Stopping::Done);
                 }

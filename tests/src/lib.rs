@@ -52,6 +52,6 @@ pub fn scratch() -> Result<tempfile::TempDir> {
     dir.with_context(|| format!("cannot make a directory in {}", base.display()))
 }
 
-fn number_from_env(name: &str, default: u64) -> u64 {
+pub fn number_from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
 }

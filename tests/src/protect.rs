@@ -1,10 +1,12 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -19,6 +21,7 @@ pub struct Protection {
     target: PathBuf,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    lives: AtomicU32,
     dir: TempDir,
 }
 
@@ -28,7 +31,8 @@ impl Protection {
         let dir = scratch()?;
         std::fs::create_dir(dir.path().join("run"))?;
         let (journal, target) = (dir.path().join("journal"), dir.path().join("replica.img"));
-        Ok(Protection { device: device.to_owned(), journal, target, args: Vec::new(), env: Vec::new(), dir })
+        let device = device.to_owned();
+        Ok(Protection { device, journal, target, args: Vec::new(), env: Vec::new(), lives: 0.into(), dir })
     }
 
     pub fn journal_at(mut self, journal: &Path) -> Protection {
@@ -49,6 +53,10 @@ impl Protection {
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Protection {
         self.env.push((name.into(), value.into()));
         self
+    }
+
+    pub fn device(&self) -> &Path {
+        &self.device
     }
 
     pub fn journal(&self) -> &Path {
@@ -89,7 +97,8 @@ impl Protection {
 
     /// Starts it and waits for nothing.
     pub fn spawn(&self) -> Result<Protect<'_>> {
-        let log = self.dir.path().join("protect.log");
+        let life = self.lives.fetch_add(1, Ordering::Relaxed);
+        let log = self.dir.path().join(format!("protect-{life}.log"));
         let file = std::fs::File::create(&log)?;
         let mut command = self.command();
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
@@ -182,6 +191,10 @@ impl Protect<'_> {
     /// Waits until it ends by itself.
     pub fn ended(mut self) -> Result<Finished> {
         self.wait_end()
+    }
+
+    pub fn pid(&self) -> Pid {
+        pid_of(&self.child)
     }
 
     pub fn has_ended(&mut self) -> Result<bool> {

@@ -1,0 +1,186 @@
+//! The `afterwrite protect` of a round: started, killed, started again, and what its status said meanwhile.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use afterwrite_tests::*;
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+/// A failed journal or target ends `protect` with exit code 2, and the soak starts it again. To be removed, with what
+/// it switches, once `protect` stays alive and heals.
+const ENDS_WHEN_STORAGE_FAILS: bool = true;
+
+/// What was seen of the protection over all its lives.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub lives: u64,
+    pub marked: u64,
+    pub submissions: u64,
+    pub completions: u64,
+    /// Lives that said they had adopted what the one before left in the kernel; None while no status has said either.
+    pub adopted: Option<u64>,
+    /// Started again because a failed journal or target had ended it.
+    pub ended_by_storage: u64,
+    pub paused: u64,
+}
+
+pub struct Guard<'p> {
+    protection: &'p Protection,
+    protect: Option<Protect<'p>>,
+    /// A disk is broken, or was a moment ago: it may end, or not start.
+    excused: bool,
+    last: Value,
+    pub seen: Seen,
+}
+
+impl<'p> Guard<'p> {
+    pub fn new(protection: &'p Protection) -> Guard<'p> {
+        Guard { protection, protect: None, excused: false, last: Value::Null, seen: Seen::default() }
+    }
+
+    pub fn start(&mut self) -> Result<()> {
+        ensure!(self.protect.is_none(), "it runs already");
+        self.seen.lives += 1;
+        self.protect = Some(self.protection.spawn()?);
+        Ok(())
+    }
+
+    /// Waits until it follows the source.
+    pub fn wait_live(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        let limit = PATIENCE * 2;
+        loop {
+            if self.ended()? {
+                self.start()?;
+            }
+            if self.look().is_some_and(|status| status["state"] == "live") {
+                self.excused = false;
+                return Ok(());
+            }
+            ensure!(begun.elapsed() < limit, "not live after {limit:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// From here on it may end with exit code 2, until it is live again.
+    pub fn excuse(&mut self) {
+        self.excused = true;
+    }
+
+    /// Whether it is not running now. An error if it ended and had no reason to.
+    pub fn ended(&mut self) -> Result<bool> {
+        let Some(protect) = &mut self.protect else { return Ok(true) };
+        if !protect.has_ended()? {
+            return Ok(false);
+        }
+        let finished = self.protect.take().expect("looked at above").ended()?;
+        ensure!(
+            self.excused && ENDS_WHEN_STORAGE_FAILS && finished.code == Some(2),
+            "protect ended by itself with {:?}:\n{}",
+            finished.code,
+            finished.stderr
+        );
+        self.seen.ended_by_storage += 1;
+        Ok(true)
+    }
+
+    /// The status of the volume, if it answers; what is in it is added up.
+    pub fn look(&mut self) -> Option<Value> {
+        let status = self.protect.as_ref()?.status().ok()?[0].clone();
+        let counter = |status: &Value, name: &str| status["counters"][name].as_u64().unwrap_or(0);
+        // A life of its own begins at 0; one that adopted goes on where the last one was.
+        let began_anew = counter(&status, "seen") < counter(&self.last, "seen");
+        let last = if began_anew { Value::Null } else { self.last.clone() };
+        let grown = |name: &str| counter(&status, name).saturating_sub(counter(&last, name));
+        self.seen.marked += grown("marked");
+        self.seen.submissions += grown("seen");
+        self.seen.completions += grown("completions_seen");
+        if let Some(adopted) = status["adopted"].as_bool()
+            && self.last["pid"] != status["pid"]
+        {
+            *self.seen.adopted.get_or_insert(0) += u64::from(adopted);
+        }
+        if status["state"] == "paused" && self.last["state"] != "paused" {
+            self.seen.paused += 1;
+        }
+        self.last = status.clone();
+        Some(status)
+    }
+
+    pub fn kill(&mut self) -> Result<()> {
+        self.look();
+        if !self.ended()? {
+            self.protect.take().expect("it runs").kill()?;
+        }
+        Ok(())
+    }
+
+    /// Stopped in order. What it may not survive, it has survived by now.
+    pub fn stop(&mut self) -> Result<()> {
+        self.look();
+        self.protect.take().context("it does not run")?.stop()
+    }
+
+    /// SIGSTOP, and SIGCONT after `time`.
+    pub fn suspend(&mut self, time: Duration) -> Result<()> {
+        let Some(protect) = &self.protect else { return Ok(()) };
+        kill(protect.pid(), Signal::SIGSTOP)?;
+        std::thread::sleep(time);
+        Ok(kill(protect.pid(), Signal::SIGCONT)?)
+    }
+
+    /// SIGKILL for the process that freezes.
+    pub fn kill_freezer(&self) -> Result<()> {
+        let Some(protect) = &self.protect else { return Ok(()) };
+        if let Some(freezer) = child_of(protect.pid(), "freezer") {
+            // It may just have ended.
+            let _ = kill(freezer, Signal::SIGKILL);
+        }
+        Ok(())
+    }
+
+    /// Whether the mark was made; not while it copies or compares, and not when the journal fails.
+    pub fn mark(&self, label: &str) -> Result<bool> {
+        let mut mark = self.protection.client();
+        Ok(finish(mark.args(["mark", "--label", label]), PATIENCE)?.code == Some(0))
+    }
+
+    /// The probes' counters add up once nothing is written any more.
+    pub fn counters_add_up(&mut self) -> Result<()> {
+        let protect = self.protect.as_mut().context("it does not run")?;
+        let at_rest = protect.wait_for("has copied everything and its counters add up", |status| {
+            let counter = |name: &str| status[0]["counters"][name].as_u64();
+            let sum = counter("emitted").zip(counter("marked")).map(|(emitted, marked)| emitted + marked);
+            status[0]["pending_bytes"] == 0 && sum.is_some() && counter("seen") == sum
+        });
+        at_rest?;
+        self.look();
+        Ok(())
+    }
+
+    /// What it says of itself, for an error.
+    pub fn describe(&mut self) -> String {
+        let status = self.look().unwrap_or_else(|| format!("no answer, before that {}", self.last).into());
+        format!("status: {status}\nlog: {}", self.log())
+    }
+
+    fn log(&self) -> String {
+        self.protect.as_ref().map_or(String::new(), Protect::log)
+    }
+}
+
+fn child_of(parent: Pid, argument: &str) -> Option<Pid> {
+    let processes = std::fs::read_dir("/proc").ok()?.flatten();
+    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    pids.find(|pid| {
+        let read = |name: &str| {
+            std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join(name)).unwrap_or_default()
+        };
+        read("status").lines().any(|line| line == format!("PPid:\t{parent}"))
+            && read("cmdline").split('\0').any(|word| word == argument)
+    })
+    .map(Pid::from_raw)
+}

@@ -10,6 +10,7 @@ mod kernel;
 mod run;
 mod scenario;
 mod setup;
+mod soak;
 mod tally;
 mod test;
 mod vm;
@@ -46,6 +47,8 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Random faults against a protection under load, round after round, each ending in a comparison (needs root)
+    Soak(soak::Arguments),
     /// Run scenarios in virtual machines with Debian's stock kernels
     VmTest(vm::Arguments),
     /// The gate: format, lints, licences, documentation, then all that `test` runs
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Build { release } => setup::setup().and_then(|()| build::afterwrite(release).map(|_| ())),
         Command::Demo(arguments) => demo::command(&arguments),
         Command::Test { names, all } => test::test(&names, all),
+        Command::Soak(arguments) => soak::command(&arguments),
         Command::VmTest(arguments) => vm::command(&arguments),
         Command::Ci => ci::ci(),
     };

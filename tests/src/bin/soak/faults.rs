@@ -137,7 +137,7 @@ impl Stage<'_, '_> {
 
     /// Half of the time a freeze is under way when the helper goes.
     fn kill_freezer(&mut self) -> Result<()> {
-        let mut mark = self.protection.client().args(["mark", "--label", "no freezer"]).spawn()?;
+        let mut mark = self.guard.ask_for_mark("no freezer")?;
         self.pause(100);
         self.guard.kill_freezer()?;
         self.pause(1000);
@@ -148,7 +148,7 @@ impl Stage<'_, '_> {
     }
 
     fn kill_after_mark(&mut self, wait: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
-        let mut mark = self.protection.client().args(["mark", "--label", "killed"]).spawn()?;
+        let mut mark = self.guard.ask_for_mark("killed")?;
         let waited = wait(self);
         self.guard.kill()?;
         // Without its server it may have ended already.

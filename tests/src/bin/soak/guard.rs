@@ -1,6 +1,7 @@
 //! The `afterwrite protect` of a round: started, killed, started again, and what its status said meanwhile.
 
 use std::path::Path;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use afterwrite_tests::*;
@@ -148,6 +149,13 @@ impl<'p> Guard<'p> {
         Ok(finish(mark.args(["mark", "--label", label]), PATIENCE)?.code == Some(0))
     }
 
+    /// Asks for a mark and does not wait for it.
+    pub fn ask_for_mark(&self, label: &str) -> Result<Child> {
+        let mut mark = self.protection.client();
+        mark.args(["mark", "--label", label]);
+        Ok(mark.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?)
+    }
+
     /// The probes' counters add up once nothing is written any more.
     pub fn counters_add_up(&mut self) -> Result<()> {
         let protect = self.protect.as_mut().context("it does not run")?;
@@ -164,12 +172,25 @@ impl<'p> Guard<'p> {
     /// What it says of itself, for an error.
     pub fn describe(&mut self) -> String {
         let status = self.look().unwrap_or_else(|| format!("no answer, before that {}", self.last).into());
-        format!("status: {status}\nlog: {}", self.log())
+        let threads = self.protect.as_ref().map_or(String::new(), |protect| waits_of(protect.pid()));
+        format!("status: {status}\nthreads: {threads}\nlog: {}", self.log())
     }
 
     fn log(&self) -> String {
         self.protect.as_ref().map_or(String::new(), Protect::log)
     }
+}
+
+/// Each thread of the process and of its helper, and what it waits for in the kernel.
+fn waits_of(pid: Pid) -> String {
+    let mut waits = Vec::new();
+    for process in [Some(pid), child_of(pid, "freezer")].into_iter().flatten() {
+        for task in std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten() {
+            let read = |name: &str| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            waits.push(format!("{} {}", read("comm").trim(), read("wchan").trim()));
+        }
+    }
+    waits.join(", ")
 }
 
 fn child_of(parent: Pid, argument: &str) -> Option<Pid> {

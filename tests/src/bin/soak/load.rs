@@ -14,6 +14,8 @@ use anyhow::{Context, Result, anyhow};
 use crate::raw::RawWriters;
 
 const WRITERS: u64 = 3;
+/// Batches of the churn, each a sixth of a second: all that is free is read after a trim.
+const TRIM_EVERY: u64 = 20;
 /// Longer than any round.
 const FIO_SECONDS: u64 = 24 * 3600;
 
@@ -62,7 +64,7 @@ impl Load {
         Ok(Load::Files(Box::new(Files {
             fs,
             fio: Fio::start(&job, FIO_SECONDS)?,
-            churn: Churn::start(mount.point(), "churn", Random::new(random.number()))?,
+            churn: Churn::trimming(mount.point(), "churn", Random::new(random.number()), TRIM_EVERY)?,
             pulse: Pulse::start(&mount.point().join("pulse"))?,
             steady: Workload::new(&mount.point().join("steady"), Random::new(random.number()))?,
             mount,

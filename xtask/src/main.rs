@@ -43,7 +43,7 @@ enum Command {
     Test {
         /// Only tests and scenarios whose name contains one of these
         names: Vec<String>,
-        /// Every scenario on every kernel it names, not only the default ones
+        /// Every scenario on every kernel it names, not only the default ones, and stress tests at full length
         #[arg(long)]
         all: bool,
     },

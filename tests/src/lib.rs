@@ -4,8 +4,8 @@
 //! The tests need root, loop devices and zram, and a built binary: `cargo build -p afterwrite` (or AFTERWRITE_BIN).
 //! Every test makes its own devices, so they run in parallel; on two cores the default number of threads is right.
 //! AFTERWRITE_SECONDS is how long a test keeps its load up (default 4), AFTERWRITE_KILLS how often crash.rs kills
-//! (default 20), AFTERWRITE_RUNS how many runs completions.rs makes (default 4), AFTERWRITE_SEED what the random choices start from, AFTERWRITE_TMP where images, journals and
-//! targets go (default /dev/shm).
+//! (default 20), AFTERWRITE_RUNS how many runs completions.rs makes (default 4), AFTERWRITE_SEED what the random
+//! choices start from, AFTERWRITE_TMP where images, journals and targets go (default /dev/shm).
 
 mod command;
 mod devices;

@@ -119,9 +119,10 @@ impl<'p> Guard<'p> {
         Ok(())
     }
 
-    /// Stopped in order. What it may not survive, it has survived by now.
+    /// Stopped in order, also while it copies or compares.
     pub fn stop(&mut self) -> Result<()> {
-        self.look();
+        // Before it answers it has not said how it takes a signal.
+        wait_until("protect answers", PATIENCE, || Ok(self.look().is_some() || self.ended()?))?;
         self.protect.take().context("it does not run")?.stop()
     }
 

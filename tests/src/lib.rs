@@ -9,6 +9,7 @@
 
 mod command;
 mod devices;
+mod disk;
 mod filesystem;
 mod image;
 mod load;
@@ -18,6 +19,7 @@ mod workload;
 
 pub use command::{Finished, afterwrite, binary, finish, run, wait_until};
 pub use devices::{Device, Loop, Zram};
+pub use disk::{Breakage, Disk};
 pub use filesystem::{Fs, Mount, ensure_tracefs, mount_tmpfs};
 pub use image::{assert_identical, blank_image, check_file_system, check_image, fill_random};
 pub use load::{Churn, Fio};

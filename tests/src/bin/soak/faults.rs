@@ -5,7 +5,6 @@ use std::time::Duration;
 use afterwrite_tests::*;
 use anyhow::{Context, Result, ensure};
 
-use crate::disk::{Breakage, Disk};
 use crate::guard::Guard;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

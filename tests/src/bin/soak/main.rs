@@ -4,7 +4,6 @@
 //! AFTERWRITE_MINUTES says for how long (default 60), AFTERWRITE_SEED is the seed of the first round; the next one has
 //! the next number. A round's seed chooses all that is chosen, not the instants at which the machine does it.
 
-mod disk;
 mod faults;
 mod guard;
 mod load;

@@ -7,7 +7,6 @@ use std::time::Duration;
 use afterwrite_tests::*;
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::disk::Disk;
 use crate::faults::Stage;
 use crate::guard::{Guard, Seen};
 use crate::load::{Content, Load};

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use afterwrite_tests::*;
 use anyhow::{Result, ensure};
+
+use crate::{Device, Fs, Loop, Mount, PATIENCE, blank_image, mount_tmpfs, run, wait_until};
 
 const DISK_BYTES: u64 = 3 << 30;
 /// How long `afterwrite` may keep a broken file system busy, so that it can't be unmounted.

@@ -1,9 +1,9 @@
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::io::store::{DirStore, Store};
 use crate::model::{Lsn, MarkId, VolumeId};
 
 /// What is known for sure of a replica: the file `replica.checkpoint` in its journal's directory.
@@ -51,6 +51,7 @@ pub enum CheckpointError {
 
 const VERSION: u32 = 1;
 const FILE_NAME: &str = "replica.checkpoint";
+const NEW_NAME: &str = "replica.checkpoint.new";
 const HASH_KEY: &str = "blake3 = \"";
 /// Many times what a checkpoint needs; a longer file is none.
 const FILE_BYTES_MAX: u64 = 64 << 10;
@@ -77,19 +78,23 @@ impl Checkpoint {
 
     /// Reads the checkpoint of the journal in `dir`; `None` when there is none. Writes nothing.
     pub fn read(dir: &Path) -> Result<Option<Checkpoint>, CheckpointError> {
-        let path = Checkpoint::path(dir);
+        Checkpoint::read_in(&DirStore::open(dir))
+    }
+
+    fn read_in<S: Store>(store: &S) -> Result<Option<Checkpoint>, CheckpointError> {
+        let path = Checkpoint::path(store.dir());
         let io_error = |source| CheckpointError::Io { what: "read", path: path.clone(), source };
-        match fs::metadata(&path) {
-            Ok(metadata) if metadata.len() > FILE_BYTES_MAX => {
-                let what = format!("it is {} bytes long", metadata.len());
-                return Err(CheckpointError::Damaged { path, what });
+        let size = match store.size(FILE_NAME) {
+            Ok(size) if size > FILE_BYTES_MAX => {
+                return Err(CheckpointError::Damaged { path, what: format!("it is {size} bytes long") });
             }
-            Ok(_) => {}
+            Ok(size) => size,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io_error(error)),
-        }
-        let bytes = fs::read(&path).map_err(io_error)?;
-        match Checkpoint::decode(&bytes) {
+        };
+        let mut bytes = vec![0; usize::try_from(size).expect("it was capped just above")];
+        let count = store.read_at(FILE_NAME, 0, &mut bytes).map_err(io_error)?;
+        match Checkpoint::decode(&bytes[..count]) {
             Ok(checkpoint) => Ok(Some(checkpoint)),
             Err(Undecodable::Version(version)) => Err(CheckpointError::UnsupportedVersion { path, version }),
             Err(Undecodable::Damaged(what)) => Err(CheckpointError::Damaged { path, what }),
@@ -99,18 +104,28 @@ impl Checkpoint {
     /// Replaces the checkpoint of the journal in `dir`; durable when it returns. After an error it is the old one or
     /// this one.
     pub fn write(&self, dir: &Path) -> Result<(), CheckpointError> {
-        let path = Checkpoint::path(dir);
-        let beside = path.with_extension("checkpoint.new");
-        let io_error = |what, path: &Path| {
-            let path = path.to_owned();
+        self.write_in(&mut DirStore::open(dir))
+    }
+
+    fn write_in<S: Store>(&self, store: &mut S) -> Result<(), CheckpointError> {
+        let io_error = |what, name: &str| {
+            let path = store.dir().join(name);
             move |source| CheckpointError::Io { what, path, source }
         };
-        let mut file = File::create(&beside).map_err(io_error("create", &beside))?;
-        let text = self.encode().map_err(io_error("encode", &path))?;
-        file.write_all(text.as_bytes()).map_err(io_error("write", &beside))?;
-        file.sync_all().map_err(io_error("sync", &beside))?;
-        fs::rename(&beside, &path).map_err(io_error("replace", &path))?;
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error("sync the directory of", &path))
+        let [encode, replace, sync_dir] =
+            ["encode", "replace", "sync the directory of"].map(|what| io_error(what, FILE_NAME));
+        let [create, write, sync] = ["create", "write", "sync"].map(|what| io_error(what, NEW_NAME));
+        let text = self.encode().map_err(encode)?;
+        match store.create(NEW_NAME) {
+            // Of a write that failed. The same file, emptied: whatever it held, none of it is in the way.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => store.truncate(NEW_NAME, 0),
+            other => other,
+        }
+        .map_err(create)?;
+        store.append(NEW_NAME, text.as_bytes()).map_err(write)?;
+        store.sync(NEW_NAME).map_err(sync)?;
+        store.rename(NEW_NAME, FILE_NAME).map_err(replace)?;
+        store.sync_dir().map_err(sync_dir)
     }
 
     fn encode(&self) -> io::Result<String> {
@@ -150,7 +165,10 @@ enum Undecodable {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::io::store::faulty::{Fault, FaultyStore};
 
     fn checkpoint() -> Checkpoint {
         Checkpoint {
@@ -208,5 +226,69 @@ mod tests {
         fs::remove_dir(dir.path().join("replica.checkpoint.new")).unwrap();
         next.write(dir.path()).unwrap();
         assert_eq!(Checkpoint::read(dir.path()).unwrap(), Some(next), "the highest LSN fits");
+    }
+
+    /// Checkpoints as a replica writes them, one after the other, of different lengths.
+    fn series() -> Vec<Checkpoint> {
+        let one = |at: u64| Checkpoint {
+            applied: Lsn(at),
+            applying: (at % 2 == 1).then_some(Lsn(at << 40)),
+            target_path: "x".repeat(at as usize * 37 % 200),
+            ..checkpoint()
+        };
+        (1..=6).map(one).collect()
+    }
+
+    /// Writes the series until something fails; returns how many were acknowledged.
+    fn write_series(store: &FaultyStore) -> usize {
+        series().iter().take_while(|next| next.write_in(&mut store.clone()).is_ok()).count()
+    }
+
+    /// The place in the series of what is there, 0 for nothing.
+    fn found(store: &FaultyStore, context: &str) -> usize {
+        match Checkpoint::read_in(store) {
+            Ok(None) => 0,
+            Ok(Some(found)) => {
+                1 + series().iter().position(|one| *one == found).unwrap_or_else(|| panic!("{context}"))
+            }
+            Err(error) => panic!("{context}: {error}"),
+        }
+    }
+
+    #[test]
+    fn whatever_fails_and_when_the_checkpoint_is_the_last_one_acknowledged_or_the_next() {
+        let good = FaultyStore::new(64);
+        assert_eq!(write_series(&good), series().len());
+        let (mut old, mut new) = (0, 0);
+        for page_bytes in [16, 64, 4096] {
+            for at in 0..good.operations() {
+                for fault in [Fault::PowerCut, Fault::Eio, Fault::ShortWrite, Fault::NoSpace] {
+                    for seed in 0..10 {
+                        let context = format!("{fault:?} at {at}, page {page_bytes}, seed {seed}");
+                        let mut store = FaultyStore::new(page_bytes);
+                        store.fail_at(at, fault, seed);
+                        let acknowledged = write_series(&store);
+                        assert!(acknowledged < series().len(), "{context}");
+                        if !store.is_dead() {
+                            // The same process goes on, and the power may go in that.
+                            let there = found(&store, &context);
+                            assert!((acknowledged..=acknowledged + 1).contains(&there), "{context}: {there}");
+                            store.fail_at(store.operations() + seed, Fault::PowerCut, seed);
+                            if series()[acknowledged].write_in(&mut store).is_ok() {
+                                let left = found(&store.after_power_cut(seed), &context);
+                                assert_eq!(left, acknowledged + 1, "{context}");
+                            }
+                        }
+                        store = store.after_power_cut(seed);
+                        let left = found(&store, &context);
+                        assert!((acknowledged..=acknowledged + 1).contains(&left), "{context}: {left}");
+                        *(if left == acknowledged { &mut old } else { &mut new }) += 1;
+                        checkpoint().write_in(&mut store).unwrap();
+                        assert_eq!(Checkpoint::read_in(&store).unwrap(), Some(checkpoint()), "{context}");
+                    }
+                }
+            }
+        }
+        assert!(old > 500 && new > 500, "{old} old, {new} new");
     }
 }

@@ -65,6 +65,7 @@ struct Segment<'a> {
     last_lsn: Lsn,
     bytes: u64,
     sealed: bool,
+    recovered: bool,
     marks: u64,
 }
 
@@ -142,9 +143,13 @@ fn ls(args: &LsArgs, out: &mut Output) -> anyhow::Result<Outcome> {
     let heads = ("SEGMENT", "FIRST", "LAST", "BYTES", "MARKS");
     let (name, first, last, bytes, marks) = heads;
     out.line(format_args!("{name:width$}  {first:>10}  {last:>10}  {bytes:>12}  {marks:>7}  STATE"))?;
-    for SegmentInfo { name, first_lsn, last_lsn, bytes, sealed, marks } in &segments {
+    for SegmentInfo { name, first_lsn, last_lsn, bytes, sealed, recovered, marks } in &segments {
         let (first, last) = (first_lsn.0, last_lsn.0);
-        let state = if *sealed { "sealed" } else { "open" };
+        let state = match (sealed, recovered) {
+            (true, true) => "sealed by the next writer",
+            (true, false) => "sealed",
+            (false, _) => "open",
+        };
         out.line(format_args!("{name:width$}  {first:>10}  {last:>10}  {bytes:>12}  {marks:>7}  {state}"))?;
     }
     torn.iter().for_each(tell_torn);
@@ -248,13 +253,14 @@ impl<'a> From<&'a Record> for Dumped<'a> {
 
 impl<'a> From<&'a SegmentInfo> for Segment<'a> {
     fn from(segment: &'a SegmentInfo) -> Segment<'a> {
-        let SegmentInfo { name, first_lsn, last_lsn, bytes, sealed, marks } = segment;
+        let SegmentInfo { name, first_lsn, last_lsn, bytes, sealed, recovered, marks } = segment;
         Segment {
             name,
             first_lsn: *first_lsn,
             last_lsn: *last_lsn,
             bytes: *bytes,
             sealed: *sealed,
+            recovered: *recovered,
             marks: *marks,
         }
     }

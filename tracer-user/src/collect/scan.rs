@@ -29,18 +29,30 @@ impl Step {
 }
 
 impl Scan {
-    /// `same_as_replica`: ranges whose last content in the journal is what the replica holds, so that comparing is
-    /// enough. All else is copied.
-    pub fn new(size_bytes: u64, same_as_replica: &ByteRangeSet) -> Scan {
-        let whole = ByteRange::new(0, size_bytes);
-        let compare: ByteRangeSet = same_as_replica.overlapping(whole).collect();
-        let copy = compare.gaps(whole).into_iter().collect();
+    /// Of `unscanned`. `same_as_replica`: ranges whose last content in the journal is what the replica holds, so that
+    /// comparing is enough. All else is copied.
+    pub fn new(size_bytes: u64, unscanned: &ByteRangeSet, same_as_replica: &ByteRangeSet) -> Scan {
+        let compare: ByteRangeSet =
+            unscanned.iter().flat_map(|range| same_as_replica.overlapping(range)).collect();
+        let copy = unscanned.iter().flat_map(|range| compare.gaps(range)).collect();
         Scan { copy, compare, total_bytes: size_bytes }
     }
 
     /// Starts over, copying everything.
     pub fn restart(&mut self) {
-        *self = Scan::new(self.total_bytes, &ByteRangeSet::new());
+        let whole = [ByteRange::new(0, self.total_bytes)].into_iter().collect();
+        *self = Scan::new(self.total_bytes, &whole, &ByteRangeSet::new());
+    }
+
+    /// What it has not come to.
+    pub fn left(&self) -> ByteRangeSet {
+        let mut left = self.copy.clone();
+        left.extend(&self.compare);
+        left
+    }
+
+    pub fn left_bytes(&self) -> u64 {
+        self.copy.bytes() + self.compare.bytes()
     }
 
     /// Takes the next pieces. What can't be read is the caller's to remember.
@@ -81,7 +93,7 @@ impl Scan {
     }
 
     pub fn done_bytes(&self) -> u64 {
-        self.total_bytes - self.copy.bytes() - self.compare.bytes()
+        self.total_bytes - self.left_bytes()
     }
 }
 
@@ -105,7 +117,8 @@ mod tests {
         let size = 5 << 20;
         let same: ByteRangeSet =
             [ByteRange::new(1 << 20, 2 << 20), ByteRange::new(4 << 20, size)].into_iter().collect();
-        let mut scan = Scan::new(size, &same);
+        let whole = [ByteRange::new(0, size)].into_iter().collect();
+        let mut scan = Scan::new(size, &whole, &same);
         let (mut copied, mut compared) = (ByteRangeSet::new(), ByteRangeSet::new());
         while let [step] = scan.take_steps(1)[..] {
             match step {

@@ -144,6 +144,12 @@ impl BlockDevice {
         attribute(&self.sysfs_dir, "size")?.parse::<u64>().ok()?.checked_mul(512)
     }
 
+    /// The kernel's number of this life of the disk: another file behind the same loop device has another one. Since
+    /// 5.15, and never used twice before the next boot.
+    pub fn disk_sequence(&self) -> Option<u64> {
+        attribute(&self.disk.sysfs_dir, "diskseq")?.parse().ok()
+    }
+
     /// Written zone by zone (SMR disks, ZNS).
     pub fn is_zoned(&self) -> bool {
         attribute(&self.disk.sysfs_dir, "queue/zoned").is_some_and(|model| model != "none")

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg, PosixFadviseAdvice, posix_fadvise};
+use nix::fcntl::{Flock, FlockArg};
 
 #[cfg(test)]
 pub(crate) mod faulty;
@@ -34,9 +34,9 @@ pub trait Store {
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
     /// Makes content and size durable (fdatasync).
     fn sync(&mut self, name: &str) -> io::Result<()>;
-    /// Forgets cached clean bytes, so that the next read tells what the disk holds: after a failed sync the kernel
-    /// calls pages clean that never reached it.
-    fn drop_cache(&mut self, name: &str) -> io::Result<()>;
+    /// Writes bytes anew that are there already, so that the next [`Store::sync`] brings them to the disk, whatever a
+    /// failed one before it left behind: then the kernel calls pages clean that never got there.
+    fn rewrite(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()>;
     fn truncate(&mut self, name: &str, size_bytes: u64) -> io::Result<()>;
     fn remove(&mut self, name: &str) -> io::Result<()>;
     /// Replaces `to` if it exists.
@@ -134,9 +134,11 @@ impl Store for DirStore {
         self.appending(name)?.sync_data()
     }
 
-    fn drop_cache(&mut self, name: &str) -> io::Result<()> {
-        let file = File::open(self.path(name))?;
-        Ok(posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?)
+    fn rewrite(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        // Opened first, so that the sync through it tells of every failed write-back of these bytes.
+        self.appending(name)?;
+        // Not through it: a descriptor that appends ignores the offset.
+        OpenOptions::new().write(true).open(self.path(name))?.write_all_at(bytes, offset)
     }
 
     fn truncate(&mut self, name: &str, size_bytes: u64) -> io::Result<()> {
@@ -182,7 +184,7 @@ mod tests {
         store.truncate("a", 8).unwrap();
         store.append("a", b"!").unwrap();
         store.sync("a").unwrap();
-        store.drop_cache("a").unwrap();
+        store.rewrite("a", 2, b"llo").unwrap();
         store.rename("a", "b").unwrap();
         store.sync_dir().unwrap();
         let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(dir.path().join("b")).unwrap());

@@ -16,6 +16,9 @@ const SEGMENT_MAGIC: [u8; 8] = *b"AWsegmt\x01";
 const SEAL_MAGIC: [u8; 8] = *b"AWseal\x01\n";
 pub const FRAME_MAGIC: [u8; 4] = *b"\xA5AWf";
 
+/// Bit of the seal's flags.
+const SEAL_RECOVERED: u32 = 1;
+
 const _: () = assert!(80 + 44 + 4 == SEGMENT_HEADER_LEN && 60 + 4 == FRAME_HEADER_LEN && 60 + 4 == SEAL_LEN);
 
 /// Why bytes are not what they should be.
@@ -245,6 +248,8 @@ pub struct Seal {
     pub last_lsn: Lsn,
     /// BLAKE3 over all bytes of the segment before the seal.
     pub hash: [u8; 32],
+    /// Written by a recovery: the segment's own writer left it open.
+    pub recovered: bool,
 }
 
 impl Seal {
@@ -255,6 +260,7 @@ impl Seal {
         put_u64(&mut out, 8, self.index_offset);
         put_u64(&mut out, 16, self.last_lsn.0);
         out[24..56].copy_from_slice(&self.hash);
+        put_u32(&mut out, 56, if self.recovered { SEAL_RECOVERED } else { 0 });
         let crc = seed.crc(offset, &out[..60]);
         put_u32(&mut out, 60, crc);
         out
@@ -268,13 +274,15 @@ impl Seal {
         if u32_at(bytes, 60) != seed.crc(offset, &bytes[..60]) {
             return Err(FormatError::Torn("a wrong checksum of the seal"));
         }
-        if bytes[56..60] != [0; 4] {
-            return Err(FormatError::Unknown("something in the reserved bytes of the seal".into()));
+        let flags = u32_at(bytes, 56);
+        if flags & !SEAL_RECOVERED != 0 {
+            return Err(FormatError::Unknown(format!("a seal with flags {flags:#x}")));
         }
         let seal = Seal {
             index_offset: u64_at(bytes, 8),
             last_lsn: Lsn(u64_at(bytes, 16)),
             hash: bytes_at(bytes, 24),
+            recovered: flags & SEAL_RECOVERED != 0,
         };
         if seal.index_offset < SEGMENT_HEADER_LEN as u64 || seal.index_offset >= offset {
             return Err(FormatError::Malformed("a seal that points outside of its segment"));

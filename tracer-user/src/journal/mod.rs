@@ -9,10 +9,12 @@ mod format;
 mod index;
 mod open_segment;
 mod options;
+mod packing;
 mod reader;
 mod record;
 mod records;
 mod recovery;
+mod reopen;
 mod segment;
 #[cfg(test)]
 mod tests;

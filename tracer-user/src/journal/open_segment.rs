@@ -1,13 +1,12 @@
-//! The segment being written: made, appended to, and found again after a crash.
+//! The segment being written: made, appended to and sealed.
 
 use crate::io::store::Store;
 use crate::journal::error::JournalError;
-use crate::journal::format::{FRAME_HEADER_LEN, FrameHeader, Seed, SegmentHeader};
-use crate::journal::index::{Entry, Index, point_of};
-use crate::journal::record::FrameCursor;
-use crate::journal::recovery::TornTail;
+use crate::journal::format::{Codec, FRAME_HEADER_LEN, FrameHeader, FrameKind, Seal, Seed, SegmentHeader};
+use crate::journal::index::Index;
+use crate::journal::packing::{Packer, len_u32};
 use crate::journal::segment::{Chain, segment_name};
-use crate::journal::walk::{Step, Walk, io_error};
+use crate::journal::walk::io_error;
 use crate::model::{Lsn, Timestamp, VolumeInfo};
 
 /// The open segment.
@@ -49,6 +48,44 @@ impl Segment {
         }
         Ok(())
     }
+
+    /// Ends the segment with index and seal, durably. `last` is its last record; `recovered` when its own writer left
+    /// it open.
+    pub fn seal<S: Store>(
+        &mut self,
+        store: &mut S,
+        packer: &mut Packer,
+        last: Lsn,
+        recovered: bool,
+    ) -> Result<Chain, JournalError> {
+        let mut index = vec![0; FRAME_HEADER_LEN];
+        self.index.encode(&mut index);
+        let raw_len = index.len() - FRAME_HEADER_LEN;
+        let mut packed = Vec::new();
+        let codec = packer.pack(&index, &mut packed);
+        let mut frame = if codec == Codec::Raw { index } else { packed };
+        let header = FrameHeader {
+            kind: FrameKind::Index,
+            codec,
+            stored_len: len_u32(frame.len() - FRAME_HEADER_LEN),
+            raw_len: len_u32(raw_len),
+            marks: len_u32(self.index.points().len()),
+            first_lsn: self.first,
+            last_lsn: last,
+            offset: self.size,
+            durable_end: self.synced,
+            payload_crc: 0,
+        };
+        self.append_frame(store, header, &mut frame)?;
+        // A seal promises that all before it is durable, so it must not reach the disk first.
+        self.sync(store)?;
+        let hash = *self.hasher.finalize().as_bytes();
+        let seal = Seal { index_offset: header.offset, last_lsn: last, hash, recovered };
+        let bytes = seal.encode(self.seed, self.size);
+        self.append(store, &bytes)?;
+        self.sync(store)?;
+        Ok(Chain::after(self.first, last, hash))
+    }
 }
 
 /// A new segment with its header, durable.
@@ -75,59 +112,4 @@ pub fn create_segment<S: Store>(
     segment.sync(store)?;
     store.sync_dir().map_err(|error| io_error(store, "sync", "", error))?;
     Ok(segment)
-}
-
-/// Makes sure that what is read next is on the disk: writes what is dirty, then forgets what only seems clean.
-pub fn settle<S: Store>(store: &mut S, name: &str) -> Result<(), JournalError> {
-    store
-        .sync(name)
-        .and_then(|()| store.sync_dir())
-        .and_then(|()| store.drop_cache(name))
-        .map_err(|error| io_error(store, "sync", name, error))
-}
-
-/// Reads the open segment from its start, cuts its torn tail, and gives it back as it is to be continued.
-pub fn reopen<S: Store>(
-    store: &mut S,
-    mut walk: Walk,
-) -> Result<(Segment, Lsn, Option<TornTail>), JournalError> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&walk.header.encode());
-    let mut index = Index::default();
-    let mut raw = Vec::new();
-    let cut = loop {
-        match walk.next(store)? {
-            Step::Records(header) => {
-                hasher.update(&walk.frame);
-                index.add_frame(Entry { lsn: header.first_lsn, offset: header.offset });
-                walk.unpack(&header, &mut raw)?;
-                let mut cursor = FrameCursor::new(header.first_lsn, header.last_lsn);
-                let at = |error| JournalError::at(&walk.name, header.offset, error);
-                while let Some(record) = cursor.next(&raw).map_err(at)? {
-                    point_of(&record).into_iter().for_each(|point| index.add_point(point));
-                }
-            }
-            Step::Open(torn) => break torn,
-            Step::Sealed(..) => {
-                let what = "it was sealed while it was being recovered".to_owned();
-                return Err(JournalError::Damaged { segment: walk.name, offset: walk.offset, what });
-            }
-        }
-    };
-    if cut.is_some() {
-        store
-            .truncate(&walk.name, walk.offset)
-            .and_then(|()| store.sync(&walk.name))
-            .map_err(|error| io_error(store, "cut", &walk.name, error))?;
-    }
-    let segment = Segment {
-        seed: walk.seed(),
-        first: walk.header.first_lsn,
-        size: walk.offset,
-        synced: walk.offset,
-        hasher,
-        index,
-        name: walk.name,
-    };
-    Ok((segment, walk.next_lsn, cut))
 }

@@ -90,6 +90,8 @@ pub struct SegmentInfo {
     /// Size of the file.
     pub bytes: u64,
     pub sealed: bool,
+    /// Sealed by a recovery: its own writer left it open.
+    pub recovered: bool,
     pub marks: u64,
 }
 
@@ -205,6 +207,7 @@ impl<S: Store> Journal<S> {
                         last_lsn: sealed.seal.last_lsn,
                         bytes: sealed.bytes,
                         sealed: true,
+                        recovered: sealed.seal.recovered,
                         marks: sealed.index.points().len() as u64,
                     };
                     visit(info, sealed.index, None);
@@ -219,7 +222,15 @@ impl<S: Store> Journal<S> {
                         .size(&name)
                         .map_err(|error| io_error(&*self.store, "read", &name, error))?;
                     let marks = index.points().len() as u64;
-                    let info = SegmentInfo { name, first_lsn: first, last_lsn, bytes, sealed: false, marks };
+                    let info = SegmentInfo {
+                        name,
+                        first_lsn: first,
+                        last_lsn,
+                        bytes,
+                        sealed: false,
+                        recovered: false,
+                        marks,
+                    };
                     visit(info, index, torn);
                 }
                 Summary::HalfCreated(torn) => {
@@ -230,6 +241,7 @@ impl<S: Store> Journal<S> {
                         last_lsn,
                         bytes: torn.bytes,
                         sealed: false,
+                        recovered: false,
                         marks: 0,
                     };
                     visit(info, Index::default(), Some(torn));

@@ -78,6 +78,8 @@ pub struct TornTail {
 pub struct Recovery {
     /// The torn tail that was cut off.
     pub cut: Option<TornTail>,
+    /// The segment that was left open and is sealed now.
+    pub closed: Option<String>,
     /// The last record there is; it is durable.
     pub last_lsn: Lsn,
 }

@@ -117,6 +117,22 @@ impl Walk {
         self.seed
     }
 
+    /// So many bytes of the segment are on the disk: a frame says that they were synced before it was written. From
+    /// headers alone; behind a torn one there may be better evidence.
+    pub fn known_durable<S: Store>(&self, store: &S) -> Result<u64, JournalError> {
+        let mut durable = 0;
+        let mut offset = SEGMENT_HEADER_LEN as u64;
+        let mut bytes = [0; FRAME_HEADER_LEN];
+        loop {
+            let count = read_at(store, &self.name, offset, &mut bytes)?;
+            let Ok(header) = FrameHeader::decode(&bytes[..count], self.seed, offset) else {
+                return Ok(durable);
+            };
+            durable = durable.max(header.durable_end);
+            offset = header.end();
+        }
+    }
+
     /// The next frame, or what kind of end there is.
     pub fn next<S: Store>(&mut self, store: &S) -> Result<Step, JournalError> {
         let mut read_again = false;

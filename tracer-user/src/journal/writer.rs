@@ -6,17 +6,17 @@ use std::time::Instant;
 
 use crate::io::store::{DirStore, LOCK_NAME, Store};
 use crate::journal::error::JournalError;
-use crate::journal::format::{
-    Codec, FRAME_HEADER_LEN, FrameHeader, FrameKind, RAW_LEN_MAX, SEAL_LEN, SEGMENT_HEADER_LEN, Seal,
-};
+use crate::journal::format::{Codec, FRAME_HEADER_LEN, FrameHeader, FrameKind, SEAL_LEN, SEGMENT_HEADER_LEN};
 use crate::journal::index::Entry;
-use crate::journal::open_segment::{Segment, create_segment, reopen, settle};
+use crate::journal::open_segment::{Segment, create_segment};
 use crate::journal::options::{JournalOptions, SyncPolicy};
+use crate::journal::packing::{Packer, len_u32};
 use crate::journal::record::{encode, encoded_len};
 use crate::journal::recovery::Recovery;
+use crate::journal::reopen::{Reopened, reopen};
 use crate::journal::segment::{Chain, segment_name};
 use crate::journal::volume::{VOLUME_NAME, VOLUME_TEMP_NAME, read_volume, write_volume};
-use crate::journal::walk::{Summary, io_error, list_segments, summarise};
+use crate::journal::walk::io_error;
 use crate::model::{Lsn, MarkId, Point, RecordBody, Timestamp, VolumeInfo};
 
 /// A segment is sealed before its index grows past this, far below what one frame holds.
@@ -32,7 +32,7 @@ pub struct Writer<S: Store = DirStore> {
     store: S,
     info: VolumeInfo,
     options: JournalOptions,
-    compressor: Option<zstd::bulk::Compressor<'static>>,
+    packer: Packer,
     segment: Segment,
     pending: Pending,
     /// Header and compressed payload of the frame being written; kept for its capacity.
@@ -82,7 +82,11 @@ impl Writer {
         Writer::create_in(lock(dir)?, info, options)
     }
 
-    /// Opens a journal to append to it, and first cuts off what a crash left half-written at its end.
+    /// Opens a journal to append to it. A segment that another writer left open, whatever ended that one, is never
+    /// appended to: what is half-written at its end is cut off, the rest made durable and sealed, and a new one begun.
+    ///
+    /// After an error it can be called again, in the same process too, and as often as it takes: a call that fails
+    /// leaves at most the same few unused bytes behind as the one before it did.
     ///
     /// # Errors
     /// `Locked`, `NotAJournal`, damage of what was durable once (then nothing was changed), `NoSpace`, `Io`.
@@ -137,7 +141,8 @@ impl<S: Store> Writer<S> {
         // volume.toml comes last: once it is there, the first segment is durable.
         let segment = create_segment(&mut store, info, &Chain::start(), info.created)?;
         write_volume(&mut store, info)?;
-        Ok(Writer::assemble(store, info.clone(), options, segment, Lsn(1), MarkId(1)))
+        let packer = Packer::new(options.zstd_level);
+        Ok(Writer::assemble(store, info.clone(), options, packer, segment, Lsn(1), MarkId(1)))
     }
 
     /// [`Writer::open`] on any store.
@@ -146,74 +151,26 @@ impl<S: Store> Writer<S> {
         options: JournalOptions,
     ) -> Result<(Writer<S>, Recovery), JournalError> {
         let info = read_volume(&store)?;
-        let firsts = list_segments(&store)?;
-        let mut chain = Chain::start();
-        let mut last_mark = None;
-        let mut created = info.created;
-        let mut opened = None;
-        let mut cut = None;
-        for (at, first) in firsts.iter().enumerate() {
-            if at + 1 == firsts.len() {
-                settle(&mut store, &segment_name(*first))?;
-            }
-            chain.expect_name(*first)?;
-            match summarise(&store, info.id, *first)? {
-                Summary::Sealed(sealed) => {
-                    chain.expect_header(&sealed.header)?;
-                    created = sealed.header.created;
-                    chain = Chain::after(*first, sealed.seal.last_lsn, sealed.seal.hash);
-                    last_mark = sealed.index.points().last().map(|point| point.id).or(last_mark);
-                }
-                Summary::HalfCreated(torn) => {
-                    store
-                        .remove(&torn.segment)
-                        .and_then(|()| store.sync_dir())
-                        .map_err(|error| io_error(&store, "remove", &torn.segment, error))?;
-                    cut = Some(torn);
-                }
-                Summary::Open(walk) => {
-                    chain.expect_header(&walk.header)?;
-                    let (segment, next_lsn, torn) = reopen(&mut store, *walk)?;
-                    cut = torn;
-                    last_mark = segment.index.points().last().map(|point| point.id).or(last_mark);
-                    opened = Some((segment, next_lsn));
-                }
-            }
-        }
-        if firsts.is_empty() {
-            return Err(JournalError::MissingSegment {
-                missing: segment_name(Lsn(1)),
-                found: "none".to_owned(),
-            });
-        }
-        let (segment, next_lsn) = match opened {
-            Some(opened) => opened,
-            None => (create_segment(&mut store, &info, &chain, created)?, chain.next_lsn),
-        };
-        let next_mark = MarkId(last_mark.map_or(1, |mark| mark.0 + 1));
-        let writer = Writer::assemble(store, info, options, segment, next_lsn, next_mark);
-        let recovery = Recovery { cut, last_lsn: writer.durable };
-        Ok((writer, recovery))
+        let mut packer = Packer::new(options.zstd_level);
+        let Reopened { segment, next_lsn, next_mark, recovery } = reopen(&mut store, &info, &mut packer)?;
+        Ok((Writer::assemble(store, info, options, packer, segment, next_lsn, next_mark), recovery))
     }
 
     fn assemble(
         store: S,
         info: VolumeInfo,
         options: JournalOptions,
+        packer: Packer,
         segment: Segment,
         next_lsn: Lsn,
         next_mark: MarkId,
     ) -> Writer<S> {
-        let compressor = match options.zstd_level {
-            0 => None,
-            level => zstd::bulk::Compressor::new(level).ok(),
-        };
         let last = Lsn(next_lsn.0 - 1);
         Writer {
             store,
             info,
             options,
-            compressor,
+            packer,
             segment,
             pending: Pending {
                 bytes: vec![0; FRAME_HEADER_LEN],
@@ -339,7 +296,7 @@ impl<S: Store> Writer<S> {
 
     fn write_frame(&mut self) -> Result<(), JournalError> {
         let raw_len = self.pending.bytes.len() - FRAME_HEADER_LEN;
-        let codec = compress(&mut self.compressor, &self.pending.bytes, &mut self.compressed);
+        let codec = self.packer.pack(&self.pending.bytes, &mut self.compressed);
         let stored_len = match codec {
             Codec::Raw => raw_len,
             Codec::Zstd => self.compressed.len() - FRAME_HEADER_LEN,
@@ -386,62 +343,11 @@ impl<S: Store> Writer<S> {
 
     /// Seals the open segment and starts the next one.
     fn rotate(&mut self) -> Result<(), JournalError> {
-        let mut index = vec![0; FRAME_HEADER_LEN];
-        self.segment.index.encode(&mut index);
-        let raw_len = index.len() - FRAME_HEADER_LEN;
-        let mut compressed = Vec::new();
-        let codec = compress(&mut self.compressor, &index, &mut compressed);
-        let mut frame = if codec == Codec::Raw { index } else { compressed };
-        let header = FrameHeader {
-            kind: FrameKind::Index,
-            codec,
-            stored_len: len_u32(frame.len() - FRAME_HEADER_LEN),
-            raw_len: len_u32(raw_len),
-            marks: len_u32(self.segment.index.points().len()),
-            first_lsn: self.segment.first,
-            last_lsn: self.written,
-            offset: self.segment.size,
-            durable_end: self.segment.synced,
-            payload_crc: 0,
-        };
-        self.segment.append_frame(&mut self.store, header, &mut frame)?;
-        // A seal promises that all before it is durable, so it must not reach the disk first.
-        self.segment.sync(&mut self.store)?;
+        let before = self.segment.size;
+        let chain = self.segment.seal(&mut self.store, &mut self.packer, self.written, false)?;
         self.durable = self.written;
-        let seal = Seal {
-            index_offset: header.offset,
-            last_lsn: self.written,
-            hash: *self.segment.hasher.finalize().as_bytes(),
-        };
-        let bytes = seal.encode(self.segment.seed, self.segment.size);
-        self.segment.append(&mut self.store, &bytes)?;
-        self.segment.sync(&mut self.store)?;
-        let chain = Chain::after(self.segment.first, self.written, seal.hash);
-        self.bytes_written += (frame.len() + SEAL_LEN + SEGMENT_HEADER_LEN) as u64;
+        self.bytes_written += self.segment.size - before + SEGMENT_HEADER_LEN as u64;
         self.segment = create_segment(&mut self.store, &self.info, &chain, self.pending.first_time)?;
         Ok(())
     }
-}
-
-/// Compresses what follows the room for the header, into `out` after the same room, if that makes it smaller.
-fn compress(
-    compressor: &mut Option<zstd::bulk::Compressor<'static>>,
-    frame: &[u8],
-    out: &mut Vec<u8>,
-) -> Codec {
-    let Some(compressor) = compressor else { return Codec::Raw };
-    // One byte less than raw: when it does not fit, zstd says so, and the frame is stored raw.
-    out.resize(frame.len() - 1, 0);
-    match compressor.compress_to_buffer(&frame[FRAME_HEADER_LEN..], &mut out[FRAME_HEADER_LEN..]) {
-        Ok(count) => {
-            out.truncate(FRAME_HEADER_LEN + count);
-            Codec::Zstd
-        }
-        Err(_) => Codec::Raw,
-    }
-}
-
-fn len_u32(len: usize) -> u32 {
-    debug_assert!(len <= RAW_LEN_MAX, "frames are capped below 16 MiB");
-    u32::try_from(len).expect("frames and their indexes are capped at 16 MiB")
 }

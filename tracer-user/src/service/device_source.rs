@@ -68,6 +68,7 @@ pub fn volume_extent(device: &BlockDevice) -> VolumeExtent {
     VolumeExtent {
         disk_major: device.disk.number.major,
         disk_first_minor: device.disk.number.minor,
+        disk_sequence: device.disk_sequence().unwrap_or(0),
         on_disk: ByteRange::with_len(device.start_bytes, device.size_bytes),
         request_based: device.request_based,
         device_numbers: device.disk_and_partitions().into_iter().map(|n| (n.major, n.minor)).collect(),

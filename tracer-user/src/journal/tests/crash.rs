@@ -222,3 +222,74 @@ fn histories_of_two_lives_never_mix() {
     }
     assert!(revived > 100);
 }
+
+/// One of what can go wrong, at an operation to come.
+fn next_fault(store: &FaultyStore, within: usize, random: &mut Random) {
+    let fault = [Fault::Eio, Fault::ShortWrite, Fault::NoSpace, Fault::PowerCut][random.below(4)];
+    store.fail_at(store.operations() + random.below(within) as u64, fault, random.below(1000) as u64);
+}
+
+/// Opens the journal as a service does: again after each failure, and on what is left after a power cut.
+fn open_again(run: &mut Run, random: &mut Random, context: &str) -> Writer<FaultyStore> {
+    for _ in 0..3 {
+        match Writer::open_in(run.store.clone(), tiny(SyncPolicy::Mark)) {
+            Ok((writer, recovery)) => {
+                assert!(recovery.last_lsn >= run.durable, "{context}: {} was durable", run.durable);
+                run.durable = recovery.last_lsn;
+                run.appended.truncate(recovery.last_lsn.0 as usize);
+                assert_eq!(read_all(&run.store).unwrap(), run.appended, "{context}");
+                return writer;
+            }
+            Err(JournalError::Io { .. } | JournalError::NoSpace { .. }) => {}
+            Err(error) => panic!("{context}: {error}"),
+        }
+        if run.store.is_dead() {
+            run.store = run.store.after_power_cut(random.below(1000) as u64);
+        }
+    }
+    panic!("{context}: one fault failed it three times")
+}
+
+/// Several lives of one journal, each ended by a fault at any operation, in opening too; some by the machine's end.
+#[test]
+fn whatever_failed_and_however_often_the_history_goes_on() {
+    let total = run(64, None, SyncPolicy::Mark, 0).store.operations();
+    let (mut lives, mut cut) = (0, 0);
+    for at in 0..total {
+        for fault in [Fault::Eio, Fault::ShortWrite, Fault::NoSpace, Fault::PowerCut] {
+            for seed in 0..3 {
+                let context = format!("{fault:?} at {at}, seed {seed}");
+                let mut run = run(PAGES[seed as usize % 2], Some((at, fault)), SyncPolicy::Mark, seed);
+                let mut random = Random::new(at * 100 + seed);
+                if run.store.is_dead() {
+                    run.store = run.store.after_power_cut(seed);
+                }
+                if !run.store.list().unwrap().contains(&"volume.toml".to_owned()) {
+                    continue;
+                }
+                for _ in 0..4 {
+                    next_fault(&run.store, 40, &mut random);
+                    let mut writer = open_again(&mut run, &mut random, &context);
+                    let sealed: Vec<_> = segments(&run.store)
+                        .into_iter()
+                        .map(|name| (run.store.content(&name), name))
+                        .filter(|(_, name)| !name.starts_with(&format!("{:020}", run.durable.0 + 1)))
+                        .collect();
+                    let _ = work(&mut writer, &mut random, 12, &mut run.appended, &mut run.durable);
+                    run.durable = writer.durable();
+                    assert!(
+                        sealed.iter().all(|(bytes, name)| run.store.content(name) == *bytes),
+                        "{context}"
+                    );
+                    lives += 1;
+                    if run.store.is_dead() {
+                        run.store = run.store.after_power_cut(seed);
+                        cut += 1;
+                    }
+                }
+                assert_recovers(&run.store.after_power_cut(seed), &run, &context);
+            }
+        }
+    }
+    assert!(lives > 2000 && cut > 100, "{lives} lives, {cut} cut");
+}

@@ -6,6 +6,7 @@ mod format;
 mod golden;
 mod live;
 mod racing;
+mod reopen;
 mod round_trip;
 
 use crate::io::store::Store;

@@ -42,7 +42,7 @@ impl Store for StaleOnce {
     fn sync(&mut self, _: &str) -> io::Result<()> {
         Err(io::ErrorKind::ReadOnlyFilesystem.into())
     }
-    fn drop_cache(&mut self, _: &str) -> io::Result<()> {
+    fn rewrite(&mut self, _: &str, _: u64, _: &[u8]) -> io::Result<()> {
         Err(io::ErrorKind::ReadOnlyFilesystem.into())
     }
     fn truncate(&mut self, _: &str, _: u64) -> io::Result<()> {

@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::devices::tell;
 use crate::load::pid_of;
 use crate::{Finished, PATIENCE, afterwrite, finish, run, scratch, wait_until};
 
@@ -128,9 +129,24 @@ impl Protection {
         points.with_context(|| format!("no points in {json}"))
     }
 
+    /// Whether anything of this protection is at work in the kernel, or left over there.
+    pub fn is_in_kernel(&self) -> bool {
+        let name = self.device.file_name().expect("a device has a name");
+        Path::new("/sys/fs/bpf/afterwrite").join(name).exists()
+    }
+
     /// `afterwrite journal check`, which must find nothing.
     pub fn check_journal(&self) -> Result<()> {
         run(afterwrite().args(["journal", "check"]).arg(&self.journal)).map(drop)
+    }
+}
+
+impl Drop for Protection {
+    fn drop(&mut self) {
+        // What a killed one left would meet the next user of the device.
+        if self.is_in_kernel() {
+            tell(run(self.client().arg("detach").arg(&self.device)));
+        }
     }
 }
 

@@ -44,11 +44,9 @@ impl Fault {
             Fault::Suspend,
             Fault::Suspend,
             Fault::Restart,
+            Fault::Detach,
             Fault::TargetAway,
         ];
-        if can_detach() {
-            all.push(Fault::Detach);
-        }
         all.extend(breakages.map(Fault::Journal));
         all.extend(breakages.map(Fault::Target));
         all
@@ -65,10 +63,6 @@ impl Fault {
             other => format!("{other:?}"),
         }
     }
-}
-
-fn can_detach() -> bool {
-    finish(afterwrite().args(["detach", "--help"]), PATIENCE).is_ok_and(|help| help.code == Some(0))
 }
 
 /// All that a fault may touch.
@@ -119,7 +113,10 @@ impl Stage<'_, '_> {
             }
             Fault::Detach => {
                 self.guard.kill()?;
-                run(self.protection.client().arg("detach").arg(self.protection.device()))?;
+                // Killed before it had attached anything, it left nothing.
+                if self.protection.is_in_kernel() {
+                    run(self.protection.client().arg("detach").arg(self.protection.device()))?;
+                }
                 self.pause(1500);
                 self.guard.start()?;
             }
@@ -173,7 +170,7 @@ impl Stage<'_, '_> {
     }
 
     fn break_storage(&mut self, how: Breakage, journal: bool) -> Result<()> {
-        self.guard.excuse();
+        self.guard.wait_answer()?;
         self.storage(journal)?.break_it(how).with_context(|| format!("breaking the disk: {how:?}"))?;
         let rounds = self.random.below(30);
         for _ in 0..rounds {
@@ -186,7 +183,7 @@ impl Stage<'_, '_> {
             // Started while it can't work: it may wait, or say what is wrong and end.
             1 => {
                 self.guard.kill()?;
-                self.guard.start()?;
+                self.guard.start_in_vain()?;
                 self.pause(1500);
             }
             _ => {}
@@ -216,12 +213,12 @@ impl Stage<'_, '_> {
     fn take_target_away(&mut self) -> Result<()> {
         let target = self.protection.target();
         let away = target.with_extension("away");
-        self.guard.excuse();
+        self.guard.wait_answer()?;
         std::fs::rename(target, &away)?;
         self.pause(2000);
         if self.random.below(2) == 0 {
             self.guard.kill()?;
-            self.guard.start()?;
+            self.guard.start_in_vain()?;
             self.pause(1500);
         }
         ensure!(!target.exists(), "a new target was begun where the old one had been");

@@ -10,10 +10,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-/// A failed journal or target ends `protect` with exit code 2, and the soak starts it again. To be removed, with what
-/// it switches, once `protect` stays alive and heals.
-const ENDS_WHEN_STORAGE_FAILS: bool = true;
-
 /// What was seen of the protection over all its lives.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
@@ -21,17 +17,19 @@ pub struct Seen {
     pub marked: u64,
     pub submissions: u64,
     pub completions: u64,
-    /// Lives that said they had adopted what the one before left in the kernel; None while no status has said either.
-    pub adopted: Option<u64>,
-    /// Started again because a failed journal or target had ended it.
-    pub ended_by_storage: u64,
+    /// Lives that took over what the one before left in the kernel.
+    pub adopted: u64,
+    /// Lives that did not get far, as a disk was broken when they were started.
+    pub refused: u64,
+    /// Times the journal, or the target, was seen to fail in a life.
     pub paused: u64,
+    pub target_failed: u64,
 }
 
 pub struct Guard<'p> {
     protection: &'p Protection,
     protect: Option<Protect<'p>>,
-    /// A disk is broken, or was a moment ago: it may end, or not start.
+    /// Started while a disk was broken: it may say so and end.
     excused: bool,
     last: Value,
     pub seen: Seen,
@@ -45,11 +43,19 @@ impl<'p> Guard<'p> {
     pub fn start(&mut self) -> Result<()> {
         ensure!(self.protect.is_none(), "it runs already");
         self.seen.lives += 1;
+        self.excused = false;
         self.protect = Some(self.protection.spawn()?);
         Ok(())
     }
 
-    /// Waits until it follows the source.
+    /// Started while a disk is broken: it may end with exit code 2, and is then started again.
+    pub fn start_in_vain(&mut self) -> Result<()> {
+        self.start()?;
+        self.excused = true;
+        Ok(())
+    }
+
+    /// Waits until it follows the source, with journal and target at work.
     pub fn wait_live(&mut self) -> Result<()> {
         let begun = Instant::now();
         let limit = PATIENCE * 2;
@@ -57,18 +63,18 @@ impl<'p> Guard<'p> {
             if self.ended()? {
                 self.start()?;
             }
-            if self.look().is_some_and(|status| status["state"] == "live") {
+            let well = |status: Value| {
+                status["state"] == "live"
+                    && status["paused"].is_null()
+                    && status["replica"]["error"].is_null()
+            };
+            if self.look().is_some_and(well) {
                 self.excused = false;
                 return Ok(());
             }
             ensure!(begun.elapsed() < limit, "not live after {limit:?}");
             std::thread::sleep(Duration::from_millis(20));
         }
-    }
-
-    /// From here on it may end with exit code 2, until it is live again.
-    pub fn excuse(&mut self) {
-        self.excused = true;
     }
 
     /// Whether it is not running now. An error if it ended and had no reason to.
@@ -79,18 +85,30 @@ impl<'p> Guard<'p> {
         }
         let finished = self.protect.take().expect("looked at above").ended()?;
         ensure!(
-            self.excused && ENDS_WHEN_STORAGE_FAILS && finished.code == Some(2),
+            self.excused && finished.code == Some(2),
             "protect ended by itself with {:?}:\n{}",
             finished.code,
             finished.stderr
         );
-        self.seen.ended_by_storage += 1;
+        self.seen.refused += 1;
         Ok(true)
+    }
+
+    /// Waits until it speaks: it heals from here on, and has said how it takes a signal.
+    pub fn wait_answer(&mut self) -> Result<()> {
+        wait_until("protect answers", PATIENCE, || {
+            ensure!(!self.ended()?, "protect did not start");
+            Ok(self.look().is_some())
+        })
     }
 
     /// The status of the volume, if it answers; what is in it is added up.
     pub fn look(&mut self) -> Option<Value> {
-        let status = self.protect.as_ref()?.status().ok()?[0].clone();
+        let protect = self.protect.as_ref()?;
+        let volumes = protect.status().ok()?;
+        // What a killed one left in the kernel is shown too.
+        let own = |status: &&Value| status["pid"] == protect.pid().as_raw();
+        let status = volumes.as_array()?.iter().find(own)?.clone();
         let counter = |status: &Value, name: &str| status["counters"][name].as_u64().unwrap_or(0);
         // A life of its own begins at 0; one that adopted goes on where the last one was.
         let began_anew = counter(&status, "seen") < counter(&self.last, "seen");
@@ -99,14 +117,12 @@ impl<'p> Guard<'p> {
         self.seen.marked += grown("marked");
         self.seen.submissions += grown("seen");
         self.seen.completions += grown("completions_seen");
-        if let Some(adopted) = status["adopted"].as_bool()
-            && self.last["pid"] != status["pid"]
-        {
-            *self.seen.adopted.get_or_insert(0) += u64::from(adopted);
+        if self.last["pid"] != status["pid"] {
+            self.seen.adopted += u64::from(status["probes"] != "new");
         }
-        if status["state"] == "paused" && self.last["state"] != "paused" {
-            self.seen.paused += 1;
-        }
+        let failed_anew = |failing: fn(&Value) -> bool| u64::from(failing(&status) && !failing(&self.last));
+        self.seen.paused += failed_anew(|status| status["paused"].is_string());
+        self.seen.target_failed += failed_anew(|status| status["replica"]["error"].is_string());
         self.last = status.clone();
         Some(status)
     }
@@ -121,8 +137,7 @@ impl<'p> Guard<'p> {
 
     /// Stopped in order, also while it copies or compares.
     pub fn stop(&mut self) -> Result<()> {
-        // Before it answers it has not said how it takes a signal.
-        wait_until("protect answers", PATIENCE, || Ok(self.look().is_some() || self.ended()?))?;
+        self.wait_answer()?;
         self.protect.take().context("it does not run")?.stop()
     }
 

@@ -117,12 +117,13 @@ impl std::fmt::Display for Sum {
         writeln!(f, "faults: {}", list(&self.faults))?;
         write!(
             f,
-            "{} lives, {} adopted, {} times paused, {} times ended by its storage; {} submissions, {} of them marked in \
-             the bitmap, {} completions; {} points, {} of known content; longest write of a load {} ms",
+            "{} lives, {} adopted, {} refused; the journal failed {} times, the target {}; {} submissions, {} of them \
+             marked in the bitmap, {} completions; {} points, {} of known content; longest write of a load {} ms",
             sum(|report| report.seen.lives),
-            sum(|report| report.seen.adopted.unwrap_or(0)),
+            sum(|report| report.seen.adopted),
+            sum(|report| report.seen.refused),
             sum(|report| report.seen.paused),
-            sum(|report| report.seen.ended_by_storage),
+            sum(|report| report.seen.target_failed),
             sum(|report| report.seen.submissions),
             sum(|report| report.seen.marked),
             sum(|report| report.seen.completions),

@@ -30,15 +30,13 @@ pub struct Report {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Seen { lives, marked, submissions, completions, adopted, ended_by_storage, paused } = &self.seen;
+        let Seen { lives, adopted, refused, paused, target_failed, submissions, marked, completions } =
+            &self.seen;
         write!(
             f,
-            "{lives} lives ({} adopted, {ended_by_storage} ended by their storage), paused {paused} times, {submissions} \
-             submissions, {marked} marked, {completions} completions, {} points ({} known), longest write {} ms",
-            adopted.map_or("unknown".into(), |adopted| adopted.to_string()),
-            self.points,
-            self.known_points,
-            self.longest_write_ms
+            "{lives} lives ({adopted} adopted, {refused} refused), journal failed {paused} times, target {target_failed}; \
+             {submissions} submissions, {marked} marked, {completions} completions; {} points ({} known), longest write {} ms",
+            self.points, self.known_points, self.longest_write_ms
         )
     }
 }
@@ -169,6 +167,10 @@ fn endure(
         stage.guard.counters_add_up()?;
     }
     stage.guard.stop()?;
+    ensure!(
+        !stage.protection.is_in_kernel(),
+        "it was stopped in order, and something of it is left in the kernel"
+    );
     Ok(known)
 }
 

@@ -7,10 +7,10 @@ mod cpio;
 mod demo;
 mod image;
 mod kernel;
+mod programs;
 mod run;
 mod scenario;
 mod setup;
-mod soak;
 mod tally;
 mod test;
 mod vm;
@@ -48,7 +48,10 @@ enum Command {
         all: bool,
     },
     /// Random faults against a protection under load, round after round, each ending in a comparison (needs root)
-    Soak(soak::Arguments),
+    Soak(programs::SoakArguments),
+    /// Measure (needs root)
+    #[command(subcommand)]
+    Bench(programs::Bench),
     /// Run scenarios in virtual machines with Debian's stock kernels
     VmTest(vm::Arguments),
     /// The gate: format, lints, licences, documentation, then all that `test` runs
@@ -61,7 +64,8 @@ fn main() -> ExitCode {
         Command::Build { release } => setup::setup().and_then(|()| build::afterwrite(release).map(|_| ())),
         Command::Demo(arguments) => demo::command(&arguments),
         Command::Test { names, all } => test::test(&names, all),
-        Command::Soak(arguments) => soak::command(&arguments),
+        Command::Soak(arguments) => programs::soak(&arguments),
+        Command::Bench(bench) => programs::bench(&bench),
         Command::VmTest(arguments) => vm::command(&arguments),
         Command::Ci => ci::ci(),
     };

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use crate::{build, run, setup};
 
 #[derive(clap::Args)]
-pub struct Arguments {
+pub struct SoakArguments {
     /// For how long; the last round is finished, and there is one at least
     #[arg(long, default_value_t = 60)]
     minutes: u64,
@@ -16,10 +16,33 @@ pub struct Arguments {
     seed: Option<u64>,
 }
 
-pub fn command(arguments: &Arguments) -> Result<()> {
+#[derive(clap::Subcommand)]
+pub enum Bench {
+    /// Start after a SIGKILL against start with a full compare, on a volume of 8 GiB with 100 MiB changed
+    Restart {
+        /// How often each is measured
+        #[arg(long, default_value_t = 3)]
+        repeats: u64,
+        /// How much of the volume is filled with random bytes; three times that is needed in /var/tmp or AFTERWRITE_TMP
+        #[arg(long, value_name = "GIB", default_value_t = 2)]
+        fill_gib: u64,
+    },
+}
+
+pub fn soak(arguments: &SoakArguments) -> Result<()> {
     let mut settings = vec![("AFTERWRITE_MINUTES", arguments.minutes.to_string())];
     settings.extend(arguments.seed.map(|seed| ("AFTERWRITE_SEED", seed.to_string())));
     become_program("soak", &settings)
+}
+
+pub fn bench(Bench::Restart { repeats, fill_gib }: &Bench) -> Result<()> {
+    let mut settings =
+        vec![("AFTERWRITE_REPEATS", repeats.to_string()), ("AFTERWRITE_FILL_GIB", fill_gib.to_string())];
+    if std::env::var_os("AFTERWRITE_TMP").is_none() {
+        // A disk, where the tests' default is memory.
+        settings.push(("AFTERWRITE_TMP", "/var/tmp".into()));
+    }
+    become_program("restart", &settings)
 }
 
 /// Builds the program and runs it instead of this one, so that Ctrl-C is for it alone to handle.

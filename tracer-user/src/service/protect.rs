@@ -19,7 +19,7 @@ use crate::service::pipeline::{advance, run_applier};
 use crate::service::prepare::{PrepareError, Prepared, prepare};
 use crate::service::progress::{Progress, ReplicaStatus, SharedProgress, Status};
 use crate::service::run_dir;
-use crate::service::supervisor::Supervisor;
+use crate::service::supervisor::{Supervisor, first_state};
 
 /// How long a device that takes bios may keep us from finding it idle once at the start.
 const IDLE_MAX: Duration = Duration::from_secs(30);
@@ -150,7 +150,8 @@ impl Running {
         }));
         let goal = restorable.as_ref().map_or(writer.durable(), |mark| mark.lsn);
         // What is to be compared with the replica needs it at the mark; else it comes there by and by.
-        if resumed && !capture.ledger().unscanned().is_empty() {
+        let unscanned = capture.ledger().unscanned();
+        if resumed && !unscanned.is_empty() {
             if goal > replica.checkpoint().applied {
                 show(ProtectEvent::CatchingUp { mark: restorable.as_ref() });
             }
@@ -159,7 +160,11 @@ impl Running {
         }
 
         let (commands, command_queue) = channel();
-        let collector_status = Arc::new(Mutex::new(CollectorStatus::default()));
+        let collector_status = Arc::new(Mutex::new(CollectorStatus {
+            state: first_state(&unscanned, restorable.as_ref()),
+            scan_total_bytes: info.size_bytes,
+            ..CollectorStatus::default()
+        }));
         let status = Status {
             volume: info.id,
             source: options.source.display().to_string(),

@@ -15,7 +15,7 @@ use crate::collect::{
 };
 use crate::io::{BlockDevice, Space};
 use crate::journal::{Journal, JournalError, JournalOptions, Writer};
-use crate::model::{ByteRangeSet, VolumeInfo};
+use crate::model::{ByteRangeSet, Point, VolumeInfo};
 use crate::service::device_source::{DeviceSource, ReplicaFile};
 use crate::service::pipeline::run_journal;
 use crate::service::prepare::same_as_replica;
@@ -79,9 +79,12 @@ impl Supervisor {
         // The helper is there before anything could freeze.
         let freezer = Freezer::spawn().context("the freezer process can't be started")?;
         let begin = self.begin(&probes)?;
-        let replica = ReplicaFile::open(&self.target)
-            .inspect_err(|error| log::warn!("the replica can't be read: {error}"))
-            .ok();
+        let replica = match begin.same_as_replica.is_empty() {
+            true => None,
+            false => ReplicaFile::open(&self.target)
+                .inspect_err(|error| log::warn!("the replica can't be read, so all is copied: {error}"))
+                .ok(),
+        };
         let acknowledged = Arc::new(Acknowledged::default());
         let (queue, entries) = sync_channel::<Entry>(JOURNAL_QUEUE);
         let parts = CollectorParts {
@@ -126,13 +129,7 @@ impl Supervisor {
             true => ByteRangeSet::new(),
             false => same_as_replica(&self.journal, restorable.as_ref(), self.info.size_bytes)?,
         };
-        let state = match (unscanned.is_empty(), restorable) {
-            (true, _) => State::Live,
-            (false, Some(_)) => State::Resync,
-            (false, None) => State::Baseline,
-        };
-        let mut status = self.status.lock().expect("nobody panics with the status locked");
-        (status.state, status.scan_total_bytes) = (state, self.info.size_bytes);
+        let state = first_state(&unscanned, restorable.as_ref());
         Ok(Begin { state, unscanned, same_as_replica, owed: probes.ledger().owed() })
     }
 
@@ -192,6 +189,15 @@ impl Supervisor {
         let mut status = self.status.lock().expect("nobody panics with the status locked");
         status.state = State::Paused;
         status.counters = counters;
+    }
+}
+
+/// What a protection begins with.
+pub fn first_state(unscanned: &ByteRangeSet, restorable: Option<&Point>) -> State {
+    match (unscanned.is_empty(), restorable) {
+        (true, _) => State::Live,
+        (false, Some(_)) => State::Resync,
+        (false, None) => State::Baseline,
     }
 }
 

@@ -163,7 +163,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
     pub(super) fn advance_state(&mut self) {
         if self.scan.is_done() && !self.was_live {
             self.was_live = true;
-            // There is nothing left to compare, and a file that is open keeps a failed disk from being unmounted.
+            // Nothing is compared any more: whoever has to unmount its disk must not wait for us.
             self.replica = None;
             let label = if self.snapshot.state == State::Baseline { "baseline" } else { "resync" };
             self.snapshot.state = State::Live;

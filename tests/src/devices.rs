@@ -39,6 +39,11 @@ impl Loop {
         Loop::attach(image, &[])
     }
 
+    /// As [`Loop::over`], past the page cache: reads of the device are reads of the disk.
+    pub fn direct(image: &Path) -> Result<Loop> {
+        Loop::attach(image, &["--direct-io=on"])
+    }
+
     /// As [`Loop::over`], and the device refuses writes.
     pub fn read_only(image: &Path) -> Result<Loop> {
         Loop::attach(image, &["--read-only"])

@@ -1,5 +1,6 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use tempfile::TempDir;
@@ -55,6 +56,9 @@ impl Fs {
 
 /// A mounted file system, unmounted when dropped, also if something has left it frozen.
 pub struct Mount {
+    device: PathBuf,
+    kind: String,
+    options: String,
     point: PathBuf,
     mounted: bool,
     _dir: TempDir,
@@ -75,8 +79,23 @@ impl Mount {
         let dir = scratch()?;
         let point = dir.path().join("mnt");
         std::fs::create_dir(&point)?;
-        run(Command::new("mount").args(["-t", kind, "-o", options]).arg(device).arg(&point))?;
-        Ok(Mount { point, mounted: true, _dir: dir })
+        let (kind, options) = (kind.to_owned(), options.to_owned());
+        let mut this = Mount { device: device.to_owned(), kind, options, point, mounted: false, _dir: dir };
+        this.mount_now()?;
+        Ok(this)
+    }
+
+    /// Unmounted and mounted again at the same place, as after a fault that shut it down; an error if it is busy for
+    /// longer than `limit`.
+    pub fn cycle(&mut self, limit: Duration) -> Result<()> {
+        self.unmount_within(limit)?;
+        self.mount_now()
+    }
+
+    /// Changes options of what is mounted.
+    pub fn remount(&self, options: &str) -> Result<()> {
+        let options = format!("remount,{options}");
+        run(Command::new("mount").args(["-o", &options]).arg(&self.point)).map(drop)
     }
 
     pub fn point(&self) -> &Path {
@@ -91,11 +110,25 @@ impl Mount {
         self.unmount_now()
     }
 
+    fn mount_now(&mut self) -> Result<()> {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", &self.kind, "-o", &self.options]).arg(&self.device).arg(&self.point);
+        run(&mut mount)?;
+        self.mounted = true;
+        Ok(())
+    }
+
     fn unmount_now(&mut self) -> Result<()> {
         self.mounted = false;
-        wait_until(&format!("{} can be unmounted", self.point.display()), PATIENCE, || {
+        self.unmount_within(PATIENCE)
+    }
+
+    fn unmount_within(&mut self, limit: Duration) -> Result<()> {
+        wait_until(&format!("{} can be unmounted", self.point.display()), limit, || {
             Ok(finish(Command::new("umount").arg(&self.point), PATIENCE)?.code == Some(0))
-        })
+        })?;
+        self.mounted = false;
+        Ok(())
     }
 }
 

@@ -4,11 +4,12 @@
 //! The tests need root, loop devices and zram, and a built binary: `cargo build -p afterwrite` (or AFTERWRITE_BIN).
 //! Every test makes its own devices, so they run in parallel; on two cores the default number of threads is right.
 //! AFTERWRITE_SECONDS is how long a test keeps its load up (default 4), AFTERWRITE_KILLS how often crash.rs kills
-//! (default 20), AFTERWRITE_SEED what the random choices start from, AFTERWRITE_TMP where images, journals and
-//! targets go (default /dev/shm).
+//! (default 20), AFTERWRITE_RUNS how many runs completions.rs makes (default 4), AFTERWRITE_SEED what the random
+//! choices start from, AFTERWRITE_TMP where images, journals and targets go (default /dev/shm).
 
 mod command;
 mod devices;
+mod disk;
 mod filesystem;
 mod image;
 mod load;
@@ -18,6 +19,7 @@ mod workload;
 
 pub use command::{Finished, afterwrite, binary, finish, run, wait_until};
 pub use devices::{Device, Loop, Zram};
+pub use disk::{Breakage, Disk};
 pub use filesystem::{Fs, Mount, ensure_tracefs, mount_tmpfs};
 pub use image::{assert_identical, blank_image, check_file_system, check_image, fill_random};
 pub use load::{Churn, Fio};
@@ -52,6 +54,6 @@ pub fn scratch() -> Result<tempfile::TempDir> {
     dir.with_context(|| format!("cannot make a directory in {}", base.display()))
 }
 
-fn number_from_env(name: &str, default: u64) -> u64 {
+pub fn number_from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|e| panic!("{name}={text}: {e}")))
 }

@@ -26,8 +26,13 @@ pub struct Churn {
 }
 
 impl Churn {
-    /// In the new directory `dir` of the file system mounted at `mount_point`.
+    /// In the new directory `dir` of the file system mounted at `mount_point`; trims after each batch.
     pub fn start(mount_point: &Path, dir: &str, random: Random) -> Result<Churn> {
+        Churn::trimming(mount_point, dir, random, 1)
+    }
+
+    /// As [`Churn::start`], but trims only after so many batches.
+    pub fn trimming(mount_point: &Path, dir: &str, random: Random, batches: u64) -> Result<Churn> {
         let mut workload = Workload::new(&mount_point.join(dir), random)?;
         let mount_point = mount_point.to_owned();
         let end = Arc::new(AtomicBool::new(false));
@@ -45,7 +50,9 @@ impl Churn {
                 wait_until("the next batch is due", PATIENCE, || {
                     Ok(start.elapsed() >= due || ended.load(Ordering::Relaxed))
                 })?;
-                run(Command::new("fstrim").arg(&mount_point))?;
+                if (done / BATCH).is_multiple_of(batches) {
+                    run(Command::new("fstrim").arg(&mount_point))?;
+                }
             }
             Ok(workload)
         });

@@ -1,13 +1,16 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::devices::tell;
 use crate::load::pid_of;
 use crate::{Finished, PATIENCE, afterwrite, binary, finish, run, scratch, wait_until};
 
@@ -20,6 +23,7 @@ pub struct Protection {
     program: PathBuf,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    lives: AtomicU32,
     dir: TempDir,
 }
 
@@ -36,6 +40,7 @@ impl Protection {
             program: binary(),
             args: Vec::new(),
             env: Vec::new(),
+            lives: 0.into(),
             dir,
         })
     }
@@ -70,6 +75,10 @@ impl Protection {
     pub fn env(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Protection {
         self.env.push((name.into(), value.into()));
         self
+    }
+
+    pub fn device(&self) -> &Path {
+        &self.device
     }
 
     pub fn journal(&self) -> &Path {
@@ -110,7 +119,8 @@ impl Protection {
 
     /// Starts it and waits for nothing.
     pub fn spawn(&self) -> Result<Protect<'_>> {
-        let log = self.dir.path().join("protect.log");
+        let life = self.lives.fetch_add(1, Ordering::Relaxed);
+        let log = self.dir.path().join(format!("protect-{life}.log"));
         let file = std::fs::File::create(&log)?;
         let mut command = self.command();
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
@@ -140,6 +150,12 @@ impl Protection {
         points.with_context(|| format!("no points in {json}"))
     }
 
+    /// Whether anything of this protection is at work in the kernel, or left over there.
+    pub fn is_in_kernel(&self) -> bool {
+        let name = self.device.file_name().expect("a device has a name");
+        Path::new("/sys/fs/bpf/afterwrite").join(name).exists()
+    }
+
     /// `afterwrite journal check`, which must find nothing.
     pub fn check_journal(&self) -> Result<()> {
         run(afterwrite().args(["journal", "check"]).arg(&self.journal)).map(drop)
@@ -148,8 +164,10 @@ impl Protection {
 
 impl Drop for Protection {
     fn drop(&mut self) {
-        // What a killed one left at work; most often nothing.
-        drop(finish(self.client().arg("detach").arg(&self.device), PATIENCE));
+        // What a killed one left would meet the next user of the device.
+        if self.is_in_kernel() {
+            tell(run(self.client().arg("detach").arg(&self.device)));
+        }
     }
 }
 
@@ -219,6 +237,10 @@ impl Protect<'_> {
     /// Waits until it ends by itself.
     pub fn ended(mut self) -> Result<Finished> {
         self.wait_end()
+    }
+
+    pub fn pid(&self) -> Pid {
+        pid_of(&self.child)
     }
 
     pub fn has_ended(&mut self) -> Result<bool> {

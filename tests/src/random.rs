@@ -19,6 +19,12 @@ impl Random {
         self.number() % limit.max(1)
     }
 
+    /// One of them; there has to be one.
+    pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        let at = self.below(choices.len() as u64);
+        choices[usize::try_from(at).expect("an index of a slice")]
+    }
+
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(len + 8);
         while bytes.len() < len {

@@ -7,6 +7,7 @@ mod cpio;
 mod demo;
 mod image;
 mod kernel;
+mod programs;
 mod run;
 mod scenario;
 mod setup;
@@ -42,10 +43,15 @@ enum Command {
     Test {
         /// Only tests and scenarios whose name contains one of these
         names: Vec<String>,
-        /// Every scenario on every kernel it names, not only the default ones
+        /// Every scenario on every kernel it names, not only the default ones, and stress tests at full length
         #[arg(long)]
         all: bool,
     },
+    /// Random faults against a protection under load, round after round, each ending in a comparison (needs root)
+    Soak(programs::SoakArguments),
+    /// Measure (needs root)
+    #[command(subcommand)]
+    Bench(programs::Bench),
     /// Run scenarios in virtual machines with Debian's stock kernels
     VmTest(vm::Arguments),
     /// The gate: format, lints, licences, documentation, then all that `test` runs
@@ -58,6 +64,8 @@ fn main() -> ExitCode {
         Command::Build { release } => setup::setup().and_then(|()| build::afterwrite(release).map(|_| ())),
         Command::Demo(arguments) => demo::command(&arguments),
         Command::Test { names, all } => test::test(&names, all),
+        Command::Soak(arguments) => programs::soak(&arguments),
+        Command::Bench(bench) => programs::bench(&bench),
         Command::VmTest(arguments) => vm::command(&arguments),
         Command::Ci => ci::ci(),
     };

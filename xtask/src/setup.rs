@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::run;
 
 /// Programs that building, tests and the demo start, and Debian's package of each.
-const PROGRAMS: [(&str, &str); 25] = [
+const PROGRAMS: [(&str, &str); 27] = [
     ("cc", "gcc"),
     ("make", "make"),
     ("git", "git"),
@@ -21,6 +21,7 @@ const PROGRAMS: [(&str, &str); 25] = [
     ("e2fsck", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
     ("xfs_repair", "xfsprogs"),
+    ("xfs_io", "xfsprogs"),
     ("mkfs.btrfs", "btrfs-progs"),
     ("fio", "fio"),
     ("sqlite3", "sqlite3"),
@@ -30,6 +31,7 @@ const PROGRAMS: [(&str, &str); 25] = [
     ("sfdisk", "fdisk"),
     ("partx", "util-linux"),
     ("fsfreeze", "util-linux"),
+    ("addpart", "util-linux"),
     ("blkdiscard", "util-linux"),
     ("modprobe", "kmod"),
     ("depmod", "kmod"),

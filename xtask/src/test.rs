@@ -8,6 +8,9 @@ use crate::tally::Tally;
 use crate::vm::{self, Choice};
 use crate::{build, run, setup};
 
+/// Runs of a stress test that a default run makes a few of.
+const RUNS_OF_ALL: &str = "200";
+
 pub fn test(names: &[String], all: bool) -> Result<()> {
     if !run::is_root() {
         bail!(
@@ -18,7 +21,7 @@ pub fn test(names: &[String], all: bool) -> Result<()> {
     setup::setup()?;
     let afterwrite = build::afterwrite(true)?;
 
-    let mut tally = cargo_tests(names, &afterwrite)?;
+    let mut tally = cargo_tests(names, &afterwrite, all)?;
     println!("tests of this machine: {tally}");
 
     let scenarios = vm::scenarios()?;
@@ -31,7 +34,7 @@ pub fn test(names: &[String], all: bool) -> Result<()> {
     tally.finish()
 }
 
-fn cargo_tests(names: &[String], afterwrite: &Path) -> Result<Tally> {
+fn cargo_tests(names: &[String], afterwrite: &Path, all: bool) -> Result<Tally> {
     let mut cargo = run::cargo();
     cargo
         .args(["test", "--workspace", "--no-fail-fast", "--"])
@@ -39,6 +42,9 @@ fn cargo_tests(names: &[String], afterwrite: &Path) -> Result<Tally> {
         .arg("--show-output")
         .args(names)
         .env("AFTERWRITE_BIN", afterwrite);
+    if all && std::env::var_os("AFTERWRITE_RUNS").is_none() {
+        cargo.env("AFTERWRITE_RUNS", RUNS_OF_ALL);
+    }
     let mut tally = Tally::default();
     let succeeded = run::watch(&mut cargo, |line| tally.see_cargo_test(line))?;
     if !succeeded && tally.failed == 0 {

@@ -25,26 +25,38 @@ enum Stage {
     Quiet { quiet: Quiet },
 }
 
-/// The search for an instant without writes: over when there was none for this long, but not while nothing is written and
-/// what was written is still being copied.
+/// The search for an instant without writes: over when writes went on for this long in all. Time in which nothing is
+/// written, and what was written is still being copied, does not count.
 pub struct Quiet {
-    until: Instant,
+    left: Duration,
+    looked: Instant,
+    changed: Instant,
     seen: u64,
 }
 
 impl Quiet {
     const MAX: Duration = Duration::from_secs(2);
+    /// Only after so long without a write is nothing written: most turns of the loop see none under any load.
+    const PAUSE: Duration = Duration::from_millis(100);
 
     pub fn begin(now: Instant) -> Quiet {
-        Quiet { until: now + Quiet::MAX, seen: 0 }
+        Quiet { left: Quiet::MAX, looked: now, changed: now, seen: 0 }
     }
 
     pub fn is_over(&mut self, situation: &Situation) -> bool {
-        if situation.seen == self.seen && situation.copying {
-            self.until = situation.now + Quiet::MAX;
+        let Situation { now, seen, copying, .. } = *situation;
+        let since_change = self.looked - self.changed;
+        let counts_at_most = match copying {
+            true if seen == self.seen => Quiet::PAUSE.saturating_sub(since_change),
+            true if since_change >= Quiet::PAUSE => Duration::ZERO,
+            _ => Duration::MAX,
+        };
+        self.left = self.left.saturating_sub((now - self.looked).min(counts_at_most));
+        self.looked = now;
+        if seen != self.seen {
+            (self.seen, self.changed) = (seen, now);
         }
-        self.seen = situation.seen;
-        situation.now >= self.until
+        self.left.is_zero()
     }
 }
 
@@ -207,5 +219,23 @@ mod tests {
         let mut quiet = Quiet::begin(begun);
         assert!(!quiet.is_over(&at(1, false, 7)));
         assert!(quiet.is_over(&at(2, false, 7)), "a write that does not end");
+    }
+
+    #[test]
+    fn a_search_under_writes_without_a_pause_ends_although_most_turns_see_none() {
+        let begun = Instant::now();
+        let mut quiet = Quiet::begin(begun);
+        // A turn each millisecond, a write each fifth of them, and always something to copy.
+        let over = (1..60_000).find(|millis| {
+            quiet.is_over(&Situation {
+                now: begun + Duration::from_millis(*millis),
+                time: Timestamp(0),
+                drained: false,
+                ready_bytes: 4096,
+                copying: true,
+                seen: millis / 5,
+            })
+        });
+        assert_eq!(over, Some(2000));
     }
 }

@@ -1,0 +1,61 @@
+//! `cargo xtask soak` and `cargo xtask bench`: programs of `tests/` that run for long, so not as tests.
+
+use std::os::unix::process::CommandExt;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{build, run, setup};
+
+#[derive(clap::Args)]
+pub struct SoakArguments {
+    /// For how long; the last round is finished, and there is one at least
+    #[arg(long, default_value_t = 60)]
+    minutes: u64,
+    /// Of the first round, the next one has the next number; default: the clock
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+#[derive(clap::Subcommand)]
+pub enum Bench {
+    /// Start after a SIGKILL against start with a full compare, on a volume of 8 GiB with 100 MiB changed
+    Restart {
+        /// How often each is measured
+        #[arg(long, default_value_t = 3)]
+        repeats: u64,
+        /// How much of the volume is filled with random bytes; three times that is needed in /var/tmp or AFTERWRITE_TMP
+        #[arg(long, value_name = "GIB", default_value_t = 2)]
+        fill_gib: u64,
+    },
+}
+
+pub fn soak(arguments: &SoakArguments) -> Result<()> {
+    let mut settings = vec![("AFTERWRITE_MINUTES", arguments.minutes.to_string())];
+    settings.extend(arguments.seed.map(|seed| ("AFTERWRITE_SEED", seed.to_string())));
+    become_program("soak", &settings)
+}
+
+pub fn bench(Bench::Restart { repeats, fill_gib }: &Bench) -> Result<()> {
+    let mut settings =
+        vec![("AFTERWRITE_REPEATS", repeats.to_string()), ("AFTERWRITE_FILL_GIB", fill_gib.to_string())];
+    if std::env::var_os("AFTERWRITE_TMP").is_none() {
+        // A disk, where the tests' default is memory.
+        settings.push(("AFTERWRITE_TMP", "/var/tmp".into()));
+    }
+    become_program("restart", &settings)
+}
+
+/// Builds the program and runs it instead of this one, so that Ctrl-C is for it alone to handle.
+fn become_program(name: &str, settings: &[(&str, String)]) -> Result<()> {
+    if !run::is_root() {
+        bail!(
+            "it makes devices, mounts and loads BPF programs, which needs root: run `sudo -E cargo xtask {name}`"
+        );
+    }
+    setup::setup()?;
+    let afterwrite = build::afterwrite(true)?;
+    run::run(run::cargo().args(["build", "--package", "afterwrite-tests", "--bin", name]))?;
+    let mut program = std::process::Command::new(run::target_dir().join("debug").join(name));
+    program.env("AFTERWRITE_BIN", afterwrite).envs(settings.iter().map(|(name, value)| (name, value)));
+    Err(program.exec()).with_context(|| format!("cannot run {name}"))
+}

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::cpio::Archive;
 use crate::kernel::Unpacked;
 use crate::run;
-use crate::scenario::Scenario;
+use crate::scenario::{Bus, Scenario};
 
 /// Every guest needs its disks; and a checksum that ext4 and xfs ask for by a name no dependency tells.
 const MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "crc32c_generic"];
@@ -49,20 +49,29 @@ pub fn build(scenario: &Scenario, kernel: &Unpacked, afterwrite: &Path) -> Resul
         archive.file(&format!("/modules/{name}"), content);
     }
     archive.file("/modules/order", order.into_bytes());
+    let parameters: String = scenario.parameters.iter().map(|parameter| format!("{parameter}\n")).collect();
+    archive.file("/modules/parameters", parameters.into_bytes());
 
     archive.executable("/init", read(&run::root().join("vm-tests/init.sh"))?);
-    archive.file("/lib.sh", read(&run::root().join("vm-tests/lib.sh"))?);
+    for library in ["lib.sh", "devices.sh"] {
+        archive.file(&format!("/{library}"), read(&run::root().join("vm-tests").join(library))?);
+    }
     archive.file("/scenario.sh", read(&scenario.script)?);
     archive.file("/disks", disks(scenario).into_bytes());
     archive.file("/timeout", format!("{}\n", scenario.timeout_seconds).into_bytes());
     Ok(archive)
 }
 
-/// What lib.sh reads to know the disks: `source=/dev/vda`, a line each.
+/// What lib.sh reads to know the disks: `source=/dev/vda`, a line each. SCSI disks get their names in no particular
+/// order: lib.sh finds them by their target's number, `source=scsi:0`.
 fn disks(scenario: &Scenario) -> String {
-    let lines =
-        scenario.disks.iter().zip('a'..='z').map(|(disk, letter)| format!("{}=/dev/vd{letter}\n", disk.name));
-    lines.collect()
+    let virtio = scenario.disks_on(Bus::Virtio).zip('a'..='z');
+    let virtio = virtio.map(|(disk, letter)| format!("{}=/dev/vd{letter}\n", disk.name));
+    let nvme = scenario.disks_on(Bus::Nvme).zip(1..);
+    let nvme = nvme.map(|(disk, number)| format!("{}=/dev/nvme0n{number}\n", disk.name));
+    let scsi = scenario.disks_on(Bus::Scsi).zip(0..);
+    let scsi = scsi.map(|(disk, target)| format!("{}=scsi:{target}\n", disk.name));
+    virtio.chain(nvme).chain(scsi).collect()
 }
 
 fn busybox(archive: &mut Archive) -> Result<()> {

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::compare::{self, Range};
 use crate::kernel::{self, Kernel, Unpacked};
-use crate::scenario::{self, Part, Scenario};
+use crate::scenario::{self, Bus, Part, Scenario};
 use crate::tally::Tally;
 use crate::{build, image, run, setup};
 
@@ -227,19 +227,44 @@ fn boot(scenario: &Scenario, kernel: &Path, initrd: &Path, dir: &Path) -> Result
         .arg(kernel)
         .arg("-initrd")
         .arg(initrd)
-        .args(["-append", "console=ttyS0 panic=-1 quiet mitigations=off"]);
+        .arg("-append")
+        .arg(format!("console=ttyS0 panic=-1 quiet mitigations=off {}", scenario.cmdline.join(" ")));
     for disk in &scenario.disks {
+        let interface = if disk.bus == Bus::Virtio { "virtio" } else { "none" };
         // The images live no longer than the run, so the host need not sync them; a crash of the guest loses nothing.
         let options = format!(
-            "if=virtio,format=raw,cache=unsafe,discard=unmap,file={}",
+            "if={interface},id={},format=raw,cache=unsafe,discard=unmap,file={}",
+            disk.name,
             escaped(&disk_image(dir, &disk.name))?
         );
         qemu.args(["-drive", &options]);
     }
+    qemu.args(adapters(scenario));
     let messages = File::create(dir.join("qemu.log"))?;
     qemu.stdin(Stdio::null()).stdout(messages.try_clone()?).stderr(messages);
     let child = qemu.spawn().context("cannot start qemu-system-x86_64")?;
     wait(child, Duration::from_secs(scenario.timeout_seconds))
+}
+
+/// QEMU's options for the disks that are not virtio-blk.
+fn adapters(scenario: &Scenario) -> Vec<String> {
+    let mut options = Vec::new();
+    for (bus, adapter, device, number) in [
+        (Bus::Nvme, "nvme,id=nvme,serial=afterwrite", "nvme-ns,bus=nvme", "nsid"),
+        (Bus::Scsi, "virtio-scsi-pci,id=scsi", "scsi-hd,bus=scsi.0", "scsi-id"),
+    ] {
+        let first = if bus == Bus::Nvme { 1 } else { 0 };
+        for (index, disk) in (first..).zip(scenario.disks_on(bus)) {
+            if index == first {
+                options.extend(["-device".to_owned(), adapter.to_owned()]);
+            }
+            let (name, sector) = (&disk.name, disk.sector_bytes);
+            let sectors = format!("logical_block_size={sector},physical_block_size={sector}");
+            options
+                .extend(["-device".to_owned(), format!("{device},{number}={index},drive={name},{sectors}")]);
+        }
+    }
+    options
 }
 
 fn wait(mut child: Child, timeout: Duration) -> Result<Option<ExitStatus>> {

@@ -19,15 +19,18 @@ begin_walk() {
     wait_for 10 "$walked_device" test -b "$walked_device"
     JOURNAL=/journal/$walked_kind
     dd if=/dev/urandom of="$walked_device" bs=1M count=4 conv=fsync 2> /dev/null
-    start_protect "$walked_device" "/journal/$walked_kind.img" --mark-every never "$@"
+    start_protect "$walked_device" "$(target_of "$walked_kind")" --mark-every never "$@"
 }
+
+# target_of KIND: the disk KIND_target if there is one, which the host compares too.
+target_of() { if grep -q "^$1_target=" /disks; then disk "$1_target"; else echo "/journal/$1.img"; fi; }
 
 # end_walk KIND DEVICE: all is in the journal and the replica, byte for byte.
 end_walk() {
     wait_for 30 "the counters of $1 to add up" counters_add_up
     stop_protect
-    same "$2" "/journal/$1.img"
-    rm -r "$JOURNAL" "/journal/$1.img"
+    same "$2" "$(target_of "$1")"
+    rm -rf "$JOURNAL" "/journal/$1.img"
     echo "$1: seen $SEEN, emitted $EMITTED, marked $MARKED"
 }
 
@@ -61,43 +64,43 @@ write_all_ways() {
     dd if=/dev/urandom of="$1" bs=4k count=10 seek=2500 oflag=direct 2> /dev/null
 }
 
-# discard DEVICE OFFSET BYTES, if it can.
+# discard DEVICE OFFSET BYTES, if it can. Programs that busybox's shell would answer for itself are named by their path.
 discard() {
-    [ "$(cat "/sys/class/block/$(name "$1")/queue/discard_max_bytes")" = 0 ] || /bin/blkdiscard -o "$2" -l "$3" "$1"
+    [ "$(attribute "$1" queue/discard_max_bytes)" = 0 ] || /bin/blkdiscard -o "$2" -l "$3" "$1"
 }
 
 zeroes() { /bin/blkdiscard -z -o "$2" -l "$3" "$1"; }
 
-# Programs that busybox's shell would answer for itself are named by their path.
-
-# The kernel's name of a device.
-name() { basename "$(readlink -f "$1")"; }
+# attribute DEVICE NAME: of a disk, or of the disk that a partition is on.
+attribute() {
+    numbers=$(stat -c '$((0x%t)):$((0x%T))' "$(readlink -f "$1")")
+    block=/sys/dev/block/$(eval "echo $numbers")
+    if [ -e "$block/partition" ]; then cat "$block/../$2"; else cat "$block/$2"; fi
+}
 
 device_is_written() { [ "$(counter seen)" -gt 40 ]; }
 
-# walk_files KIND DEVICE [OPTION...]: the same with ext4 on it, which is mounted for the mark, trimmed, and checked in
-# the replayed mark.
-walk_files() {
-    begin_walk "$@"
-    mkfs.ext4 -qF "$2"
+# begin_files DEVICE [MOUNT OPTIONS], end_files: within a walk, an ext4 under load; at the end a mark while it is mounted, a trim, and
+# the mark replayed and checked.
+begin_files() {
+    mkfs.ext4 -qF "$1"
     mkdir -p /mnt/walked
-    mount -t ext4 "$2" /mnt/walked
+    mount -t ext4 -o "${2:-rw}" "$1" /mnt/walked
     begin_load /mnt/walked
+}
+
+end_files() {
     files /mnt/walked/keep 6 64
     sync
     sums /mnt/walked/keep > /run/walked.sums
     mark files
     files /mnt/walked/later 6 64
-    for number in 1 3 5; do rm /mnt/walked/keep/file$number; done
+    for number in 1 3 5; do rm "/mnt/walked/keep/file$number"; done
     sync
     fstrim /mnt/walked 2> /dev/null || true
     end_load
     umount /mnt/walked
-    wait_for 30 "the counters of $1 to add up" counters_add_up
-    stop_protect
-    same "$2" "/journal/$1.img"
     expect_point files /run/walked.sums later
-    rm -r "$JOURNAL" "/journal/$1.img"
 }
 
 # null_device NAME ATTRIBUTE=VALUE...: a null_blk that keeps what is written, /dev/NAME.

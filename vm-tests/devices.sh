@@ -28,10 +28,11 @@ target_of() { if grep -q "^$1_target=" /disks; then disk "$1_target"; else echo 
 # end_walk KIND DEVICE: all is in the journal and the replica, byte for byte.
 end_walk() {
     wait_for 30 "the counters of $1 to add up" counters_add_up
+    COMPLETIONS=$(counter completions_seen)
     stop_protect
     same "$2" "$(target_of "$1")"
     rm -rf "$JOURNAL" "/journal/$1.img"
-    echo "$1: seen $SEEN, emitted $EMITTED, marked $MARKED"
+    echo "$1: seen $SEEN, emitted $EMITTED, marked $MARKED, completions $COMPLETIONS"
 }
 
 # counter NAME: of the running protection.
@@ -72,10 +73,12 @@ discard() {
 zeroes() { /bin/blkdiscard -z -o "$2" -l "$3" "$1"; }
 
 # attribute DEVICE NAME: of a disk, or of the disk that a partition is on.
-attribute() {
+attribute() { cat "$(disk_in_sysfs "$1")/$2"; }
+
+disk_in_sysfs() {
     numbers=$(stat -c '$((0x%t)):$((0x%T))' "$(readlink -f "$1")")
     block=/sys/dev/block/$(eval "echo $numbers")
-    if [ -e "$block/partition" ]; then cat "$block/../$2"; else cat "$block/$2"; fi
+    if [ -e "$block/partition" ]; then echo "$block/.."; else echo "$block"; fi
 }
 
 device_is_written() { [ "$(counter seen)" -gt 40 ]; }

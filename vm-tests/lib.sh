@@ -62,6 +62,7 @@ disk() {
     [ -n "$device" ] || fail "there is no disk $1"
     case $device in
         scsi:*) device=$(scsi_device "${device#scsi:}") ;;
+        nvme:*) device=$(nvme_device "${device#nvme:}") ;;
     esac
     wait_for 30 "$device" test -b "$device" >&2
     echo "$device"
@@ -74,6 +75,12 @@ scsi_device() {
     wait_for 30 "SCSI disk $1" test -d $blocks >&2
     # shellcheck disable=SC2086
     echo "/dev/$(ls $blocks)"
+}
+
+# nvme_device NAMESPACE
+nvme_device() {
+    wait_for 30 "NVMe namespace $1" grep -qx "$1" /sys/block/nvme[0-9]n*/nsid >&2
+    grep -lx "$1" /sys/block/nvme[0-9]n*/nsid | sed 's,^/sys/block/\(.*\)/nsid,/dev/\1,'
 }
 
 # The journal lives on the disk `journal`, on ext4, as it would in earnest.

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Devices made of others: dm-crypt; md raid1, also while it loses a leg and gets it back; dm-delay, whose completions
+# Devices made of others: dm-crypt; a disk that is written through dm-linear above it; md raid1, also while it loses a leg and gets it back; dm-delay, whose completions
 # come late; dm-multipath, which takes requests and completes them piece by piece, also while it loses a path.
 # kernels: 6.1 6.12
 # disks: one=34M two=34M journal=1G
@@ -26,6 +26,13 @@ KEY=0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef
 mapped crypt "crypt aes-xts-plain64 $KEY 0 $ONE 0 1 allow_discards"
 walk crypt /dev/mapper/crypt
 dmsetup remove crypt
+
+# The device below is protected, and written through the one above.
+mapped above "linear $ONE 0"
+begin_walk below "$ONE"
+write_all_ways /dev/mapper/above
+end_walk below "$ONE"
+dmsetup remove above
 
 mapped delay "delay $ONE 0 0 $ONE 0 300"
 walk delay /dev/mapper/delay
@@ -57,3 +64,4 @@ dd if=/dev/urandom of=/mnt/walked/one_path bs=64k count=8 conv=fsync 2> /dev/nul
 dmsetup message multipath 0 reinstate_path 8:0
 end_files
 end_walk multipath /dev/mapper/multipath
+[ "$COMPLETIONS" -gt "$SEEN" ] || fail "no request was completed piece by piece"

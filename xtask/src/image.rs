@@ -62,16 +62,21 @@ pub fn build(scenario: &Scenario, kernel: &Unpacked, afterwrite: &Path) -> Resul
     Ok(archive)
 }
 
-/// What lib.sh reads to know the disks: `source=/dev/vda`, a line each. SCSI disks get their names in no particular
-/// order: lib.sh finds them by their target's number, `source=scsi:0`.
+/// What lib.sh reads to know the disks: `source=/dev/vda`, a line each. Kernels name NVMe and SCSI disks in no
+/// particular order: lib.sh finds them by their number, `source=nvme:1`.
 fn disks(scenario: &Scenario) -> String {
-    let virtio = scenario.disks_on(Bus::Virtio).zip('a'..='z');
-    let virtio = virtio.map(|(disk, letter)| format!("{}=/dev/vd{letter}\n", disk.name));
-    let nvme = scenario.disks_on(Bus::Nvme).zip(1..);
-    let nvme = nvme.map(|(disk, number)| format!("{}=/dev/nvme0n{number}\n", disk.name));
-    let scsi = scenario.disks_on(Bus::Scsi).zip(0..);
-    let scsi = scsi.map(|(disk, target)| format!("{}=scsi:{target}\n", disk.name));
-    virtio.chain(nvme).chain(scsi).collect()
+    let mut text = String::new();
+    let virtio = ('a'..='z').map(|letter| format!("/dev/vd{letter}"));
+    let nvme = (1..).map(|number| format!("nvme:{number}"));
+    let scsi = (1..).map(|number| format!("scsi:{number}"));
+    let places: [(Bus, &mut dyn Iterator<Item = String>); 3] =
+        [(Bus::Virtio, &mut { virtio }), (Bus::Nvme, &mut { nvme }), (Bus::Scsi, &mut { scsi })];
+    for (bus, places) in places {
+        for (disk, place) in scenario.disks_on(bus).zip(places) {
+            text.push_str(&format!("{}={place}\n", disk.name));
+        }
+    }
+    text
 }
 
 fn busybox(archive: &mut Archive) -> Result<()> {

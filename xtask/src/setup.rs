@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::run;
 
 /// Programs that building, tests and the demo start, and Debian's package of each.
-const PROGRAMS: [(&str, &str); 25] = [
+const PROGRAMS: [(&str, &str); 29] = [
     ("cc", "gcc"),
     ("make", "make"),
     ("git", "git"),
@@ -25,6 +25,10 @@ const PROGRAMS: [(&str, &str); 25] = [
     ("fio", "fio"),
     ("sqlite3", "sqlite3"),
     ("dmsetup", "dmsetup"),
+    ("lvm", "lvm2"),
+    ("mdadm", "mdadm"),
+    ("nbd-server", "nbd-server"),
+    ("nbd-client", "nbd-client"),
     ("losetup", "mount"),
     ("mount", "mount"),
     ("sfdisk", "fdisk"),

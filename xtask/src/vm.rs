@@ -239,32 +239,35 @@ fn boot(scenario: &Scenario, kernel: &Path, initrd: &Path, dir: &Path) -> Result
         );
         qemu.args(["-drive", &options]);
     }
-    qemu.args(adapters(scenario));
+    for device in adapters(scenario) {
+        qemu.args(["-device", &device]);
+    }
     let messages = File::create(dir.join("qemu.log"))?;
     qemu.stdin(Stdio::null()).stdout(messages.try_clone()?).stderr(messages);
     let child = qemu.spawn().context("cannot start qemu-system-x86_64")?;
     wait(child, Duration::from_secs(scenario.timeout_seconds))
 }
 
-/// QEMU's options for the disks that are not virtio-blk.
+/// QEMU's devices for the disks that are not virtio-blk, numbered from 1.
 fn adapters(scenario: &Scenario) -> Vec<String> {
-    let mut options = Vec::new();
-    for (bus, adapter, device, number) in [
-        (Bus::Nvme, "nvme,id=nvme,serial=afterwrite", "nvme-ns,bus=nvme", "nsid"),
-        (Bus::Scsi, "virtio-scsi-pci,id=scsi", "scsi-hd,bus=scsi.0", "scsi-id"),
+    let mut devices = Vec::new();
+    // In a subsystem of its own, so that the kernel takes it for one that may have several paths.
+    let nvme = ["nvme-subsys,id=subsystem", "nvme,id=nvme,serial=afterwrite,subsys=subsystem"];
+    for (bus, adapters, device, number) in [
+        (Bus::Nvme, &nvme[..], "nvme-ns,bus=nvme", "nsid"),
+        (Bus::Scsi, &["virtio-scsi-pci,id=scsi"], "scsi-hd,bus=scsi.0", "scsi-id"),
     ] {
-        let first = if bus == Bus::Nvme { 1 } else { 0 };
-        for (index, disk) in (first..).zip(scenario.disks_on(bus)) {
-            if index == first {
-                options.extend(["-device".to_owned(), adapter.to_owned()]);
-            }
+        let mut disks = (1..).zip(scenario.disks_on(bus)).peekable();
+        if disks.peek().is_some() {
+            devices.extend(adapters.iter().map(|adapter| (*adapter).to_owned()));
+        }
+        devices.extend(disks.map(|(index, disk)| {
             let (name, sector) = (&disk.name, disk.sector_bytes);
             let sectors = format!("logical_block_size={sector},physical_block_size={sector}");
-            options
-                .extend(["-device".to_owned(), format!("{device},{number}={index},drive={name},{sectors}")]);
-        }
+            format!("{device},{number}={index},drive={name},{sectors}")
+        }));
     }
-    options
+    devices
 }
 
 fn wait(mut child: Child, timeout: Duration) -> Result<Option<ExitStatus>> {

@@ -144,20 +144,27 @@ impl BlockDevice {
         attribute(&self.sysfs_dir, "size")?.parse::<u64>().ok()?.checked_mul(512)
     }
 
-    /// Written zone by zone (SMR disks, ZNS).
-    pub fn is_zoned(&self) -> bool {
-        attribute(&self.disk.sysfs_dir, "queue/zoned").is_some_and(|model| model != "none")
-    }
-
     /// A suspended dm device holds bios that count nowhere as under way.
     pub fn is_suspended(&self) -> bool {
         attribute(&self.disk.sysfs_dir, "dm/suspended").is_some_and(|suspended| suspended == "1")
     }
 
-    /// Writes (with discards and write-zeroes) under way on the whole disk. None if the device is gone.
+    /// Writes (with discards and write-zeroes) under way on the whole disk. None if the device is gone, or nobody counts.
     pub fn writes_in_flight(&self) -> Option<u64> {
+        if !self.counts_writes() {
+            return None;
+        }
         let inflight = attribute(&self.disk.sysfs_dir, "inflight")?;
         inflight.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// Whether the kernel counts the writes under way. Drivers of memory (brd, zram) need not: they have written before
+    /// they return from taking a bio.
+    pub fn counts_writes(&self) -> bool {
+        let has = |name: &str| self.disk.sysfs_dir.join(name).exists();
+        let returns_early = self.request_based || has("dm") || has("md");
+        !returns_early
+            || attribute(&self.disk.sysfs_dir, "queue/iostats").is_none_or(|counted| counted != "0")
     }
 
     /// (major, minor) of the whole disk and of its partitions.

@@ -68,11 +68,11 @@ end_walk flakey /dev/mapper/flakey
 # The blocks can neither be written nor read: until they can, there is no restorable mark.
 null_device nullb0 queue_mode=2 blocksize=512
 begin_walk badblocks /dev/nullb0
-echo +2560-12000 > /sys/kernel/config/nullb/nullb0/badblocks
+for range in 2560-2600 3840-3850 12810-13000; do echo +$range > /sys/kernel/config/nullb/nullb0/badblocks; done
 failing_writes /dev/nullb0
 wait_for 30 "what can't be read" unreadable
 afterwrite mark --label impossible && fail "a mark was made though not all could be read"
-echo -2560-12000 > /sys/kernel/config/nullb/nullb0/badblocks
+for range in 2560-2600 3840-3850 12810-13000; do echo -$range > /sys/kernel/config/nullb/nullb0/badblocks; done
 wait_for 30 "all to be readable" readable
 mark failed
 expect_failed_point /dev/nullb0

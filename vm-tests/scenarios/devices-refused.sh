@@ -30,9 +30,13 @@ refused /dev/sr0 exchanged
 
 step "writes that are not counted"
 DISK=$(disk disk)
+echo 0 > "$(disk_in_sysfs "$DISK")/queue/iostats"
+refused "$DISK" queue/iostats
+echo 1 > "$(disk_in_sysfs "$DISK")/queue/iostats"
 dmsetup create counted --table "0 65536 linear $DISK 0"
-for device in "$DISK" /dev/mapper/counted; do
-    [ "$(attribute "$device" queue/iostats)" = 1 ] || fail "$device is not counted to begin with"
-    echo 0 > "$(disk_in_sysfs "$device")/queue/iostats"
-    refused "$device" "queue/iostats"
-done
+echo 0 > "$(disk_in_sysfs /dev/mapper/counted)/queue/iostats"
+case $(uname -r) in
+    # Counts bios in any case.
+    6.1.*) afterwrite doctor /dev/mapper/counted | grep refused && fail "what is counted is refused" || true ;;
+    *) refused /dev/mapper/counted queue/iostats ;;
+esac

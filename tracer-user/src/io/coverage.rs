@@ -1,7 +1,9 @@
 use std::fmt;
 
+use super::aligned::{AlignedBuf, DirectFile};
 use super::device::BlockDevice;
 use super::sysfs::attribute;
+use crate::model::ByteRange;
 
 /// Drivers whose medium is changed by hand have fixed numbers.
 const FLOPPY_MAJOR: u32 = 2;
@@ -68,6 +70,25 @@ impl BlockDevice {
         if matches!(self.disk.number.major, FLOPPY_MAJOR | CD_ROM_MAJOR) {
             return Some(Obstacle::ChangeableMedium);
         }
-        (!self.counts_writes()).then(|| Obstacle::NotCounted { disk: self.disk.name.clone() })
+        (!self.counts_requests() || !self.counts_bios())
+            .then(|| Obstacle::NotCounted { disk: self.disk.name.clone() })
+    }
+
+    /// Whether dm and md count the bios under way: from Linux 6.4 on only with `queue/iostats`, before that always,
+    /// whatever that says. A read shows it.
+    fn counts_bios(&self) -> bool {
+        let has = |name: &str| self.disk.sysfs_dir.join(name).exists();
+        let on = attribute(&self.disk.sysfs_dir, "queue/iostats").is_none_or(|on| on != "0");
+        if self.request_based || on || !(has("dm") || has("md")) {
+            return true;
+        }
+        let reads =
+            || attribute(&self.disk.sysfs_dir, "stat")?.split_whitespace().next()?.parse::<u64>().ok();
+        let before = reads();
+        let mut buffer = AlignedBuf::with_capacity(4096);
+        let sector = ByteRange::new(0, u64::from(self.logical_sector_bytes));
+        let read = DirectFile::open(&self.path).and_then(|file| file.read_range(sector, &mut buffer));
+        // What can't be read at all is somebody else's to tell.
+        read.is_err() || before < reads()
     }
 }

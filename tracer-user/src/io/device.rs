@@ -151,20 +151,16 @@ impl BlockDevice {
 
     /// Writes (with discards and write-zeroes) under way on the whole disk. None if the device is gone, or nobody counts.
     pub fn writes_in_flight(&self) -> Option<u64> {
-        if !self.counts_writes() {
+        if !self.counts_requests() {
             return None;
         }
         let inflight = attribute(&self.disk.sysfs_dir, "inflight")?;
         inflight.split_whitespace().nth(1)?.parse().ok()
     }
 
-    /// Whether the kernel counts the writes under way. Drivers of memory (brd, zram) need not: they have written before
-    /// they return from taking a bio.
-    pub fn counts_writes(&self) -> bool {
-        let has = |name: &str| self.disk.sysfs_dir.join(name).exists();
-        let returns_early = self.request_based || has("dm") || has("md");
-        !returns_early
-            || attribute(&self.disk.sysfs_dir, "queue/iostats").is_none_or(|counted| counted != "0")
+    /// Whether the kernel counts the requests under way. What takes bios counts, or has written before it returns.
+    pub(super) fn counts_requests(&self) -> bool {
+        !self.request_based || attribute(&self.disk.sysfs_dir, "queue/iostats").is_none_or(|on| on != "0")
     }
 
     /// (major, minor) of the whole disk and of its partitions.

@@ -60,8 +60,27 @@ wait_for() {
 disk() {
     device=$(sed -n "s/^$1=//p" /disks)
     [ -n "$device" ] || fail "there is no disk $1"
+    case $device in
+        scsi:*) device=$(scsi_device "${device#scsi:}") ;;
+        nvme:*) device=$(nvme_device "${device#nvme:}") ;;
+    esac
     wait_for 30 "$device" test -b "$device" >&2
     echo "$device"
+}
+
+# scsi_device TARGET: of the virtual machine's adapter.
+scsi_device() {
+    blocks="/sys/bus/virtio/drivers/virtio_scsi/virtio*/host*/target*:0:$1/*:0:$1:0/block"
+    # shellcheck disable=SC2086 # a pattern
+    wait_for 30 "SCSI disk $1" test -d $blocks >&2
+    # shellcheck disable=SC2086
+    echo "/dev/$(ls $blocks)"
+}
+
+# nvme_device NAMESPACE
+nvme_device() {
+    wait_for 30 "NVMe namespace $1" grep -qx "$1" /sys/block/nvme[0-9]n*/nsid >&2
+    grep -lx "$1" /sys/block/nvme[0-9]n*/nsid | sed 's,^/sys/block/\(.*\)/nsid,/dev/\1,'
 }
 
 # The journal lives on the disk `journal`, on ext4, as it would in earnest.

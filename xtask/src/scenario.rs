@@ -5,13 +5,19 @@
 //! # What it shows, in plain words.
 //! # kernels: 6.1 6.12
 //! # disks: source=192M target=256M
-//! # modules: dm-mod ext4
+//! # nvme: fast=64M large_sectors=64M/4096
+//! # scsi: slow=64M
+//! # modules: dm-mod ext4 brd
+//! # parameters: brd.rd_nr=1
+//! # cmdline: nvme_core.multipath=N
 //! # tools: mkfs.ext4 fio
 //! # default: yes
 //! # timeout: 300
 //! # compare: source@1048576+134217728 target
 //! ```
 //!
+//! `disks` are virtio-blk, `nvme` the namespaces of one NVMe controller, `scsi` disks of one virtio-scsi adapter; a
+//! size may be followed by the size of a sector. `parameters` are those of modules, `cmdline` is for the kernel.
 //! `default` is `yes`, `no`, or the kernels on which it belongs to the default set. `timeout` is in seconds. Each
 //! `compare` has the host compare the images after power-off: the bytes of the first, from the offset and of the
 //! length given, with as many of the second. A word and a colon that is none of these is an error: a misspelt
@@ -29,9 +35,13 @@ pub struct Scenario {
     pub name: String,
     pub script: PathBuf,
     pub kernels: Vec<Kernel>,
-    /// In the order in which the guest sees them: vda, vdb, …
+    /// In the order in which the guest sees those of each bus: vda, vdb, …
     pub disks: Vec<Disk>,
     pub modules: Vec<String>,
+    /// `MODULE.NAME=VALUE`
+    pub parameters: Vec<String>,
+    /// More words for the kernel's command line.
+    pub cmdline: Vec<String>,
     /// Programs of the host that busybox does not have or not well enough.
     pub tools: Vec<String>,
     /// The kernels on which it belongs to the default set.
@@ -44,6 +54,15 @@ pub struct Scenario {
 pub struct Disk {
     pub name: String,
     pub bytes: u64,
+    pub bus: Bus,
+    pub sector_bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bus {
+    Virtio,
+    Nvme,
+    Scsi,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +106,8 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
         kernels: Vec::new(),
         disks: Vec::new(),
         modules: Vec::new(),
+        parameters: Vec::new(),
+        cmdline: Vec::new(),
         tools: Vec::new(),
         default: Vec::new(),
         timeout_seconds: TIMEOUT_SECONDS,
@@ -98,8 +119,12 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
         let words = value.split_whitespace();
         match key {
             "kernels" => scenario.kernels = words.map(str::parse).collect::<Result<_>>()?,
-            "disks" => scenario.disks = words.map(disk).collect::<Result<_>>()?,
+            "disks" => scenario.add_disks(words, Bus::Virtio)?,
+            "nvme" => scenario.add_disks(words, Bus::Nvme)?,
+            "scsi" => scenario.add_disks(words, Bus::Scsi)?,
             "modules" => scenario.modules = words.map(str::to_owned).collect(),
+            "parameters" => scenario.parameters.extend(words.map(parameter).collect::<Result<Vec<_>>>()?),
+            "cmdline" => scenario.cmdline = words.map(str::to_owned).collect(),
             "tools" => scenario.tools = words.map(str::to_owned).collect(),
             "default" => default = Some(value),
             "timeout" => scenario.timeout_seconds = value.parse().context("timeout: seconds")?,
@@ -125,6 +150,20 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
     Ok(scenario)
 }
 
+impl Scenario {
+    /// The disks of a bus, in the order in which the guest sees them.
+    pub fn disks_on(&self, bus: Bus) -> impl Iterator<Item = &Disk> {
+        self.disks.iter().filter(move |disk| disk.bus == bus)
+    }
+
+    fn add_disks<'a>(&mut self, words: impl Iterator<Item = &'a str>, bus: Bus) -> Result<()> {
+        for word in words {
+            self.disks.push(disk(word, bus)?);
+        }
+        Ok(())
+    }
+}
+
 /// `# key: value`, where the key is one lower-case word; anything else is a comment.
 fn directive(line: &str) -> Option<(&str, &str)> {
     let (key, value) = line.strip_prefix("# ")?.split_once(':')?;
@@ -132,14 +171,23 @@ fn directive(line: &str) -> Option<(&str, &str)> {
     is_word.then_some((key, value.trim()))
 }
 
-fn disk(word: &str) -> Result<Disk> {
+fn parameter(word: &str) -> Result<String> {
+    let known = word.split_once('=').is_some_and(|(name, _)| name.contains('.'));
+    ensure!(known, "parameters: `{word}` is not MODULE.NAME=VALUE");
+    Ok(word.to_owned())
+}
+
+fn disk(word: &str, bus: Bus) -> Result<Disk> {
     let (name, size) = word.split_once('=').with_context(|| format!("disks: `{word}` is not NAME=SIZE"))?;
+    let (size, sector) = size.split_once('/').unwrap_or((size, "512"));
     let is_name =
         !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     ensure!(is_name, "disks: `{name}`: a name is of a-z, 0-9 and _");
     let bytes = size_bytes(size)?;
-    ensure!(bytes > 0 && bytes.is_multiple_of(512), "disks: {name}: whole sectors, at least one");
-    Ok(Disk { name: name.to_owned(), bytes })
+    let sector_bytes = size_bytes(sector)?;
+    ensure!(matches!(sector_bytes, 512 | 4096), "disks: {name}: sectors are of 512 or 4096 bytes");
+    ensure!(bytes > 0 && bytes.is_multiple_of(sector_bytes), "disks: {name}: whole sectors, at least one");
+    Ok(Disk { name: name.to_owned(), bytes, bus, sector_bytes })
 }
 
 fn comparison(value: &str) -> Result<Comparison> {
@@ -187,13 +235,18 @@ mod tests {
     fn every_directive_is_read() {
         let read = scenario(
             "# disks: source=192M target=1G\n# modules: dm-mod ext4\n# tools: fio\n# default: 6.12\n# timeout: 60\n\
-             # compare: source@1M+134217728 target\n# compare: target@4K source",
+             # compare: source@1M+134217728 target\n# compare: target@4K source\n# nvme: fast=4M/4096\n\
+             # parameters: brd.rd_nr=1\n# cmdline: nvme_core.multipath=N",
         )
         .expect("a good head");
         assert_eq!(read.name, "part");
         assert_eq!(read.kernels, [Kernel::V6_1, Kernel::V6_12]);
         assert_eq!(read.default, [Kernel::V6_12]);
-        assert_eq!(read.disks[0], Disk { name: "source".into(), bytes: 192 << 20 });
+        let disk =
+            |name: &str, bytes, bus, sector_bytes| Disk { name: name.into(), bytes, bus, sector_bytes };
+        assert_eq!(read.disks[0], disk("source", 192 << 20, Bus::Virtio, 512));
+        assert_eq!(read.disks_on(Bus::Nvme).collect::<Vec<_>>(), [&disk("fast", 4 << 20, Bus::Nvme, 4096)]);
+        assert_eq!((&*read.parameters[0], &*read.cmdline[0]), ("brd.rd_nr=1", "nvme_core.multipath=N"));
         assert_eq!(read.disks[1].bytes, 1 << 30);
         assert_eq!((read.modules.len(), read.tools.len(), read.timeout_seconds), (2, 1, 60));
         let part = |disk: &str, offset, bytes| Part { disk: disk.into(), offset, bytes };
@@ -224,6 +277,8 @@ mod tests {
             "# default: yes\n# disks: source=99999999999G",
             "# default: yes\n# disks: source=1M\n# compare: source",
             "# default: yes\n# disks: source=1M\n# compare: source target",
+            "# default: yes\n# nvme: fast=1M/1024",
+            "# default: yes\n# parameters: rd_nr=1",
             "# default: yes\n# timeout: soon",
         ] {
             assert!(scenario(bad).is_err(), "{bad}");

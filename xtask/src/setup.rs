@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::run;
 
 /// Programs that building, tests and the demo start, and Debian's package of each.
-const PROGRAMS: [(&str, &str); 27] = [
+const PROGRAMS: [(&str, &str); 31] = [
     ("cc", "gcc"),
     ("make", "make"),
     ("git", "git"),
@@ -26,6 +26,10 @@ const PROGRAMS: [(&str, &str); 27] = [
     ("fio", "fio"),
     ("sqlite3", "sqlite3"),
     ("dmsetup", "dmsetup"),
+    ("lvm", "lvm2"),
+    ("mdadm", "mdadm"),
+    ("nbd-server", "nbd-server"),
+    ("nbd-client", "nbd-client"),
     ("losetup", "mount"),
     ("mount", "mount"),
     ("sfdisk", "fdisk"),

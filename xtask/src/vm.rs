@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::compare::{self, Range};
 use crate::kernel::{self, Kernel, Unpacked};
-use crate::scenario::{self, Part, Scenario};
+use crate::scenario::{self, Bus, Part, Scenario};
 use crate::tally::Tally;
 use crate::{build, image, run, setup};
 
@@ -227,19 +227,47 @@ fn boot(scenario: &Scenario, kernel: &Path, initrd: &Path, dir: &Path) -> Result
         .arg(kernel)
         .arg("-initrd")
         .arg(initrd)
-        .args(["-append", "console=ttyS0 panic=-1 quiet mitigations=off"]);
+        .arg("-append")
+        .arg(format!("console=ttyS0 panic=-1 quiet mitigations=off {}", scenario.cmdline.join(" ")));
     for disk in &scenario.disks {
+        let interface = if disk.bus == Bus::Virtio { "virtio" } else { "none" };
         // The images live no longer than the run, so the host need not sync them; a crash of the guest loses nothing.
         let options = format!(
-            "if=virtio,format=raw,cache=unsafe,discard=unmap,file={}",
+            "if={interface},id={},format=raw,cache=unsafe,discard=unmap,file={}",
+            disk.name,
             escaped(&disk_image(dir, &disk.name))?
         );
         qemu.args(["-drive", &options]);
+    }
+    for device in adapters(scenario) {
+        qemu.args(["-device", &device]);
     }
     let messages = File::create(dir.join("qemu.log"))?;
     qemu.stdin(Stdio::null()).stdout(messages.try_clone()?).stderr(messages);
     let child = qemu.spawn().context("cannot start qemu-system-x86_64")?;
     wait(child, Duration::from_secs(scenario.timeout_seconds))
+}
+
+/// QEMU's devices for the disks that are not virtio-blk, numbered from 1.
+fn adapters(scenario: &Scenario) -> Vec<String> {
+    let mut devices = Vec::new();
+    // In a subsystem of its own, so that the kernel takes it for one that may have several paths.
+    let nvme = ["nvme-subsys,id=subsystem", "nvme,id=nvme,serial=afterwrite,subsys=subsystem"];
+    for (bus, adapters, device, number) in [
+        (Bus::Nvme, &nvme[..], "nvme-ns,bus=nvme", "nsid"),
+        (Bus::Scsi, &["virtio-scsi-pci,id=scsi"], "scsi-hd,bus=scsi.0", "scsi-id"),
+    ] {
+        let mut disks = (1..).zip(scenario.disks_on(bus)).peekable();
+        if disks.peek().is_some() {
+            devices.extend(adapters.iter().map(|adapter| (*adapter).to_owned()));
+        }
+        devices.extend(disks.map(|(index, disk)| {
+            let (name, sector) = (&disk.name, disk.sector_bytes);
+            let sectors = format!("logical_block_size={sector},physical_block_size={sector}");
+            format!("{device},{number}={index},drive={name},{sectors}")
+        }));
+    }
+    devices
 }
 
 fn wait(mut child: Child, timeout: Duration) -> Result<Option<ExitStatus>> {

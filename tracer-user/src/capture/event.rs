@@ -22,7 +22,8 @@ pub enum Event {
         time_ns: u64,
         seq: u64,
     },
-    /// A hint that a range may be read now; also when the write failed, since the device then knows what it holds.
+    /// A hint that a range may be read now; also when the write failed, though what the device then holds may still
+    /// change.
     Complete { key: u64, range: Option<ByteRange>, whole: bool, failed: bool },
 }
 

@@ -237,7 +237,10 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
                 Some(Event::Submit { key, first, range, discard, time_ns, .. }) => {
                     self.pending.submit(key, first, range, discard, time_ns.min(now));
                 }
-                Some(Event::Complete { key, range, whole, .. }) => {
+                Some(Event::Complete { key, range, whole, failed: true }) => {
+                    self.pending.fail(key, range, whole, now)
+                }
+                Some(Event::Complete { key, range, whole, failed: false }) => {
                     self.pending.complete(key, range, whole, now)
                 }
                 None => return Err(CollectError::UnknownEvent),

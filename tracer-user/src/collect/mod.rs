@@ -185,6 +185,8 @@ pub struct CollectorStatus {
     pub skipped: Skipped,
     /// The ring had no room within the last second: writes go through the dirty bitmap.
     pub overrun: bool,
+    /// Writes that the device said have failed, in this session: what it holds there is read, now and once it was idle.
+    pub failed_writes: u64,
     pub scan_done_bytes: u64,
     pub scan_total_bytes: u64,
     /// Changed and not in the journal yet.

@@ -71,6 +71,12 @@ mount_journal() {
     mount -t ext4 "$(disk journal)" /journal
 }
 
+# cut_within MS: has the host cut the power at a random instant of this time (xtask/src/cuts.rs).
+cut_within() { echo "AFTERWRITE-CUT $1" > /dev/console; }
+
+# phase WORD: what a cut is counted as from here on.
+phase() { echo "AFTERWRITE-PHASE $1" > /dev/console; }
+
 is_live() {
     kill -0 "$PROTECT_PID" 2>/dev/null || fail "protect ended: $(tail -n 1 "$PROTECT_LOG")"
     afterwrite status --json 2>/dev/null | grep -q '"state": *"live"'

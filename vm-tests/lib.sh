@@ -34,7 +34,7 @@ ended() {
         echo "---- kernel"
         dmesg | tail -n 15
         # protect's own words last: the host shows the end of all this.
-        for log in /run/load.log /run/fio.log /run/e2fsck.log "$PROTECT_LOG"; do
+        for log in /run/load.log /run/fio.log /run/fsck.log "$PROTECT_LOG"; do
             [ -e "$log" ] || continue
             echo "---- $log"
             tail -n 20 "$log"
@@ -180,7 +180,22 @@ expect_point() {
     expect_sums /mnt/replayed/keep "$2"
     [ ! -e "/mnt/replayed/$3" ] || fail "mark $1 holds $3, which was written later"
     umount /mnt/replayed
-    e2fsck -fn /journal/replayed.img > /run/e2fsck.log 2>&1 || fail "e2fsck finds mark $1 damaged"
+    e2fsck -fn /journal/replayed.img > /run/fsck.log 2>&1 || fail "e2fsck finds mark $1 damaged"
+    rm /journal/replayed.img
+}
+
+# expect_sound LABEL FS: the mark's file system has no damage. That of a frozen xfs wants its log replayed first.
+expect_sound() {
+    afterwrite replay $JOURNAL --to "mark:$1" --target /journal/replayed.img || fail "replay of mark $1 failed"
+    case $2 in
+        ext4) e2fsck -fn /journal/replayed.img > /run/fsck.log 2>&1 || fail "e2fsck finds mark $1 damaged" ;;
+        xfs)
+            mkdir -p /mnt/replayed
+            mount -t xfs -o loop,nouuid /journal/replayed.img /mnt/replayed || fail "mark $1 does not mount"
+            umount /mnt/replayed
+            xfs_repair -n /journal/replayed.img > /run/fsck.log 2>&1 || fail "xfs_repair finds mark $1 damaged"
+            ;;
+    esac
     rm /journal/replayed.img
 }
 

@@ -3,7 +3,7 @@
 # comparison after a restart, and while a mark is applied. Each fourth boot stops in order: then the replica must be the
 # source, both file systems sound, and every mark that was acknowledged still there. ext4 on 6.1, xfs on 6.12.
 # kernels: 6.1 6.12
-# disks: source=96M target=96M journal=3G notes=1M
+# disks: source=64M target=64M journal=2G notes=1M
 # modules: ext4 xfs loop
 # tools: mkfs.ext4 mkfs.xfs fio
 # default: 6.12
@@ -84,7 +84,7 @@ PROTECT_PID=$!
 wait_for $LIVE_DEADLINE "protect to be live" is_live
 
 while [ $CUT != never ]; do
-    dd if=/dev/urandom of=/mnt/source/bulk bs=1M count=24 conv=fsync 2> /dev/null
+    dd if=/dev/urandom of=/mnt/source/bulk bs=1M count=12 conv=fsync 2> /dev/null
     marked "boot$BOOT"
     if [ $CUT = apply ]; then
         phase apply

@@ -4,7 +4,7 @@
 # kernels: 6.1 6.12
 # disks: source=64M target=64M journal=1G
 # modules: ext4
-# tools: fio
+# tools: mkfs.ext4 fio
 # default: 6.12
 # timeout: 360
 # compare: source target
@@ -15,7 +15,7 @@ TARGET=$(disk target)
 RING_EVENTS=1170
 WRITES=$((10 * RING_EVENTS))
 
-counter() { afterwrite status --json | sed -n "s/^ *\"$1\": *\([0-9]*\),*\$/\1/p"; }
+counter() { afterwrite status --json | tr '{},' '\n' | sed -n "s/^ *\"$1\": *//p"; }
 disk_writes() { awk '{ print $5 + $12 }' "/sys/block/$(basename "$SOURCE")/stat"; }
 
 # write_all DEPTH: each write is one request.

@@ -98,6 +98,12 @@ launch_protect() {
     PROTECT_PID=$!
 }
 
+# status_field NAME: of the only volume, the first field of this name.
+status_field() { afterwrite status --json | tr '{},' '\n' | sed -n "s/^ *\"$1\": *//p" | head -n 1; }
+
+# Did this protect take over the probes of a killed one, so that nothing had to be read again?
+adopted() { [ "$(status_field adopted)" = true ]; }
+
 # Drain, last mark, exit 0.
 stop_protect() {
     kill -INT "$PROTECT_PID"

@@ -13,6 +13,7 @@
 SOURCE=$(disk source)
 TARGET=$(disk target)
 KILLS=4
+ADOPTED=0
 [ -z "${FULL:-}" ] || KILLS=100
 
 # From 0 to $1 - 1.
@@ -31,6 +32,7 @@ for kill in $(seq $KILLS); do
     step "kill $kill, $((kill % 2)), after $wait_ms ms"
     if [ $((kill % 2)) -eq 0 ]; then
         start_protect "$SOURCE" "$TARGET" --mark-every 1s
+        if adopted; then ADOPTED=$((ADOPTED + 1)); fi
     else
         launch_protect "$SOURCE" "$TARGET" --mark-every 1s
     fi
@@ -38,6 +40,8 @@ for kill in $(seq $KILLS); do
     kill -0 "$PROTECT_PID" || fail "protect ended by itself"
     kill_protect
 done
+
+echo "$ADOPTED of $((KILLS / 2)) that became live had adopted the probes of the killed one"
 
 step "a mark after all that"
 start_protect "$SOURCE" "$TARGET" --mark-every never

@@ -15,7 +15,6 @@ TARGET=$(disk target)
 RING_EVENTS=1170
 WRITES=$((10 * RING_EVENTS))
 
-counter() { afterwrite status --json | tr '{},' '\n' | sed -n "s/^ *\"$1\": *//p"; }
 disk_writes() { awk '{ print $5 + $12 }' "/sys/block/$(basename "$SOURCE")/stat"; }
 
 # write_all DEPTH: each write is one request.
@@ -26,9 +25,9 @@ write_all() {
 
 # At rest every write the probes saw went through the ring or is in the bitmap, and the probes saw every one.
 adds_up() {
-    SEEN=$(counter seen) EMITTED=$(counter emitted) MARKED=$(counter marked)
+    SEEN=$(status_field seen) EMITTED=$(status_field emitted) MARKED=$(status_field marked)
     [ "$SEEN" -eq $((EMITTED + MARKED)) ] || return 1
-    [ "$(counter pending_bytes)" -eq 0 ]
+    [ "$(status_field pending_bytes)" -eq 0 ]
 }
 expect_sum() {
     wait_for 120 "the counters to add up and all to be journaled" adds_up

@@ -14,13 +14,18 @@
 //! # default: yes
 //! # timeout: 300
 //! # compare: source@1048576+134217728 target
+//! # fsck: target
+//! # cuts: 3 30
+//! # log-writes: log source journal
 //! ```
 //!
 //! `disks` are virtio-blk, `nvme` the namespaces of one NVMe controller, `scsi` disks of one virtio-scsi adapter; a
 //! size may be followed by the size of a sector. `parameters` are those of modules, `cmdline` is for the kernel.
 //! `default` is `yes`, `no`, or the kernels on which it belongs to the default set. `timeout` is in seconds. Each
 //! `compare` has the host compare the images after power-off: the bytes of the first, from the offset and of the
-//! length given, with as many of the second. A word and a colon that is none of these is an error: a misspelt
+//! length given, with as many of the second. Then it checks the file system on each disk of `fsck`. `cuts` are the power
+//! cuts by default and in full (`cuts.rs`), with `timeout` for each boot. `log-writes` names the disks of the log, of the volume under it and of
+//! the journal (`log_writes.rs`). A word and a colon that is none of these is an error: a misspelt
 //! directive must not be silently ignored.
 
 use std::fs;
@@ -48,6 +53,25 @@ pub struct Scenario {
     pub default: Vec<Kernel>,
     pub timeout_seconds: u64,
     pub compare: Vec<Comparison>,
+    /// Disks with a file system that must be sound.
+    pub fsck: Vec<String>,
+    pub cuts: Option<Cuts>,
+    pub log_writes: Option<LogWrites>,
+}
+
+/// How often the machine loses its power.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cuts {
+    pub by_default: u64,
+    pub in_full: u64,
+}
+
+/// Disks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogWrites {
+    pub log: String,
+    pub volume: String,
+    pub journal: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,6 +136,9 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
         default: Vec::new(),
         timeout_seconds: TIMEOUT_SECONDS,
         compare: Vec::new(),
+        fsck: Vec::new(),
+        cuts: None,
+        log_writes: None,
     };
     let mut default = None;
     for line in text.lines().take_while(|line| line.starts_with('#')) {
@@ -129,6 +156,9 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
             "default" => default = Some(value),
             "timeout" => scenario.timeout_seconds = value.parse().context("timeout: seconds")?,
             "compare" => scenario.compare.push(comparison(value)?),
+            "fsck" => scenario.fsck = words.map(str::to_owned).collect(),
+            "cuts" => scenario.cuts = Some(cuts(value)?),
+            "log-writes" => scenario.log_writes = Some(log_writes(value)?),
             _ => bail!("`{key}:` is no directive of a scenario (see xtask/src/scenario.rs)"),
         }
     }
@@ -143,9 +173,10 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
     for kernel in &scenario.default {
         ensure!(scenario.kernels.contains(kernel), "default: {kernel} is not among its kernels");
     }
-    for part in scenario.compare.iter().flat_map(|compare| [&compare.left, &compare.right]) {
-        let known = scenario.disks.iter().any(|disk| disk.name == part.disk);
-        ensure!(known, "compare: there is no disk `{}`", part.disk);
+    let compared = scenario.compare.iter().flat_map(|compare| [&compare.left.disk, &compare.right.disk]);
+    let logged = scenario.log_writes.iter().flat_map(|disks| [&disks.log, &disks.volume, &disks.journal]);
+    for name in compared.chain(logged).chain(&scenario.fsck) {
+        ensure!(scenario.disks.iter().any(|disk| disk.name == *name), "there is no disk `{name}`");
     }
     Ok(scenario)
 }
@@ -208,6 +239,22 @@ fn part(word: &str) -> Result<Part> {
     Ok(Part { disk: disk.to_owned(), offset: size_bytes(offset)?, bytes })
 }
 
+fn cuts(value: &str) -> Result<Cuts> {
+    let (by_default, in_full) = value.split_once(' ').context("cuts: by default, in full")?;
+    let cuts = Cuts { by_default: by_default.parse()?, in_full: in_full.parse()? };
+    ensure!(cuts.by_default > 0 && cuts.in_full > 0, "cuts: at least one");
+    Ok(cuts)
+}
+
+fn log_writes(value: &str) -> Result<LogWrites> {
+    match value.split_whitespace().collect::<Vec<_>>()[..] {
+        [log, volume, journal] => {
+            Ok(LogWrites { log: log.to_owned(), volume: volume.to_owned(), journal: journal.to_owned() })
+        }
+        _ => bail!("log-writes: `{value}` is not the disks of the log, of the volume and of the journal"),
+    }
+}
+
 /// `1048576`, `4K`, `192M` or `1G`, in powers of 1024.
 fn size_bytes(text: &str) -> Result<u64> {
     let (digits, shift) = match text.as_bytes().last() {
@@ -236,7 +283,8 @@ mod tests {
         let read = scenario(
             "# disks: source=192M target=1G\n# modules: dm-mod ext4\n# tools: fio\n# default: 6.12\n# timeout: 60\n\
              # compare: source@1M+134217728 target\n# compare: target@4K source\n# nvme: fast=4M/4096\n\
-             # parameters: brd.rd_nr=1\n# cmdline: nvme_core.multipath=N",
+             # parameters: brd.rd_nr=1\n# cmdline: nvme_core.multipath=N\n\
+             # fsck: target\n# cuts: 3 30\n# log-writes: target source source",
         )
         .expect("a good head");
         assert_eq!(read.name, "part");
@@ -253,6 +301,9 @@ mod tests {
         assert_eq!(read.compare[0].left, part("source", 1 << 20, Some(134_217_728)));
         assert_eq!(read.compare[0].right, part("target", 0, None));
         assert_eq!(read.compare[1].left, part("target", 4096, None));
+        assert_eq!(read.fsck, ["target"]);
+        assert_eq!(read.cuts, Some(Cuts { by_default: 3, in_full: 30 }));
+        assert_eq!(read.log_writes.expect("named").log, "target");
     }
 
     #[test]
@@ -280,6 +331,11 @@ mod tests {
             "# default: yes\n# nvme: fast=1M/1024",
             "# default: yes\n# parameters: rd_nr=1",
             "# default: yes\n# timeout: soon",
+            "# default: yes\n# cuts: 3",
+            "# default: yes\n# cuts: 0 30",
+            "# default: yes\n# fsck: target",
+            "# default: yes\n# disks: log=1M\n# log-writes: log",
+            "# default: yes\n# disks: log=1M\n# log-writes: log log journal",
         ] {
             assert!(scenario(bad).is_err(), "{bad}");
         }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::run;
 
 /// Programs that building, tests and the demo start, and Debian's package of each.
-const PROGRAMS: [(&str, &str); 31] = [
+const PROGRAMS: [(&str, &str); 32] = [
     ("cc", "gcc"),
     ("make", "make"),
     ("git", "git"),
@@ -19,6 +19,7 @@ const PROGRAMS: [(&str, &str); 31] = [
     ("strip", "binutils"),
     ("mkfs.ext4", "e2fsprogs"),
     ("e2fsck", "e2fsprogs"),
+    ("debugfs", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
     ("xfs_repair", "xfsprogs"),
     ("xfs_io", "xfsprogs"),

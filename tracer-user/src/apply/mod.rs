@@ -4,6 +4,8 @@
 mod checkpoint;
 mod decision;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod records;
 mod replica;
 

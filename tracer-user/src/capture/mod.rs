@@ -4,6 +4,8 @@
 mod attach;
 mod event;
 mod features;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod layout;
 mod mapped;
 mod object;

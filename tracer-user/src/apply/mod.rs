@@ -4,11 +4,11 @@
 mod checkpoint;
 mod decision;
 mod error;
-#[cfg(any(test, fuzzing))]
-pub(crate) mod fuzzing;
 mod records;
 mod replica;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 pub(crate) mod history;
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod aligned;
 mod device;
 mod graph;
 mod mounts;
+mod space;
 pub mod store;
 mod sysfs;
 mod topology;
@@ -12,6 +13,7 @@ pub use aligned::{AlignedBuf, DirectFile, ReadError};
 pub use device::{BlockDevice, DeviceError, Disk};
 pub use graph::{Conflict, DeviceGraph, DeviceNode, FileId, Storage};
 pub use mounts::{MountedFs, MountsError, mounted_on};
+pub use space::Space;
 pub use sysfs::{DeviceNumber, Sysfs};
 pub use topology::{Role, TopologyError, devices_below, devices_of_path, ensure_not_on_volume};
 

@@ -140,8 +140,10 @@ fn one(binaries: &Path, target: &str, arguments: &Arguments) -> Result<()> {
     let runs = runs(&text).with_context(|| format!("{} does not say how many inputs ran", log.display()))?;
     println!("{target}: {runs} inputs in {:.0} s, none broke it", begun.elapsed().as_secs_f64());
     if arguments.keep {
+        // The fewest inputs that together reach all code; how often they reach it does not count.
         let mut merge = Command::new(&binary);
-        run::output(merge.arg("-merge=1").arg(format!("-max_len={INPUT_BYTES_MAX}")).args([&kept, &found]))?;
+        merge.args(["-set_cover_merge=1", "-use_counters=0", &format!("-max_len={INPUT_BYTES_MAX}")]);
+        run::output(merge.args([&kept, &found]))?;
     }
     Ok(())
 }

@@ -128,7 +128,7 @@ impl Checkpoint {
         store.sync_dir().map_err(sync_dir)
     }
 
-    fn encode(&self) -> io::Result<String> {
+    pub(super) fn encode(&self) -> io::Result<String> {
         let mut text = "# What afterwrite knows of the replica of this journal. Do not edit: without it the replica is\n\
                         # rebuilt from the journal's first record.\n"
             .to_owned();
@@ -137,7 +137,7 @@ impl Checkpoint {
         Ok(text + HASH_KEY + &hash.to_hex() + "\"\n")
     }
 
-    fn decode(bytes: &[u8]) -> Result<Checkpoint, Undecodable> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Checkpoint, Undecodable> {
         let damaged = |what: &str| Undecodable::Damaged(what.to_owned());
         let text = std::str::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
         let at = text.rfind(HASH_KEY).ok_or_else(|| damaged("its last line, the hash, is missing"))?;
@@ -158,7 +158,7 @@ impl Checkpoint {
     }
 }
 
-enum Undecodable {
+pub(super) enum Undecodable {
     Damaged(String),
     Version(u32),
 }

@@ -7,6 +7,8 @@ mod error;
 mod records;
 mod replica;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 pub(crate) mod history;
 #[cfg(test)]

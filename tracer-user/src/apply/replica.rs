@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::apply::decision::{Decision, Found, decide};
-use crate::apply::hash_list::{HashListReader, KeptHashes};
+use crate::apply::hash_list::KeptHashes;
 use crate::apply::records::{Onto, Span, apply_some};
 use crate::apply::{ApplyError, ApplyStats, Checkpoint};
 use crate::journal::Journal;
@@ -189,11 +189,6 @@ impl Replica {
     pub fn refresh_hashes(&mut self, granules_max: usize) -> bool {
         let at_rest = !self.latched && self.checkpoint.applying.is_none() && self.checkpoint.consistent;
         at_rest && self.hashes.refresh(&self.target, granules_max)
-    }
-
-    /// The hashes of the replica's granules, to be read besides; `None` if there are none.
-    pub fn hashes(&self) -> Option<HashListReader> {
-        self.hashes.reader()
     }
 
     /// What is durable on the target.

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use crate::apply::hash_list::format::GRANULES_MAX;
 use crate::apply::hash_list::list::{HashList, new_id, target_hash};
-use crate::apply::hash_list::{HashListError, HashListHeader, HashListId, HashListReader, path};
+use crate::apply::hash_list::{HashListError, HashListHeader, HashListId, path};
 use crate::model::{Granules, VolumeId};
 use crate::target::{Op, TargetWriter};
 
@@ -90,13 +90,6 @@ impl KeptHashes {
     /// See `Replica::refresh_hashes`.
     pub(in crate::apply) fn refresh(&mut self, target: &TargetWriter, granules_max: usize) -> bool {
         self.with(|list| list.refresh(target, granules_max)).unwrap_or(false)
-    }
-
-    /// Opens the list to be read; `None` if there is none.
-    pub(in crate::apply) fn reader(&self) -> Option<HashListReader> {
-        let (list, plan) = (self.list.as_ref()?, self.plan.as_ref()?);
-        let reader = HashListReader::open(&path(&plan.dir)).ok()?;
-        (reader.header() == list.header()).then_some(reader)
     }
 
     fn begin(&mut self) {

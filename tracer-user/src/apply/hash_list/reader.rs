@@ -4,8 +4,9 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::apply::hash_list::HashListError;
+use crate::apply::Checkpoint;
 use crate::apply::hash_list::format::{ENTRY_LEN, HEADER_LEN, HashListHeader, HeaderError, entry_start};
+use crate::apply::hash_list::{HashListError, path};
 use crate::model::GranuleHash;
 
 /// A hash list, only to be read, also while the applier writes it: an entry half-written is an unknown one. Many threads
@@ -27,6 +28,19 @@ impl HashListReader {
         })?;
         let header = read_header(&file, path)?;
         Ok(HashListReader { file, path: path.to_owned(), header })
+    }
+
+    /// The list of the replica of the journal in `dir`: the one that its checkpoint names.
+    pub fn of_replica(dir: &Path) -> Result<HashListReader, HashListError> {
+        let list = HashListReader::open(&path(dir))?;
+        let checkpoint = Checkpoint::read(dir).ok().flatten();
+        match checkpoint.and_then(|checkpoint| checkpoint.hash_list) {
+            Some(named) if named == list.header.id => Ok(list),
+            _ => {
+                let what = "the replica's checkpoint does not name it".to_owned();
+                Err(HashListError::Unusable { path: list.path, what })
+            }
+        }
     }
 
     pub fn header(&self) -> &HashListHeader {

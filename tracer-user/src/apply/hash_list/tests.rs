@@ -119,7 +119,7 @@ fn a_power_cut_at_every_operation_of_target_hash_list_and_checkpoint_leaves_no_w
     const MIXED: u64 = 0x1b87_93c4_e2d1_0f36;
     let mut known_after_cuts = 0;
     for seed in 1..3 {
-        let history = History::new(seed, 4);
+        let history = History::new(seed, 3);
         let mut good = Bench::empty(&history);
         good.run().unwrap();
         good.assert_complete();
@@ -133,10 +133,12 @@ fn a_power_cut_at_every_operation_of_target_hash_list_and_checkpoint_leaves_no_w
                 // In a refresh nobody hears of it.
                 bench.run().ok();
                 let mut bench = bench.after_power_cut(keep);
-                // And once more on the way back.
-                bench.machine.fail_at((cut * 5 + nth * 7) % 23, Fault::Crash);
-                bench.run().ok();
-                let mut bench = bench.after_power_cut([keep[1].rotate_left(6), keep[0].rotate_left(10)]);
+                if (cut + nth).is_multiple_of(3) {
+                    // And once more on the way back.
+                    bench.machine.fail_at((cut * 5 + nth * 7) % 23, Fault::Crash);
+                    bench.run().ok();
+                    bench = bench.after_power_cut([keep[1].rotate_left(6), keep[0].rotate_left(10)]);
+                }
                 if bench.replica.pending().is_none() {
                     known_after_cuts += bench.known();
                 }

@@ -7,8 +7,8 @@
 # modules: ext4 loop dm-mod dm-crypt xts ecb raid1 dm-delay dm-multipath dm-round-robin scsi_debug sd_mod
 # parameters: scsi_debug.dev_size_mb=32 scsi_debug.add_host=2 scsi_debug.lbpu=1
 # tools: mkfs.ext4 e2fsck fio blkdiscard dmsetup mdadm
-# default: 6.12
-# timeout: 420
+# default: no
+# timeout: 600
 . /devices.sh
 ONE=$(disk one)
 TWO=$(disk two)

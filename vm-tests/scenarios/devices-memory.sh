@@ -8,7 +8,7 @@
 # parameters: scsi_debug.lbpu=1 scsi_debug.lbpws=1
 # tools: mkfs.ext4 e2fsck fio blkdiscard losetup
 # default: 6.12
-# timeout: 420
+# timeout: 600
 . /devices.sh
 
 mount_journal

@@ -6,7 +6,7 @@
 # parameters: nbd.nbds_max=2
 # tools: mkfs.ext4 e2fsck fio blkdiscard nbd-server nbd-client
 # default: no
-# timeout: 420
+# timeout: 600
 . /devices.sh
 
 mount_journal

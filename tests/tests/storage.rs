@@ -15,12 +15,11 @@ fn target_is_right_on_the_disk_too(fs: Fs) -> Result<()> {
     target_disk.break_it(Breakage::IoErrors)?;
     fill_random(disk.path(), 48 * MIB, &mut random)?;
     protect.mark("not on the disk")?;
-    let finished = protect.ended()?;
-    says(&finished, 2, &["replica.img"])?;
+    protect.wait_for("says that its target fails", |status| status[0]["replica"]["error"].is_string())?;
     // Mended, and mounted all the time.
     target_disk.mend()?;
-
-    protection.start()?.stop()?;
+    protect.wait_for("has healed", |status| status[0]["replica"]["consistent"] == true)?;
+    protect.stop()?;
     assert_identical(disk.path(), protection.target())?;
     target_disk.forget_cache()?;
     assert_identical(disk.path(), protection.target())

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, PosixFadviseAdvice, posix_fadvise};
 
 #[cfg(any(test, fuzzing))]
 #[cfg_attr(not(test), expect(dead_code, reason = "tests use more of it than the fuzz targets"))]
@@ -35,6 +35,8 @@ pub trait Store {
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
     /// Makes content and size durable (fdatasync).
     fn sync(&mut self, name: &str) -> io::Result<()>;
+    /// What is read of a file afterwards is on the disk: what could not be written is not shown any more.
+    fn forget_cache(&mut self, name: &str) -> io::Result<()>;
     /// Writes bytes anew that are there already, so that the next [`Store::sync`] brings them to the disk, whatever a
     /// failed one before it left behind: then the kernel calls pages clean that never got there.
     fn rewrite(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()>;
@@ -92,6 +94,16 @@ impl DirStore {
     }
 }
 
+/// After a write-back that failed, the page cache holds pages that are clean and not on the disk, and ext4 then takes
+/// their blocks for written: the same bytes written once more, and synced without an error, read as zeros after the next
+/// mount. What has left the cache is read from the disk again, and treated as it is there.
+pub fn forget_cache(file: &File) {
+    // Tells of the old failure, if nobody has heard of it yet. What did not get to the disk is not shown afterwards.
+    let _ = file.sync_all();
+    // Advice; pages that stay are still to be written, or being read.
+    let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+}
+
 impl Store for DirStore {
     fn dir(&self) -> &Path {
         &self.dir
@@ -133,6 +145,11 @@ impl Store for DirStore {
 
     fn sync(&mut self, name: &str) -> io::Result<()> {
         self.appending(name)?.sync_data()
+    }
+
+    fn forget_cache(&mut self, name: &str) -> io::Result<()> {
+        forget_cache(&OpenOptions::new().write(true).open(self.path(name))?);
+        Ok(())
     }
 
     fn rewrite(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {

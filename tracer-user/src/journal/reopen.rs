@@ -37,6 +37,11 @@ pub fn reopen<S: Store>(
     let mut created = info.created;
     let mut empty = None;
     let (mut cut, mut closed) = (None, None);
+    // Those that may hold what was not durable: the one left open, and the next one half created.
+    for first in firsts.iter().rev().take(2) {
+        let name = segment_name(*first);
+        store.forget_cache(&name).map_err(|error| io_error(store, "read anew", &name, error))?;
+    }
     for first in &firsts {
         chain.expect_name(*first)?;
         match summarise(store, info.id, *first)? {
@@ -92,8 +97,8 @@ struct Left {
 /// Reads a segment that was left open, cuts its torn tail, and makes what is left durable.
 ///
 /// After a failed sync the page cache shows bytes that never reached the disk and calls them clean, so that another
-/// sync would save nothing. What no frame proves to be on the disk is therefore written anew: the very bytes that were
-/// verified.
+/// sync would save nothing. The cache was told to forget them. Should it still show some, what no frame proves to be on
+/// the disk is written anew: the very bytes that were verified.
 fn settle_open<S: Store>(store: &mut S, mut walk: Walk) -> Result<Left, JournalError> {
     let durable = walk.known_durable(store)?;
     let header = walk.header.encode();

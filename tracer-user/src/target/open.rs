@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, PosixFadviseAdvice, posix_fadvise};
+use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Whence, lseek};
 
+use crate::io::store::forget_cache;
 use crate::io::{BlockDevice, DeviceNumber};
 use crate::target::TargetError;
 use crate::target::medium::Kind;
@@ -57,6 +58,8 @@ pub(super) fn open(path: &Path, size_bytes: u64, how: OpenTarget) -> Result<Open
     let opened = file.metadata().map_err(failed("look at"))?;
     suitable(path, &opened)?;
     if how == OpenTarget::Resume {
+        // What a failed write-back left in the cache is no replica. What has not been synced since the checkpoint is
+        // applied again.
         forget_cache(&file);
     }
     if is_device {
@@ -64,17 +67,6 @@ pub(super) fn open(path: &Path, size_bytes: u64, how: OpenTarget) -> Result<Open
     } else {
         open_file(path, file, &opened, size_bytes, how, before.is_none())
     }
-}
-
-/// After a write-back that failed, the page cache holds pages that are clean and not on the disk, and ext4 then takes
-/// their blocks for written: the same bytes written once more, and synced without an error, read as zeros after the next
-/// mount. What is read anew from the disk is treated as it is.
-fn forget_cache(file: &File) {
-    // Reports the old failure, if nobody has heard of it yet. What has not been synced since the checkpoint is applied
-    // again whatever comes of it.
-    let _ = file.sync_all();
-    // Pages that stay are dirty ones; those will be written, or fail again.
-    let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
 }
 
 fn open_device(

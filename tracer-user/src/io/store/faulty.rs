@@ -49,12 +49,14 @@ enum DirOp {
     Rename(String, String),
 }
 
-/// `cache` is what reads see; `disk` is what a power cut leaves, with any part of the dirty pages.
+/// `cache` is what reads see; `disk` is what a power cut leaves, with any part of the dirty pages. What is written to a
+/// `lost` page does not reach the disk any more: ext4 takes its blocks for written until the page leaves the cache.
 #[derive(Clone, Debug, Default)]
 struct File {
     cache: Vec<u8>,
     disk: Vec<u8>,
     dirty: BTreeSet<usize>,
+    lost: BTreeSet<usize>,
 }
 
 /// xorshift: reproducible from its seed, which is all that is asked of it.
@@ -135,7 +137,8 @@ impl FaultyStore {
         let mut disk = self.disk();
         let id = disk.next_file;
         disk.next_file += 1;
-        disk.files.insert(id, File { cache: bytes.to_vec(), disk: bytes.to_vec(), dirty: BTreeSet::new() });
+        let file = File { cache: bytes.to_vec(), disk: bytes.to_vec(), ..File::default() };
+        disk.files.insert(id, file);
         disk.names.insert(name.to_owned(), id);
         disk.durable_names.insert(name.to_owned(), id);
     }
@@ -198,8 +201,19 @@ impl File {
         }
     }
 
+    /// All that is dirty and can be written reaches the disk.
+    fn write_back_all(&mut self, page_bytes: usize) {
+        let size = self.cache.len();
+        self.disk.resize(size, 0);
+        for page in std::mem::take(&mut self.dirty).difference(&self.lost) {
+            let (start, end) = ((page * page_bytes).min(size), ((page + 1) * page_bytes).min(size));
+            self.disk[start..end].copy_from_slice(&self.cache[start..end]);
+        }
+    }
+
     /// Forgets what the cache shows and the disk does not hold; nothing is dirty.
     fn evict(&mut self) {
+        self.lost.clear();
         let size = self.cache.len();
         self.cache.clone_from(&self.disk);
         self.cache.resize(size, 0);
@@ -301,17 +315,13 @@ impl Store for FaultyStore {
         let file = disk.file(name)?;
         match fault {
             None => {
-                let size = file.cache.len();
-                file.disk.resize(size, 0);
-                for page in std::mem::take(&mut file.dirty) {
-                    let (start, end) = ((page * page_bytes).min(size), ((page + 1) * page_bytes).min(size));
-                    file.disk[start..end].copy_from_slice(&file.cache[start..end]);
-                }
+                file.write_back_all(page_bytes);
                 Ok(())
             }
             // The dirty pages stay dirty: after_power_cut decides what of them had arrived.
             Some(Fault::PowerCut) => Err(eio()),
             Some(fault) => {
+                file.lost.extend(&file.dirty);
                 file.write_back(page_bytes, &mut random);
                 if random.below(3) == 0 {
                     file.evict();
@@ -337,6 +347,15 @@ impl Store for FaultyStore {
         if disk.dead { Err(eio()) } else { Ok(()) }
     }
 
+    fn forget_cache(&mut self, name: &str) -> io::Result<()> {
+        let mut disk = self.disk();
+        let page_bytes = disk.page_bytes;
+        let file = disk.file(name)?;
+        file.write_back_all(page_bytes);
+        file.evict();
+        Ok(())
+    }
+
     fn truncate(&mut self, name: &str, size_bytes: u64) -> io::Result<()> {
         let mut disk = self.disk();
         if let Some(fault) = disk.begin()?.filter(|fault| *fault != Fault::PowerCut) {
@@ -347,6 +366,7 @@ impl Store for FaultyStore {
         let file = disk.file(name)?;
         file.cache.resize(size, 0);
         file.dirty.retain(|page| page * page_bytes < size);
+        file.lost.retain(|page| page * page_bytes < size);
         if disk.dead { Err(eio()) } else { Ok(()) }
     }
 

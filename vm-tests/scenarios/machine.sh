@@ -6,10 +6,12 @@
 # modules: ext4 loop brd
 # tools: mkfs.ext4 e2fsck fio
 # default: 6.12
-# timeout: 900
+# timeout: 1800
 # compare: source target
 # fsck: source target
 . /lib.sh
+# Emulated, and with thousands of devices, a start takes its time.
+LIVE_DEADLINE=300
 SOURCE=$(disk source)
 TARGET=$(disk target)
 DEVICES=500

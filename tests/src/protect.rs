@@ -9,7 +9,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::load::pid_of;
-use crate::{Finished, PATIENCE, afterwrite, finish, run, scratch, wait_until};
+use crate::{Finished, PATIENCE, afterwrite, binary, finish, run, scratch, wait_until};
 
 /// How a volume is to be protected: what `afterwrite protect` is called with, again after each kill. Owns the
 /// directory of the control socket, so that tests do not meet each other there.
@@ -17,6 +17,7 @@ pub struct Protection {
     device: PathBuf,
     journal: PathBuf,
     target: PathBuf,
+    program: PathBuf,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     dir: TempDir,
@@ -28,7 +29,15 @@ impl Protection {
         let dir = scratch()?;
         std::fs::create_dir(dir.path().join("run"))?;
         let (journal, target) = (dir.path().join("journal"), dir.path().join("replica.img"));
-        Ok(Protection { device: device.to_owned(), journal, target, args: Vec::new(), env: Vec::new(), dir })
+        Ok(Protection {
+            device: device.to_owned(),
+            journal,
+            target,
+            program: binary(),
+            args: Vec::new(),
+            env: Vec::new(),
+            dir,
+        })
     }
 
     pub fn journal_at(mut self, journal: &Path) -> Protection {
@@ -41,8 +50,20 @@ impl Protection {
         self
     }
 
+    /// Another `afterwrite` than the one under test.
+    pub fn binary(mut self, program: &Path) -> Protection {
+        self.program = program.to_owned();
+        self
+    }
+
     pub fn arg(mut self, arg: impl Into<OsString>) -> Protection {
         self.args.push(arg.into());
+        self
+    }
+
+    /// Without any arguments that were added.
+    pub fn plain(mut self) -> Protection {
+        self.args.clear();
         self
     }
 
@@ -66,7 +87,7 @@ impl Protection {
 
     /// `afterwrite` as it talks to this protection.
     pub fn client(&self) -> Command {
-        let mut command = afterwrite();
+        let mut command = Command::new(&self.program);
         command.env("AFTERWRITE_RUN_DIR", self.dir.path().join("run"));
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command
@@ -125,6 +146,13 @@ impl Protection {
     }
 }
 
+impl Drop for Protection {
+    fn drop(&mut self) {
+        // What a killed one left at work; most often nothing.
+        drop(finish(self.client().arg("detach").arg(&self.device), PATIENCE));
+    }
+}
+
 /// A running `afterwrite protect`; killed when dropped.
 pub struct Protect<'p> {
     protection: &'p Protection,
@@ -153,6 +181,15 @@ impl Protect<'_> {
     pub fn status(&self) -> Result<Value> {
         let json = run(self.protection.client().args(["status", "--json"]))?;
         serde_json::from_str(&json).with_context(|| format!("not JSON: {json}"))
+    }
+
+    /// The only volume's part of [`Protect::status`].
+    pub fn volume_status(&self) -> Result<Value> {
+        self.status()?.get(0).cloned().context("no volume is protected")
+    }
+
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill(pid_of(&self.child), signal)?)
     }
 
     /// Makes a mark; what the command says.

@@ -7,6 +7,9 @@
 /// Bytes in a sector as the block layer counts, whatever the device's own sector size.
 pub const SECTOR_BYTES: u64 = 512;
 
+/// Grows with every change of [`BlockEvent`]: another version's events are not read.
+pub const EVENT_VERSION: u64 = 1;
+
 /// A write was handed to the driver (request-based) or queued (bio-based). Authoritative.
 pub const KIND_SUBMIT: u8 = 1;
 /// The device reported the write done: its range may be read now. A hint only.
@@ -72,4 +75,37 @@ pub mod counter {
     /// Kernel memory that could not be read, so that a write may have gone unseen: compare the whole volume.
     pub const READ_FAILED: u32 = 5;
     pub const COUNT: u32 = 6;
+}
+
+/// Indexes into the `SESSION` array map (u64 each): what pinned probes are, for the process that finds them. No probe
+/// reads it. Words past the last one are 0.
+pub mod session {
+    /// [`FORMAT_V1`]; anything else is of another version of this program.
+    pub const FORMAT: u32 = 0;
+    /// 1 once all probes are attached and all that an older generation owed is in this one's ledger.
+    pub const READY: u32 = 1;
+    /// The volume's id in its journal, 16 bytes in two words.
+    pub const VOLUME_ID: u32 = 2;
+    /// The kernel's number of this life of the disk (`diskseq`), never used twice since boot.
+    pub const DISK_SEQUENCE: u32 = 4;
+    /// `DISK_DEV`, `VOLUME_START`, `VOLUME_END` as the probes have them.
+    pub const DISK_DEV: u32 = 5;
+    pub const VOLUME_START: u32 = 6;
+    pub const VOLUME_END: u32 = 7;
+    /// Rung of the ladder from the top, from 0.
+    pub const RUNG: u32 = 8;
+    pub const REQUEST_BASED: u32 = 9;
+    /// BLAKE3 of the object file, 32 bytes in four words.
+    pub const OBJECT: u32 = 10;
+    /// [`EVENT_VERSION`](super::EVENT_VERSION) of the probes.
+    pub const EVENT_VERSION: u32 = 14;
+    /// The last mark whose durability let the ledger forget what was owed: a journal without it is not this session's.
+    pub const SETTLED_MARK: u32 = 15;
+    /// Writes the probes could not report (kernel memory not readable, a probe not run) for which the ledger already
+    /// calls for a look at the whole volume.
+    pub const FAILURES_HANDLED: u32 = 16;
+    pub const COUNT: u32 = 32;
+
+    /// "AWSESS" and version 1.
+    pub const FORMAT_V1: u64 = 0x0001_5353_4553_5741;
 }

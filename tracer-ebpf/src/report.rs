@@ -10,7 +10,7 @@ use aya_ebpf::maps::{Array, HashMap, RingBuf};
 use aya_ebpf::programs::TracePointContext;
 use tracer_common::{
     BlockEvent, COMPLETE_RANGE, COMPLETE_WHOLE, KIND_COMPLETE, KIND_SUBMIT, OP_DISCARD, OP_SECURE_ERASE,
-    OP_WRITE, counter,
+    OP_WRITE, counter, session,
 };
 
 use crate::kernel::{self, Extent, Unreadable};
@@ -23,13 +23,19 @@ const BPF_RB_NO_WAKEUP: u64 = 1;
 /// More bios than a request holds (the kernel's cap on discard ranges is 65535, NVMe's 256).
 const BIOS_MAX: u32 = 1 << 16;
 
-// Sizes of EVENTS and DIRTY are set by the loader.
+// Sizes of EVENTS, DIRTY and LEDGER are set by the loader.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 16, 0);
 #[map]
 static DIRTY: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static COUNTERS: Array<u64> = Array::with_max_entries(counter::COUNT, BPF_F_MMAPABLE);
+/// For user space alone, which keeps here what has to outlive it: what it owes to the journal …
+#[map]
+static LEDGER: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// … and what these probes are (`tracer_common::session`).
+#[map]
+static SESSION: Array<u64> = Array::with_max_entries(session::COUNT, BPF_F_MMAPABLE);
 /// The kernel's numbers of the disk and its partitions, for the tracepoint rung, which shows either.
 #[map]
 static FORMAT_DEVS: HashMap<u32, u8> = HashMap::with_max_entries(1024, 0);

@@ -4,6 +4,7 @@
 mod checkpoint;
 mod decision;
 mod error;
+pub mod hash_list;
 mod records;
 mod replica;
 

@@ -72,6 +72,15 @@ pub struct Counters {
     pub read_failed: u64,
 }
 
+/// Runs of a probe that the kernel skipped (`recursion_misses`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Skipped {
+    /// A write may have gone unseen: the volume is then compared as a whole.
+    pub submissions: u64,
+    /// Harmless: completions are hints.
+    pub completions: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -42,6 +42,10 @@ impl MappedArray {
         unsafe { std::slice::from_raw_parts(self.words.as_ptr(), self.len) }
     }
 
+    pub fn set(&self, index: u32, value: u64) {
+        self.words()[index as usize].store(value, Ordering::Release);
+    }
+
     pub fn get(&self, index: u32) -> u64 {
         self.words().get(index as usize).map_or(0, |word| word.load(Ordering::Acquire))
     }

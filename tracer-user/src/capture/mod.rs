@@ -1,20 +1,32 @@
 //! The probes as the collector sees them: attach to a volume, take events, counters and dirty granules.
 //! The only module that knows aya and BPF.
 
+mod adopt;
 mod attach;
+mod bitmap;
 mod event;
 mod features;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod layout;
+mod ledger;
 mod mapped;
 mod object;
+mod pins;
+mod probes;
+mod session;
+#[cfg(test)]
+mod tests;
 mod tracefs;
+mod volume;
 
-pub use attach::{Capture, CaptureOptions, VolumeExtent};
-pub use event::{Counters, Event};
+pub use adopt::{Origin, detach, pinned_volumes, recorded_bytes};
+pub use event::{Counters, Event, Skipped};
 pub use features::{Features, Rung, choose_rung, probe_features};
+pub use ledger::Ledger;
 pub use object::{ObjectReport, inspect_embedded};
+pub use probes::Capture;
+pub use volume::{CaptureOptions, VolumeExtent};
 
 /// Why capture can't start. Every variant says what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -48,4 +60,21 @@ pub enum CaptureError {
         #[source]
         source: std::io::Error,
     },
+    #[error("could not keep the probes at {}", path.display())]
+    Pin {
+        path: std::path::PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(
+        "the probes at {} were left by another version of afterwrite that this one can't speak to: start that one, or \
+         remove them with `afterwrite detach` (the volume is then compared as a whole)",
+        path.display()
+    )]
+    Foreign { path: std::path::PathBuf },
+    #[error(
+        "the writes to {name} are being recorded for another journal, that of volume {volume}: name that journal, or let \
+         go of what was recorded with `afterwrite detach {name}`"
+    )]
+    OtherJournal { name: String, volume: crate::model::VolumeId },
 }

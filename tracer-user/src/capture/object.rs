@@ -21,7 +21,7 @@ pub const PROGRAMS: [&str; 11] = [
     "rq_complete_tp",
     "bio_complete_tp",
 ];
-pub const MAPS: [&str; 4] = ["EVENTS", "DIRTY", "COUNTERS", "FORMAT_DEVS"];
+pub const MAPS: [&str; 6] = ["EVENTS", "DIRTY", "COUNTERS", "LEDGER", "SESSION", "FORMAT_DEVS"];
 
 /// What `doctor` shows of the embedded object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

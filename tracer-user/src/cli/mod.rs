@@ -7,6 +7,8 @@
 
 mod completions;
 #[cfg(feature = "capture")]
+mod detach;
+#[cfg(feature = "capture")]
 mod doctor;
 mod journal;
 #[cfg(feature = "capture")]
@@ -47,6 +49,8 @@ enum Command {
     Mark(mark::MarkArgs),
     #[cfg(feature = "capture")]
     Status(status::StatusArgs),
+    #[cfg(feature = "capture")]
+    Detach(detach::DetachArgs),
     Points(points::Args),
     Replay(replay::Args),
     Verify(verify::Args),
@@ -100,6 +104,8 @@ fn run(cli: Cli, out: &mut Output) -> anyhow::Result<Outcome> {
         Command::Mark(args) => mark::run(&args, out),
         #[cfg(feature = "capture")]
         Command::Status(args) => status::run(&args, out),
+        #[cfg(feature = "capture")]
+        Command::Detach(args) => detach::run(&args, out),
         #[cfg(feature = "capture")]
         Command::Freezer => Ok(crate::collect::serve_freezer().map(|()| Outcome::Done)?),
         Command::Points(args) => points::run(&args, out),

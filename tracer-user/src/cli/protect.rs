@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::capture::{CaptureOptions, Rung};
+use crate::capture::{CaptureOptions, Origin, Rung};
 use crate::cli::{Outcome, say, size};
 use crate::collect::State;
 use crate::journal::{JournalOptions, SyncPolicy};
@@ -109,6 +109,7 @@ struct Screen {
     bar: Option<ProgressBar>,
     last_line: Option<(State, Instant)>,
     last_error: Option<String>,
+    failing: Vec<String>,
 }
 
 impl Screen {
@@ -117,6 +118,7 @@ impl Screen {
             bar: std::io::stderr().is_terminal().then(ProgressBar::new_spinner),
             last_line: None,
             last_error: None,
+            failing: Vec::new(),
         }
     }
 
@@ -136,20 +138,51 @@ impl Screen {
     fn show(&mut self, event: &ProtectEvent<'_>) {
         match event {
             ProtectEvent::Recovered { bytes } => {
-                self.say(&format!("the journal's end was torn ({bytes} bytes): cut back to the last whole frame"));
+                self.say(&format!(
+                    "the journal's end was torn ({bytes} bytes): cut back to the last whole frame"
+                ));
             }
             ProtectEvent::CatchingUp { mark: Some(mark) } => {
                 self.say(&format!("bringing the target to mark {} before the start", mark.id));
             }
-            ProtectEvent::CatchingUp { mark: None } => self.say("applying what the interrupted baseline journaled"),
-            ProtectEvent::Attached { rung, resumed: false } => {
-                self.say(&format!("capturing every write ({rung}); copying the volume"));
+            ProtectEvent::CatchingUp { mark: None } => {
+                self.say("applying what the interrupted baseline journaled")
             }
-            ProtectEvent::Attached { rung, resumed: true } => self.say(&format!(
-                "capturing every write ({rung}); comparing the volume with the target, since writes may have gone unseen meanwhile"
-            )),
-            ProtectEvent::Stopping => self.say("stopping: draining and making a last mark (again to stop at once)"),
+            ProtectEvent::Attached { rung, resumed, origin, unscanned_bytes } => {
+                let next = match (origin, resumed, unscanned_bytes) {
+                    (Origin::New, false, _) => "copying the volume",
+                    (Origin::New, true, 0) => "nothing was written since the last stop",
+                    (Origin::New, true, _) => {
+                        "comparing the volume with the target, since writes may have gone unseen meanwhile"
+                    }
+                    (Origin::Adopted | Origin::Replaced, ..) => {
+                        "the probes were at work all the time, so only what they recorded is read"
+                    }
+                };
+                self.say(&format!("capturing every write ({rung}); {next}"));
+            }
+            ProtectEvent::Stopping => {
+                self.say("stopping: draining and making a last mark (again to stop at once)")
+            }
             ProtectEvent::Progress(status) => self.progress(status),
+        }
+    }
+
+    /// What fails on the backup's side and will be tried again, said when it changes.
+    fn failures(&mut self, status: &Status) {
+        let paused = status.paused.as_ref().map(|why| format!("paused, tried again every 2 s: {why}"));
+        let target = status
+            .replica
+            .error
+            .as_ref()
+            .map(|why| format!("the target fails, tried again every 2 s: {why}"));
+        let failing: Vec<String> = paused.into_iter().chain(target).collect();
+        if failing != self.failing {
+            match failing.is_empty() {
+                true => self.say("journal and target can be written again"),
+                false => failing.iter().for_each(|line| self.say(line)),
+            }
+            self.failing = failing;
         }
     }
 
@@ -161,6 +194,7 @@ impl Screen {
             }
             self.last_error.clone_from(error);
         }
+        self.failures(status);
         let state = status.collector.state;
         let copying = matches!(state, State::Baseline | State::Resync);
         if let Some(bar) = &self.bar {

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::cli::{Outcome, Output, size};
-use crate::service::Client;
+use crate::service::{Client, ControlError, recorded};
 
 /// Show the protected volumes: state, lag, last mark, events seen, emitted and marked
 #[derive(Debug, Args)]
@@ -22,16 +22,15 @@ pub struct StatusArgs {
 
 pub fn run(args: &StatusArgs, out: &mut Output) -> anyhow::Result<Outcome> {
     loop {
-        let clients = match &args.volume {
-            Some(volume) => vec![Client::of(Some(volume))?],
-            None => Client::all()?,
-        };
-        let all = clients.iter().map(Client::status).collect::<Result<Vec<_>, _>>()?;
+        let all = all(args)?;
         if args.json {
             out.json(&all)?;
         } else {
             for status in &all {
-                print(status, out)?;
+                match status["state"].as_str() {
+                    Some("recording") => print_recorded(status, out)?,
+                    _ => print(status, out)?,
+                }
             }
         }
         if !args.watch || out.is_closed() {
@@ -40,6 +39,37 @@ pub fn run(args: &StatusArgs, out: &mut Output) -> anyhow::Result<Outcome> {
         out.finish()?;
         std::thread::sleep(Duration::from_secs(1));
     }
+}
+
+/// Running protections, and volumes whose probes are at work without one (state `recording`).
+fn all(args: &StatusArgs) -> anyhow::Result<Vec<Value>> {
+    if let Some(volume) = &args.volume {
+        return Ok(vec![Client::of(Some(volume))?.status()?]);
+    }
+    let recorded: Vec<Value> = recorded()
+        .iter()
+        .map(|recorded| {
+            let mut value = serde_json::to_value(recorded)?;
+            value["state"] = "recording".into();
+            Ok(value)
+        })
+        .collect::<serde_json::Result<_>>()?;
+    let clients = match Client::all() {
+        Err(ControlError::NothingRuns { .. }) if !recorded.is_empty() => Vec::new(),
+        clients => clients?,
+    };
+    let mut all = clients.iter().map(Client::status).collect::<Result<Vec<_>, _>>()?;
+    all.extend(recorded);
+    Ok(all)
+}
+
+fn print_recorded(status: &Value, out: &mut Output) -> anyhow::Result<()> {
+    let bytes = status["recorded_bytes"].as_u64().map_or("an unknown amount".into(), size);
+    out.line(format_args!("{}", status["volume"].as_str().unwrap_or_default()))?;
+    out.line("  state     recording: no process runs; the probes record where is written")?;
+    out.line(format_args!(
+        "  recorded  {bytes} at least; start `afterwrite protect` again to go on, or `afterwrite detach`"
+    ))
 }
 
 fn print(status: &Value, out: &mut Output) -> anyhow::Result<()> {
@@ -55,7 +85,16 @@ fn print(status: &Value, out: &mut Output) -> anyhow::Result<()> {
             bytes(&status["scan_total_bytes"])
         ))?;
     }
-    out.line(format_args!("  capture   {} by {}", text(&status["capture"]), text(&status["rung"])))?;
+    if let Some(why) = status["paused"].as_str() {
+        out.line(format_args!("  PAUSED    {why}"))?;
+    }
+    out.line(format_args!(
+        "  capture   {} by {}, through the {}{}",
+        text(&status["capture"]),
+        text(&status["rung"]),
+        text(&status["recording"]),
+        if status["pinned"] == true { "" } else { ", not pinned: ends with this process" }
+    ))?;
     out.line(format_args!(
         "  writes    {} seen = {} emitted + {} marked (ring full)",
         counters["seen"], counters["emitted"], counters["marked"]
@@ -90,6 +129,9 @@ fn print(status: &Value, out: &mut Output) -> anyhow::Result<()> {
         out.line(format_args!("  last mark failed: {error}"))?;
     }
     let replica = &status["replica"];
+    if let Some(why) = replica["error"].as_str() {
+        out.line(format_args!("  TARGET FAILS {why}"))?;
+    }
     match (replica["mark"].as_u64(), replica["age_ms"].as_u64()) {
         (Some(mark), Some(age)) => {
             out.line(format_args!(

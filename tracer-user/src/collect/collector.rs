@@ -1,3 +1,4 @@
+mod debt;
 mod marks;
 
 use std::collections::VecDeque;
@@ -8,17 +9,17 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::capture::Event;
+use crate::collect::collector::debt::Debt;
 use crate::collect::freezer::Freeze;
 use crate::collect::mark::{MarkInProgress, Quiet};
 use crate::collect::pending::{MonotonicNs, Pending, merge_to};
-use crate::collect::readers::Readers;
+use crate::collect::readers::{Read, Readers, Wanted};
 use crate::collect::scan::{Scan, Step, differing};
 use crate::collect::slice::slice;
 use crate::collect::{
-    CollectError, CollectorOptions, CollectorStatus, Command, Entry, MarkReply, Probes, ReplicaBytes, Source,
-    State,
+    Acknowledged, CollectError, CollectorOptions, CollectorStatus, Command, Entry, MarkReply, Probes,
+    ReplicaBytes, Source, State,
 };
-use crate::io::AlignedBuf;
 use crate::model::{ByteRange, ByteRangeSet, MarkId, RecordBody, Timestamp};
 
 /// One turn of the loop reads no more than this before it looks at the ring again.
@@ -35,6 +36,8 @@ const REST_BYTES_MAX: u64 = 8 << 20;
 const SETTLE_NS: u64 = 50_000_000;
 const RETRY_UNREADABLE: Duration = Duration::from_secs(1);
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
+/// How long `status` shows that the ring had no room.
+const OVERRUN_SHOWN: Duration = Duration::from_secs(1);
 
 /// What a collector is made of.
 pub struct CollectorParts<P, S> {
@@ -44,8 +47,30 @@ pub struct CollectorParts<P, S> {
     pub freezer: Box<dyn Freeze + Send>,
     pub journal: SyncSender<Entry>,
     pub commands: Receiver<Command>,
+    pub acknowledged: Arc<Acknowledged>,
     pub status: Arc<Mutex<CollectorStatus>>,
     pub options: CollectorOptions,
+}
+
+/// Where it begins.
+pub struct Begin {
+    /// Baseline, resync, or live.
+    pub state: State,
+    /// What the scan has to look at …
+    pub unscanned: ByteRangeSet,
+    /// … and where comparing with the replica is enough; all else of it is copied.
+    pub same_as_replica: ByteRangeSet,
+    /// Written before, and not known to be in the journal.
+    pub owed: ByteRangeSet,
+}
+
+/// What is left when it ends, for another one to go on with.
+pub struct Ended<P> {
+    pub probes: P,
+    pub commands: Receiver<Command>,
+    /// Stopped with journal and device saying the same, after so many submissions.
+    pub at_rest: Option<u64>,
+    pub result: Result<(), CollectError>,
 }
 
 /// Owns the way from the ring to the journal's queue. Each turn of [`Collector::run`] drains the ring first, then reads
@@ -59,6 +84,7 @@ pub struct Collector<P, S> {
     /// Records that did not fit into the journal's queue; while there are any, nothing is read.
     outbox: VecDeque<Entry>,
     commands: Receiver<Command>,
+    acknowledged: Arc<Acknowledged>,
     status: Arc<Mutex<CollectorStatus>>,
     options: CollectorOptions,
     size_bytes: u64,
@@ -69,8 +95,11 @@ pub struct Collector<P, S> {
     /// Went through the bitmap, and the journal does not say so yet.
     gaps: ByteRangeSet,
     retry_unreadable: Instant,
-    submissions_taken: u64,
+    /// No event was left in the ring after `snapshot.counters` were read.
+    ring_emptied: bool,
     settled: MonotonicNs,
+    overrun_until: Option<Instant>,
+    debt: Debt,
 
     freezer: Box<dyn Freeze + Send>,
     mark: Option<MarkInProgress>,
@@ -83,6 +112,7 @@ pub struct Collector<P, S> {
     /// A restorable mark was made in this session.
     restorable_made: bool,
     stopping: Option<Stopping>,
+    at_rest: Option<u64>,
     housekeeping: Instant,
     snapshot: CollectorStatus,
 }
@@ -94,19 +124,26 @@ enum Stopping {
 }
 
 impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
-    /// `same_as_replica`: where comparing with the replica is enough; all else is copied.
-    pub fn new(
-        parts: CollectorParts<P, S>,
-        same_as_replica: &ByteRangeSet,
-        state: State,
-    ) -> Result<Collector<P, S>, CollectError> {
+    pub fn new(parts: CollectorParts<P, S>, begin: Begin) -> Result<Collector<P, S>, CollectError> {
         let size_bytes = parts.source.size_bytes().map_err(CollectError::Gone)?;
         let now = Instant::now();
         let source = Arc::new(parts.source);
-        let readers = Readers::start(source.clone()).map_err(CollectError::Readers)?;
+        let hashes = parts.replica.as_ref().and_then(|replica| replica.hashes());
+        let readers = Readers::start(source.clone(), hashes).map_err(CollectError::Readers)?;
+        let mut pending = Pending::new(size_bytes, 4096);
+        // What is still under way of it is not known either.
+        begin.owed.iter().for_each(|range| pending.insert_unpaired(range));
+        let mut gaps = begin.owed;
+        // Before the first mark there is no history to miss.
+        if begin.state != State::Baseline {
+            gaps.extend(&begin.unscanned);
+        }
+        merge_to(&mut gaps, GAPS_MAX, size_bytes);
+        let scan = Scan::new(size_bytes, &begin.unscanned, &begin.same_as_replica);
         Ok(Collector {
-            pending: Pending::new(size_bytes, 4096),
-            scan: Scan::new(size_bytes, same_as_replica),
+            pending,
+            debt: Debt::new(&scan),
+            scan,
             size_bytes,
             probes: parts.probes,
             source,
@@ -115,15 +152,17 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             journal: parts.journal,
             outbox: VecDeque::new(),
             commands: parts.commands,
+            acknowledged: parts.acknowledged,
             status: parts.status,
             next_mark: parts.options.next_mark,
             options: parts.options,
             unreadable: ByteRangeSet::new(),
-            gaps: ByteRangeSet::new(),
+            gaps,
             restorable_made: false,
             retry_unreadable: now,
-            submissions_taken: 0,
+            ring_emptied: false,
             settled: 0,
+            overrun_until: None,
             freezer: parts.freezer,
             mark: None,
             waiting_marks: VecDeque::new(),
@@ -131,13 +170,25 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             changed_since_mark: false,
             was_live: false,
             stopping: None,
+            at_rest: None,
             housekeeping: now,
-            snapshot: CollectorStatus { state, ..CollectorStatus::default() },
+            snapshot: CollectorStatus { state: begin.state, ..CollectorStatus::default() },
         })
     }
 
-    /// Runs until stopped.
-    pub fn run(mut self) -> Result<(), CollectError> {
+    /// Runs until stopped, or until it can't go on.
+    pub fn run(mut self) -> Ended<P> {
+        let result = self.run_to_end();
+        if let Err(error) = &result {
+            self.refuse_marks(&format!(
+                "{error}: no mark was made; see `afterwrite status`, and ask again once it is live"
+            ));
+        }
+        self.publish();
+        Ended { probes: self.probes, commands: self.commands, at_rest: self.at_rest, result }
+    }
+
+    fn run_to_end(&mut self) -> Result<(), CollectError> {
         let mut idle_turns = 0u32;
         while !matches!(self.stopping, Some(Stopping::Done)) {
             let worked = self.turn()?;
@@ -149,7 +200,6 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
                 std::thread::sleep(pause);
             }
         }
-        self.publish();
         Ok(())
     }
 
@@ -159,6 +209,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         let drained_events = self.drain_ring(now)?;
         self.settle(now);
         self.take_commands();
+        self.pay_debt();
         self.journal_gaps();
         self.flush_outbox()?;
         let copied = self.copy(now)?;
@@ -172,13 +223,18 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
     }
 
     fn drain_ring(&mut self, now: MonotonicNs) -> Result<bool, CollectError> {
+        // Before the events: what is counted as emitted by now is among them.
+        let counters = self.probes.counters();
         let mut any = false;
+        self.ring_emptied = false;
         for _ in 0..EVENTS_MAX {
-            let Some(event) = self.probes.next_event() else { break };
+            let Some(event) = self.probes.next_event() else {
+                self.ring_emptied = true;
+                break;
+            };
             any = true;
             match event {
                 Some(Event::Submit { key, first, range, discard, time_ns, .. }) => {
-                    self.submissions_taken += 1;
                     self.pending.submit(key, first, range, discard, time_ns.min(now));
                 }
                 Some(Event::Complete { key, range, whole, .. }) => {
@@ -187,23 +243,30 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
                 None => return Err(CollectError::UnknownEvent),
             }
         }
-        let counters = self.probes.counters();
         if counters.marked != self.snapshot.counters.marked {
             any = true;
+            self.overrun_until = Some(Instant::now() + OVERRUN_SHOWN);
             self.take_dirty();
-        }
-        if counters.read_failed != self.snapshot.counters.read_failed {
-            log::error!("a probe could not tell what was written: copying the whole volume again");
-            self.gaps.insert(ByteRange::new(0, self.size_bytes));
-            self.scan.restart();
         }
         self.snapshot.counters = counters;
         Ok(any)
     }
 
+    /// A write went unreported: says so, and has the whole volume copied.
+    fn lost_track(&mut self) -> bool {
+        let lost = self.probes.lost_track();
+        if lost {
+            log::error!("a probe could not tell what was written: copying the whole volume again");
+            self.gaps.insert(ByteRange::new(0, self.size_bytes));
+            self.scan.restart();
+            self.debt.scan_restarted();
+        }
+        lost
+    }
+
     /// The ring was full: what was written is in the bitmap, its history until the next mark is not known.
     fn take_dirty(&mut self) {
-        for range in self.probes.take_dirty() {
+        for range in self.probes.take_dirty().iter() {
             self.pending.insert_unpaired(range);
             self.gaps.insert(range);
         }
@@ -291,38 +354,58 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         if spans.is_empty() && steps.is_empty() {
             return Ok(false);
         }
-        let wanted: Vec<ByteRange> =
-            spans.iter().map(|span| span.range).chain(steps.iter().map(|step| step.range())).collect();
+        let changed = spans.iter().map(|span| Wanted { range: span.range, compare: false });
+        let scanned = steps
+            .iter()
+            .map(|step| Wanted { range: step.range(), compare: matches!(step, Step::Compare(_)) });
+        let wanted: Vec<Wanted> = changed.chain(scanned).collect();
         let mut read = self.readers.read(&wanted).into_iter();
-        for (span, bytes) in spans.iter().zip(read.by_ref()) {
-            if let Some(bytes) = self.readable(span.range, bytes) {
-                self.journal_parts(span.range.start, &bytes, span.parts.iter().copied());
+        for (span, read) in spans.iter().zip(read.by_ref()) {
+            if let Some(read) = self.readable(span.range, read) {
+                self.journal_parts(span.range.start, &read.bytes, span.parts.iter().copied());
             }
         }
-        for (step, bytes) in steps.into_iter().zip(read) {
-            let Some(bytes) = self.readable(step.range(), bytes) else { continue };
-            match (step, &mut self.replica) {
-                (Step::Compare(range), Some(replica)) => {
-                    let old = replica.read(range).map_err(CollectError::Replica)?;
-                    let differs = differing(range.start, &bytes, old);
-                    self.journal_parts(range.start, &bytes, differs.iter().map(|range| (range, false)));
-                }
-                (Step::Copy(range) | Step::Compare(range), _) => {
-                    self.journal_parts(range.start, &bytes, [(range, false)].into_iter());
-                }
-            }
+        for (step, read) in steps.into_iter().zip(read) {
+            let Some(read) = self.readable(step.range(), read) else { continue };
+            let changed = match step {
+                Step::Copy(range) => [range].into_iter().collect(),
+                Step::Compare(range) => self.differing(range, &read),
+            };
+            self.journal_parts(step.range().start, &read.bytes, changed.iter().map(|range| (range, false)));
         }
         self.flush_outbox()?;
         Ok(true)
     }
 
-    fn readable(&mut self, range: ByteRange, bytes: std::io::Result<AlignedBuf>) -> Option<AlignedBuf> {
-        bytes
-            .inspect_err(|error| {
-                log::warn!("bytes {range} of the source can't be read, will try again: {error}");
-                self.unreadable.insert(range);
-            })
-            .ok()
+    /// What of `range` differs from the replica: only what its hashes don't show to be the same is read there, and all of
+    /// that differs if it can't be read.
+    fn differing(&mut self, range: ByteRange, read: &Read) -> ByteRangeSet {
+        let mut differs = ByteRangeSet::new();
+        for suspect in read.suspects.iter() {
+            let at = |byte: u64| usize::try_from(byte - range.start).expect("a suspect lies in its range");
+            let new = &read.bytes[at(suspect.start)..at(suspect.end)];
+            match self.replica.as_mut().map(|replica| replica.read(suspect)) {
+                Some(Ok(old)) => differs.extend(&differing(suspect.start, new, old)),
+                Some(Err(error)) => {
+                    log::warn!(
+                        "the replica can't be read, so what was to be compared with it is copied: {error}"
+                    );
+                    self.replica = None;
+                    differs.insert(suspect);
+                }
+                None => differs.insert(suspect),
+            }
+        }
+        differs
+    }
+
+    fn readable(&mut self, range: ByteRange, read: std::io::Result<Read>) -> Option<Read> {
+        read.inspect_err(|error| {
+            log::warn!("bytes {range} of the source can't be read, will try again: {error}");
+            self.unreadable.insert(range);
+            self.probes.owe(range);
+        })
+        .ok()
     }
 
     /// Journals `parts` of the bytes that were read from `start` on.
@@ -341,6 +424,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
 
     fn keep_house(&mut self) -> Result<(), CollectError> {
         self.probes.flush_diagnostics();
+        self.lost_track();
         let now = self.source.size_bytes().map_err(CollectError::Gone)?;
         if now != self.size_bytes {
             return Err(CollectError::Resized { was: self.size_bytes, now });
@@ -350,6 +434,8 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
     }
 
     fn publish(&mut self) {
+        self.snapshot.skipped = self.probes.skipped();
+        self.snapshot.overrun = self.overrun_until.is_some_and(|until| Instant::now() < until);
         self.snapshot.scan_done_bytes = self.scan.done_bytes();
         self.snapshot.scan_total_bytes = self.scan.total_bytes();
         self.snapshot.pending_bytes = self.pending.bytes();

@@ -1,6 +1,7 @@
 //! From events to records: which ranges changed, reading them, the scan of the whole volume, and marks.
 
 mod collector;
+mod compare;
 mod freezer;
 mod mark;
 mod pending;
@@ -10,26 +11,46 @@ mod slice;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::capture::{Capture, Counters, Event};
+use crate::capture::{Capture, Counters, Event, Skipped};
 use crate::io::AlignedBuf;
-use crate::model::{ByteRange, Mark, MarkId, Point, RecordBody, Timestamp};
+use crate::model::{
+    ByteRange, ByteRangeSet, GranuleHash, Granules, Mark, MarkId, Point, RecordBody, Timestamp,
+};
 
-pub use collector::{Collector, CollectorParts};
+pub use collector::{Begin, Collector, CollectorParts, Ended};
 pub use freezer::{Freeze, Freezer, Reply as FreezeReply, serve as serve_freezer};
 
-/// Where events come from: the probes, or a test's own disk.
+/// Where events come from, and what outlives the collector: the probes, or a test's own disk.
+///
+/// The ledger remembers what is owed to the journal. Whoever takes a range out of the ring or the dirty bitmap has it in
+/// the ledger before; it leaves the ledger when a mark is durable that was made after the range was journaled.
 pub trait Probes {
     /// `Some(None)` is an event that can't be understood.
     fn next_event(&mut self) -> Option<Option<Event>>;
     fn counters(&self) -> Counters;
     /// Takes what was put into the dirty bitmap for want of room in the ring.
-    fn take_dirty(&mut self) -> Vec<ByteRange>;
+    fn take_dirty(&mut self) -> ByteRangeSet;
+    /// A write went unreported since this was last asked: it may be anywhere.
+    fn lost_track(&mut self) -> bool;
+    fn owe(&mut self, range: ByteRange);
+    /// Journal and device say the same now.
+    fn turn(&mut self);
+    /// The mark of the last turn is durable.
+    fn settle(&mut self, mark: MarkId);
+    /// What the scan found of all but `left` is durable.
+    fn keep_unscanned(&mut self, left: &ByteRangeSet);
+    fn skipped(&self) -> Skipped {
+        Skipped::default()
+    }
     fn flush_diagnostics(&mut self) {}
 }
 
@@ -42,8 +63,32 @@ impl Probes for Capture {
         Capture::counters(self)
     }
 
-    fn take_dirty(&mut self) -> Vec<ByteRange> {
+    fn take_dirty(&mut self) -> ByteRangeSet {
         Capture::take_dirty(self)
+    }
+
+    fn lost_track(&mut self) -> bool {
+        Capture::lost_track(self)
+    }
+
+    fn owe(&mut self, range: ByteRange) {
+        self.ledger().owe(range);
+    }
+
+    fn turn(&mut self) {
+        self.ledger().turn();
+    }
+
+    fn settle(&mut self, mark: MarkId) {
+        Capture::settle(self, mark);
+    }
+
+    fn keep_unscanned(&mut self, left: &ByteRangeSet) {
+        self.ledger().keep_unscanned(left);
+    }
+
+    fn skipped(&self) -> Skipped {
+        Capture::skipped(self)
     }
 
     fn flush_diagnostics(&mut self) {
@@ -66,6 +111,17 @@ pub trait Source: Sync {
 /// The replica, for comparing.
 pub trait ReplicaBytes {
     fn read(&mut self, range: ByteRange) -> std::io::Result<&[u8]>;
+    /// Its hashes, if there are any: then only what they don't show to be the same is read.
+    fn hashes(&self) -> Option<Arc<dyn ReplicaHashes>> {
+        None
+    }
+}
+
+/// The hashes of the replica's granules. Several threads look at once.
+pub trait ReplicaHashes: Send + Sync {
+    fn granules(&self) -> Granules;
+    /// One for each of `granules`; `None` when in doubt.
+    fn hashes(&self, granules: Range<u64>) -> Vec<Option<GranuleHash>>;
 }
 
 /// What the collector hands to the journal.
@@ -81,6 +137,16 @@ pub enum Entry {
         frozen_ms: Option<u64>,
         reply: Option<MarkReply>,
     },
+    /// All before it is to be made durable, and this number to be acknowledged.
+    Barrier(u64),
+}
+
+/// What the journal tells the collector.
+#[derive(Debug, Default)]
+pub struct Acknowledged {
+    /// Number of the last mark of a restorable class that is durable.
+    pub mark: AtomicU64,
+    pub barrier: AtomicU64,
 }
 
 /// Where the outcome of a mark goes; the text is for people.
@@ -122,6 +188,8 @@ pub enum State {
     /// Comparing with the replica after a restart.
     Resync,
     Live,
+    /// The journal can't be written: the probes go on recording where is written, and it is tried again.
+    Paused,
     Stopping,
 }
 
@@ -130,6 +198,9 @@ pub enum State {
 pub struct CollectorStatus {
     pub state: State,
     pub counters: Counters,
+    pub skipped: Skipped,
+    /// The ring had no room within the last second: writes go through the dirty bitmap.
+    pub overrun: bool,
     pub scan_done_bytes: u64,
     pub scan_total_bytes: u64,
     /// Changed and not in the journal yet.
@@ -153,8 +224,6 @@ pub enum CollectError {
     Resized { was: u64, now: u64 },
     #[error("the source's size can't be read any more")]
     Gone(#[source] std::io::Error),
-    #[error("the replica can't be read for the comparison")]
-    Replica(#[source] std::io::Error),
     #[error("the helper process that freezes file systems can't be spoken to")]
     Freezer(#[source] std::io::Error),
     #[error("the threads that read the source can't be started")]

@@ -1,8 +1,11 @@
 //! The walk over the whole volume: the baseline, and the comparison with the replica after a restart. Pure.
 
-use crate::model::{ByteRange, ByteRangeSet};
+use crate::model::{ByteRange, ByteRangeSet, Granules};
 
+/// A piece ends at a multiple of this, so that it holds whole granules of the hash list.
 const PIECE_BYTES: u64 = 1 << 20;
+
+const _: () = assert!(PIECE_BYTES.is_multiple_of(Granules::BYTES_MAX));
 
 /// What the scan does with a piece of the volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,18 +32,30 @@ impl Step {
 }
 
 impl Scan {
-    /// `same_as_replica`: ranges whose last content in the journal is what the replica holds, so that comparing is
-    /// enough. All else is copied.
-    pub fn new(size_bytes: u64, same_as_replica: &ByteRangeSet) -> Scan {
-        let whole = ByteRange::new(0, size_bytes);
-        let compare: ByteRangeSet = same_as_replica.overlapping(whole).collect();
-        let copy = compare.gaps(whole).into_iter().collect();
+    /// Of `unscanned`. `same_as_replica`: ranges whose last content in the journal is what the replica holds, so that
+    /// comparing is enough. All else is copied.
+    pub fn new(size_bytes: u64, unscanned: &ByteRangeSet, same_as_replica: &ByteRangeSet) -> Scan {
+        let compare: ByteRangeSet =
+            unscanned.iter().flat_map(|range| same_as_replica.overlapping(range)).collect();
+        let copy = unscanned.iter().flat_map(|range| compare.gaps(range)).collect();
         Scan { copy, compare, total_bytes: size_bytes }
     }
 
     /// Starts over, copying everything.
     pub fn restart(&mut self) {
-        *self = Scan::new(self.total_bytes, &ByteRangeSet::new());
+        let whole = [ByteRange::new(0, self.total_bytes)].into_iter().collect();
+        *self = Scan::new(self.total_bytes, &whole, &ByteRangeSet::new());
+    }
+
+    /// What it has not come to.
+    pub fn left(&self) -> ByteRangeSet {
+        let mut left = self.copy.clone();
+        left.extend(&self.compare);
+        left
+    }
+
+    pub fn left_bytes(&self) -> u64 {
+        self.copy.bytes() + self.compare.bytes()
     }
 
     /// Takes the next pieces. What can't be read is the caller's to remember.
@@ -59,7 +74,10 @@ impl Scan {
 
     fn next_step(&self) -> Option<Step> {
         let first = |set: &ByteRangeSet| set.iter().next();
-        let cut = |range: ByteRange| ByteRange::new(range.start, range.end.min(range.start + PIECE_BYTES));
+        let cut = |range: ByteRange| {
+            let piece_end = (range.start / PIECE_BYTES + 1) * PIECE_BYTES;
+            ByteRange::new(range.start, range.end.min(piece_end))
+        };
         match (first(&self.copy), first(&self.compare)) {
             (Some(copy), Some(compare)) if compare.start < copy.start => Some(Step::Compare(cut(compare))),
             (Some(copy), _) => Some(Step::Copy(cut(copy))),
@@ -81,7 +99,7 @@ impl Scan {
     }
 
     pub fn done_bytes(&self) -> u64 {
-        self.total_bytes - self.copy.bytes() - self.compare.bytes()
+        self.total_bytes - self.left_bytes()
     }
 }
 
@@ -105,7 +123,8 @@ mod tests {
         let size = 5 << 20;
         let same: ByteRangeSet =
             [ByteRange::new(1 << 20, 2 << 20), ByteRange::new(4 << 20, size)].into_iter().collect();
-        let mut scan = Scan::new(size, &same);
+        let whole = [ByteRange::new(0, size)].into_iter().collect();
+        let mut scan = Scan::new(size, &whole, &same);
         let (mut copied, mut compared) = (ByteRangeSet::new(), ByteRangeSet::new());
         while let [step] = scan.take_steps(1)[..] {
             match step {
@@ -116,6 +135,15 @@ mod tests {
         assert_eq!(compared, same);
         assert_eq!(copied.bytes() + compared.bytes(), size);
         assert!(scan.is_done() && scan.done_bytes() == size);
+    }
+
+    #[test]
+    fn pieces_end_at_whole_mebibytes() {
+        let same: ByteRangeSet = [ByteRange::new(4096, (3 << 20) + 512)].into_iter().collect();
+        let whole = [ByteRange::new(0, 4 << 20)].into_iter().collect();
+        let mut scan = Scan::new(4 << 20, &whole, &same);
+        let ends: Vec<u64> = scan.take_steps(100).into_iter().map(|step| step.range().end).collect();
+        assert_eq!(ends, [4096, 1 << 20, 2 << 20, 3 << 20, (3 << 20) + 512, 4 << 20]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::aligned::errno_of;
 use super::sysfs::{DeviceNumber, Sysfs, attribute, children, number_of};
@@ -43,6 +44,39 @@ pub struct Disk {
     pub name: String,
     /// Its directory in sysfs, without symbolic links.
     pub sysfs_dir: PathBuf,
+}
+
+/// Completed I/O of a disk since it was made, as in `/sys/block/NAME/stat`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IoCounts {
+    /// The queue is told to count (`queue/iostats`).
+    pub counted: bool,
+    pub reads: u64,
+    /// Write-zeroes are among them.
+    pub writes: u64,
+    pub written_sectors: u64,
+    pub discards: u64,
+    pub discarded_sectors: u64,
+}
+
+impl IoCounts {
+    fn parse(stat: &str) -> Option<IoCounts> {
+        let fields: Vec<u64> = stat.split_whitespace().map_while(|field| field.parse().ok()).collect();
+        Some(IoCounts {
+            counted: false,
+            reads: *fields.first()?,
+            writes: *fields.get(4)?,
+            written_sectors: *fields.get(6)?,
+            discards: *fields.get(11)?,
+            discarded_sectors: *fields.get(13)?,
+        })
+    }
+
+    /// Nothing but reads lies between the two.
+    pub fn same_writes(&self, other: &IoCounts) -> bool {
+        IoCounts { reads: 0, ..self.clone() } == IoCounts { reads: 0, ..other.clone() }
+    }
 }
 
 /// What is known of a block device when it is opened. Holds no file open.
@@ -142,6 +176,22 @@ impl BlockDevice {
     pub fn size_bytes_now(&self) -> Option<u64> {
         // sysfs counts in 512 bytes whatever the sector size.
         attribute(&self.sysfs_dir, "size")?.parse::<u64>().ok()?.checked_mul(512)
+    }
+
+    /// The kernel's number of this life of the disk: another file behind the same loop device has another one. Since
+    /// 5.15, and never used twice before the next boot.
+    pub fn disk_sequence(&self) -> Option<u64> {
+        attribute(&self.disk.sysfs_dir, "diskseq")?.parse().ok()
+    }
+
+    /// What the kernel has counted of the whole disk's I/O. None if it does not count, or the device is gone.
+    pub fn io_counts(&self) -> Option<IoCounts> {
+        // Drivers that take bios count by themselves, some whatever this says.
+        let counted = attribute(&self.disk.sysfs_dir, "queue/iostats")? == "1";
+        if self.request_based && !counted {
+            return None;
+        }
+        Some(IoCounts { counted, ..IoCounts::parse(&attribute(&self.disk.sysfs_dir, "stat")?)? })
     }
 
     /// Written zone by zone (SMR disks, ZNS).
@@ -257,6 +307,24 @@ fn link_suffix(by: &str, prefix: &str, number: DeviceNumber) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn io_counts_are_read_and_reads_are_no_writes() {
+        let stat = "  10 1 80 3   20 2 160 5   0 9 8   4 0 32 1   6 7";
+        let counts = IoCounts::parse(stat).unwrap();
+        let expected = IoCounts {
+            counted: false,
+            reads: 10,
+            writes: 20,
+            written_sectors: 160,
+            discards: 4,
+            discarded_sectors: 32,
+        };
+        assert_eq!(counts, expected);
+        assert!(counts.same_writes(&IoCounts { reads: 11, ..counts.clone() }));
+        assert!(!counts.same_writes(&IoCounts { discards: 5, ..counts.clone() }));
+        assert_eq!(IoCounts::parse("1 2 3"), None);
+    }
     use crate::io::test_devices::{Loop, Zram, run, text};
 
     const MIB: u64 = 1 << 20;

@@ -10,7 +10,7 @@ mod sysfs;
 mod topology;
 
 pub use aligned::{AlignedBuf, DirectFile, ReadError};
-pub use device::{BlockDevice, DeviceError, Disk};
+pub use device::{BlockDevice, DeviceError, Disk, IoCounts};
 pub use graph::{Conflict, DeviceGraph, DeviceNode, FileId, Storage};
 pub use mounts::{MountedFs, MountsError, mounted_on};
 pub use space::Space;

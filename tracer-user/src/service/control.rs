@@ -197,9 +197,7 @@ impl Client {
         let running = clients.iter().map(|client| client.volume.as_str()).collect::<Vec<_>>().join(", ");
         match volume {
             Some(wanted) => {
-                let real = std::fs::canonicalize(wanted).unwrap_or_else(|_| wanted.into());
-                // The kernel's name of cciss/c0d0 is cciss!c0d0.
-                let name = real.strip_prefix("/dev").unwrap_or(&real).display().to_string().replace('/', "!");
+                let name = run_dir::volume_name(wanted);
                 let found = clients.into_iter().find(|client| client.volume == name);
                 found.ok_or(ControlError::NotProtected { wanted: wanted.to_owned(), running })
             }

@@ -9,10 +9,14 @@ mod pipeline;
 mod prepare;
 mod progress;
 mod protect;
+mod recorded;
 mod run_dir;
+mod stopped;
+mod supervisor;
 
 pub use control::{Client, ControlError};
 pub use device_source::volume_extent;
 pub use prepare::PrepareError;
 pub use progress::{ReplicaStatus, Status};
 pub use protect::{ProtectError, ProtectEvent, ProtectOptions, ProtectSummary, protect};
+pub use recorded::{DetachError, Recorded, detach, recorded};

@@ -1,33 +1,31 @@
 //! The two threads right of the collector: the journal's, which owns the writer, and the applier's, which owns the replica.
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use crate::apply::Replica;
-use crate::collect::{Entry, MarkDone};
-use crate::journal::{Journal, Writer};
+use crate::apply::{ApplyError, Replica};
+use crate::collect::{Acknowledged, Entry, MarkDone};
+use crate::journal::{Journal, JournalError, Writer};
 use crate::model::{Lsn, Mark, Point, RecordBody, Timestamp};
 use crate::service::progress::SharedProgress;
 
 const TICK: Duration = Duration::from_millis(100);
+/// A target that failed is tried again this soon.
+const RETRY_TARGET: Duration = Duration::from_secs(2);
+/// Hashed anew at each look that finds nothing to apply: 4 MiB, some 10 times a second.
+const REFRESHED_GRANULES: usize = 64;
+const FINISH_HASHES_MAX: Duration = Duration::from_secs(2);
 
-/// Appends what comes, makes marks durable and says so; ends when the collector has.
-pub fn run_journal(mut writer: Writer, entries: &Receiver<Entry>, progress: &Arc<SharedProgress>) {
-    let result = append_all(&mut writer, entries, progress);
-    match result {
-        Ok(()) => progress.update(|p| p.journal_ended = true),
-        Err(error) => progress.fail(error),
-    }
-}
-
-fn append_all(
-    writer: &mut Writer,
+/// Appends what comes, makes marks durable and says so; ends when the collector has, or with its first error.
+pub fn run_journal(
+    mut writer: Writer,
     entries: &Receiver<Entry>,
-    progress: &Arc<SharedProgress>,
-) -> anyhow::Result<()> {
+    acknowledged: &Acknowledged,
+    progress: &SharedProgress,
+) -> Result<(), JournalError> {
     let mut ticked = Instant::now();
     loop {
         match entries.recv_timeout(TICK) {
@@ -37,10 +35,17 @@ fn append_all(
                 }
             }
             Ok(Entry::Mark { time, mark, frozen_ms, reply }) => {
-                let point = append_mark(writer, time, mark)?;
-                publish(writer, progress, Some(&point));
+                let point = append_mark(&mut writer, time, mark)?;
+                publish(&writer, progress, Some(&point));
+                if point.class.restorable() {
+                    acknowledged.mark.store(point.id.0, Ordering::Release);
+                }
                 // Who asked may have gone.
                 reply.map(|reply| reply.try_send(Ok(MarkDone { point, frozen_ms })));
+            }
+            Ok(Entry::Barrier(number)) => {
+                writer.sync()?;
+                acknowledged.barrier.store(number, Ordering::Release);
             }
             Err(RecvTimeoutError::Timeout) => writer.flush()?,
             Err(RecvTimeoutError::Disconnected) => break,
@@ -48,22 +53,22 @@ fn append_all(
         if ticked.elapsed() >= TICK {
             ticked = Instant::now();
             writer.tick(ticked)?;
-            publish(writer, progress, None);
+            publish(&writer, progress, None);
         }
     }
     writer.sync()?;
-    publish(writer, progress, None);
+    publish(&writer, progress, None);
     Ok(())
 }
 
-fn append_mark(writer: &mut Writer, time: Timestamp, mark: Mark) -> anyhow::Result<Point> {
+fn append_mark(writer: &mut Writer, time: Timestamp, mark: Mark) -> Result<Point, JournalError> {
     let (id, class, label) = (mark.id, mark.class, mark.label.clone());
     let lsn = writer.append(time, RecordBody::Mark(mark))?;
     writer.sync()?;
     Ok(Point { id, class, lsn, time, label })
 }
 
-fn publish(writer: &Writer, progress: &Arc<SharedProgress>, mark: Option<&Point>) {
+fn publish(writer: &Writer, progress: &SharedProgress, mark: Option<&Point>) {
     progress.update(|p| {
         p.durable = writer.durable();
         p.journal_bytes = writer.bytes_written();
@@ -77,8 +82,14 @@ fn publish(writer: &Writer, progress: &Arc<SharedProgress>, mark: Option<&Point>
 }
 
 /// Brings the replica to each restorable mark once that is durable; until there is a first one (the baseline), along with
-/// the journal.
-pub fn run_applier(mut replica: Replica, journal: &Journal, progress: &Arc<SharedProgress>) {
+/// the journal. A target that fails is opened again until it works: the journal goes on without it.
+pub fn run_applier(
+    replica: Replica,
+    open: impl Fn() -> Result<Replica, ApplyError>,
+    journal: &Journal,
+    progress: &SharedProgress,
+) {
+    let mut replica = Some(replica);
     loop {
         let (goal, mark, ended) = {
             let p = progress.wait(TICK * 2);
@@ -88,15 +99,43 @@ pub fn run_applier(mut replica: Replica, journal: &Journal, progress: &Arc<Share
             let goal = p.restorable.as_ref().map_or(p.durable, |mark| mark.lsn);
             (goal, p.restorable.clone(), p.journal_ended)
         };
-        if goal > replica.checkpoint().applied {
-            if let Err(error) = advance(&mut replica, journal, goal, mark.as_ref(), progress) {
-                progress.fail(error);
-                return;
+        let result = match &mut replica {
+            Some(replica) if goal > replica.checkpoint().applied => {
+                advance(replica, journal, goal, mark.as_ref(), progress)
             }
-        } else if ended {
-            return;
+            Some(replica) if ended => return finish_hashes(replica),
+            Some(replica) => {
+                replica.refresh_hashes(REFRESHED_GRANULES);
+                continue;
+            }
+            None => open().map(|opened| replica = Some(opened)).map_err(anyhow::Error::from),
+        };
+        match result {
+            Ok(()) => progress.update(|p| p.target_error = None),
+            // At the end nobody waits for it to heal.
+            Err(error) if ended => return progress.fail(error),
+            Err(error) => {
+                // Until it is opened anew nobody knows what it holds.
+                replica = None;
+                let text = format!("{error:#}");
+                let known = progress.get().target_error.as_ref() == Some(&text);
+                if !known {
+                    log::warn!("the target fails, the journal goes on without it: {text}");
+                }
+                progress.update(|p| {
+                    p.target_error = Some(text);
+                    p.consistent = false;
+                });
+                progress.wait_for_end(RETRY_TARGET);
+            }
         }
     }
+}
+
+/// What is left of the hashes at the end, if it takes not long: the next start need not read there.
+fn finish_hashes(replica: &mut Replica) {
+    let begun = Instant::now();
+    while replica.refresh_hashes(REFRESHED_GRANULES) && begun.elapsed() < FINISH_HASHES_MAX {}
 }
 
 /// One step of the applier, also used before the capture starts.
@@ -105,7 +144,7 @@ pub fn advance(
     journal: &Journal,
     goal: Lsn,
     mark: Option<&Point>,
-    progress: &Arc<SharedProgress>,
+    progress: &SharedProgress,
 ) -> anyhow::Result<()> {
     let stats = replica.advance(journal, goal, mark).with_context(|| {
         format!("the replica could not be brought to record {goal}; start again to resume")

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::capture::Rung;
+use crate::capture::{Origin, Rung};
 use crate::collect::CollectorStatus;
 use crate::model::{Lsn, MarkId, Point, VolumeId};
 
@@ -19,6 +19,13 @@ pub struct Status {
     /// `extents`.
     pub capture: &'static str,
     pub rung: Rung,
+    /// The probes go on recording when this process dies.
+    pub pinned: bool,
+    pub probes: Origin,
+    /// `ring`, or `bitmap` while the ring has no room or nobody empties it.
+    pub recording: &'static str,
+    /// Why the journal can't be written; tried again every few seconds.
+    pub paused: Option<String>,
     pub journal: String,
     pub target: String,
     #[serde(flatten)]
@@ -39,6 +46,8 @@ pub struct ReplicaStatus {
     pub mark: Option<MarkId>,
     /// How old the state of the replica is: time since its mark.
     pub age_ms: Option<u64>,
+    /// Why the target can't be written; tried again every few seconds.
+    pub error: Option<String>,
     /// Bytes written to the target in this session.
     pub written_bytes: u64,
 }
@@ -57,6 +66,10 @@ pub struct Progress {
     pub consistent: bool,
     pub replica_mark: Option<Point>,
     pub target_bytes: u64,
+    /// Why the target can't be written at the moment.
+    pub target_error: Option<String>,
+    /// Why the journal can't be written at the moment.
+    pub paused: Option<String>,
     /// The first error of a thread, as a chain of causes.
     pub failure: Option<String>,
 }
@@ -85,6 +98,13 @@ impl SharedProgress {
         self.update(|progress| {
             progress.failure.get_or_insert_with(|| format!("{error:#}"));
         });
+    }
+
+    /// Waits this long, or until the protection ends.
+    pub fn wait_for_end(&self, at_most: Duration) {
+        let going_on = |progress: &mut Progress| progress.failure.is_none() && !progress.journal_ended;
+        let waited = self.changed.wait_timeout_while(self.get(), at_most, going_on);
+        drop(waited.expect("nobody panics with the progress locked"));
     }
 
     /// Waits until something changed, at most this long.

@@ -1,29 +1,27 @@
 use std::path::PathBuf;
-use std::sync::mpsc::{Sender, channel, sync_channel};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use crate::capture::{Capture, CaptureError, CaptureOptions, Rung};
-use crate::collect::{
-    Collector, CollectorOptions, CollectorParts, CollectorStatus, Command, Entry, Freezer, ReplicaBytes,
-    State,
-};
-use crate::io::{BlockDevice, ReadError};
+use crate::apply::Replica;
+use crate::capture::{Capture, CaptureError, CaptureOptions, Origin, Rung};
+use crate::collect::{CollectorStatus, Command};
+use crate::io::BlockDevice;
 use crate::journal::JournalOptions;
-use crate::model::{ByteRange, ByteRangeSet, Lsn, Point, RecordBody, Timestamp};
+use crate::model::{ByteRangeSet, Point};
 use crate::service::control;
-use crate::service::device_source::{DeviceSource, ReplicaFile, volume_extent};
+use crate::service::device_source::volume_extent;
 use crate::service::memory::limit_allocator;
-use crate::service::pipeline::{advance, run_applier, run_journal};
-use crate::service::prepare::{PrepareError, Prepared, prepare, same_as_replica};
+use crate::service::pipeline::{advance, run_applier};
+use crate::service::prepare::{PrepareError, Prepared, prepare};
 use crate::service::progress::{Progress, ReplicaStatus, SharedProgress, Status};
 use crate::service::run_dir;
+use crate::service::stopped::Stopped;
+use crate::service::supervisor::{Supervisor, first_state};
 
-/// Entries between collector and journal; one holds the records of 1 MiB at most.
-const JOURNAL_QUEUE: usize = 32;
 /// How long a device that takes bios may keep us from finding it idle once at the start.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
@@ -46,8 +44,6 @@ pub enum ProtectError {
     Prepare(#[from] PrepareError),
     #[error(transparent)]
     Capture(#[from] CaptureError),
-    #[error("the source can't be read")]
-    Source(#[from] ReadError),
     #[error(
         "{device} never had an instant without writes in {IDLE_MAX:?}, so that writes from before the start can't be told \
          from later ones; start again when it is less busy"
@@ -75,6 +71,9 @@ pub enum ProtectEvent<'a> {
     Attached {
         rung: Rung,
         resumed: bool,
+        origin: Origin,
+        /// What has to be copied or compared; 0 when nothing was written since a clean stop.
+        unscanned_bytes: u64,
     },
     /// Twice a second.
     Progress(&'a Status),
@@ -132,57 +131,51 @@ impl Running {
         options: &ProtectOptions,
         show: &mut dyn FnMut(ProtectEvent<'_>),
     ) -> Result<Running, ProtectError> {
-        let Prepared { device, lock, info, mut writer, journal, mut replica, restorable, resumed, .. } =
-            prepared;
-        let prepare_failed = |error| ProtectError::Prepare(PrepareError::Journal(error));
-
-        // The helper is there before anything could freeze.
-        let freezer = Freezer::spawn().context("the freezer process").map_err(ProtectError::Start)?;
+        let Prepared { device, lock, info, writer, journal, mut replica, restorable, resumed, .. } = prepared;
+        let journal = Arc::new(journal);
+        let counts_before = device.io_counts();
+        // First of all: what happens from here on is known.
+        let newest = restorable.as_ref().map(|mark| mark.id);
+        let (capture, origin) =
+            Capture::open(volume_extent(&device), &device.name, info.id, newest, &options.capture)?;
+        let rung = capture.rung();
+        let stopped = Stopped::take(&options.journal)
+            .context("the marker of a clean stop can't be taken from the journal")
+            .map_err(ProtectError::Start)?;
+        let unchanged = stopped.is_some_and(|stopped| stopped.still_holds(&device, newest));
+        if unchanged && origin == Origin::New {
+            capture.ledger().keep_unscanned(&ByteRangeSet::new());
+        }
+        let unscanned = capture.ledger().unscanned();
+        show(ProtectEvent::Attached { rung, resumed, origin, unscanned_bytes: unscanned.bytes() });
+        if origin == Origin::New {
+            await_idle(&device)?;
+        }
         let progress = Arc::new(SharedProgress::new(Progress {
             durable: writer.durable(),
             last_mark: restorable.clone(),
             restorable: restorable.clone(),
+            applied: replica.checkpoint().applied,
+            consistent: replica.checkpoint().consistent,
+            replica_mark: restorable.clone().filter(|mark| Some(mark.id) == replica.checkpoint().mark),
             ..Progress::default()
         }));
         let goal = restorable.as_ref().map_or(writer.durable(), |mark| mark.lsn);
-        if resumed && goal > Lsn::ZERO {
-            show(ProtectEvent::CatchingUp { mark: restorable.as_ref() });
+        // What is to be compared with the replica needs it at the mark; else it comes there by and by.
+        if resumed && !unscanned.is_empty() {
+            if goal > replica.checkpoint().applied {
+                show(ProtectEvent::CatchingUp { mark: restorable.as_ref() });
+            }
             advance(&mut replica, &journal, goal, restorable.as_ref(), &progress)
                 .map_err(ProtectError::Start)?;
         }
-        let same = same_as_replica(&journal, restorable.as_ref(), info.size_bytes).map_err(prepare_failed)?;
-        if resumed {
-            let whole = RecordBody::Gap(ByteRange::new(0, info.size_bytes));
-            let now = jiff::Timestamp::now().as_nanosecond();
-            writer.append(Timestamp(u64::try_from(now).unwrap_or(0)), whole).map_err(prepare_failed)?;
-        }
 
-        let capture = Capture::attach(volume_extent(&device), &options.capture)?;
-        await_idle(&device)?;
-        let rung = capture.rung();
-        show(ProtectEvent::Attached { rung, resumed });
-
-        let (journal_queue, entries) = sync_channel::<Entry>(JOURNAL_QUEUE);
         let (commands, command_queue) = channel();
-        let state = if restorable.is_some() { State::Resync } else { State::Baseline };
-        let collector_status = Arc::new(Mutex::new(CollectorStatus { state, ..CollectorStatus::default() }));
-        let replica_bytes = ReplicaFile::open(&options.target)
-            .context("the target can't be read")
-            .map_err(ProtectError::Start)?;
-        let parts = CollectorParts {
-            probes: capture,
-            source: DeviceSource::open(device)?,
-            replica: Some(Box::new(replica_bytes) as Box<dyn ReplicaBytes + Send>),
-            freezer: Box::new(freezer),
-            journal: journal_queue,
-            commands: command_queue,
-            status: collector_status.clone(),
-            options: CollectorOptions {
-                mark_every: options.mark_every,
-                freeze_timeout: options.freeze_timeout,
-                next_mark: writer.next_mark(),
-            },
-        };
+        let collector_status = Arc::new(Mutex::new(CollectorStatus {
+            state: first_state(&unscanned, restorable.as_ref()),
+            scan_total_bytes: info.size_bytes,
+            ..CollectorStatus::default()
+        }));
         let status = Status {
             volume: info.id,
             source: options.source.display().to_string(),
@@ -190,6 +183,10 @@ impl Running {
             pid: std::process::id(),
             capture: "extents",
             rung,
+            pinned: capture.is_pinned(),
+            probes: origin,
+            recording: "ring",
+            paused: None,
             journal: options.journal.display().to_string(),
             target: options.target.display().to_string(),
             collector: CollectorStatus::default(),
@@ -198,14 +195,26 @@ impl Running {
             last_mark: None,
             replica: ReplicaStatus::default(),
         };
-
-        let mut threads = Vec::new();
-        let failed = progress.clone();
-        threads.push(spawn("collector", move || run_collector(parts, &same, state, &failed))?);
-        let journaled = progress.clone();
-        threads.push(spawn("journal", move || run_journal(writer, &entries, &journaled))?);
+        let supervisor = Supervisor {
+            device,
+            counts_before,
+            info: info.clone(),
+            journal_dir: options.journal.clone(),
+            target: options.target.clone(),
+            journal: journal.clone(),
+            journal_options: options.journal_options.clone(),
+            mark_every: options.mark_every,
+            freeze_timeout: options.freeze_timeout,
+            status: collector_status.clone(),
+            progress: progress.clone(),
+        };
         let applied = progress.clone();
-        threads.push(spawn("applier", move || run_applier(replica, &journal, &applied))?);
+        let (dir, target) = (options.journal.clone(), options.target.clone());
+        let open = move || Replica::open(&dir, &target, &info, false).map(|(replica, _)| replica);
+        let threads = vec![
+            spawn("collector", move || supervisor.run(writer, capture, command_queue))?,
+            spawn("applier", move || run_applier(replica, open, &journal, &applied))?,
+        ];
         Ok(Running { commands, collector_status, progress, threads, status, _lock: lock })
     }
 
@@ -216,8 +225,11 @@ impl Running {
             let now = jiff::Timestamp::now().as_nanosecond();
             u64::try_from((now - i128::from(mark.time.0)).max(0) / 1_000_000).unwrap_or(u64::MAX)
         });
+        let on_bitmap = progress.paused.is_some() || collector.overrun;
         Status {
             collector,
+            recording: if on_bitmap { "bitmap" } else { "ring" },
+            paused: progress.paused,
             durable_lsn: progress.durable,
             journal_bytes: progress.journal_bytes,
             last_mark: progress.last_mark,
@@ -226,6 +238,7 @@ impl Running {
                 consistent: progress.consistent,
                 mark: progress.replica_mark.map(|mark| mark.id),
                 age_ms: age,
+                error: progress.target_error,
                 written_bytes: progress.target_bytes,
             },
             ..self.status.clone()
@@ -249,18 +262,6 @@ impl Running {
             }
         }
         self.progress.get().failure.clone()
-    }
-}
-
-fn run_collector(
-    parts: CollectorParts<Capture, DeviceSource>,
-    same: &ByteRangeSet,
-    state: State,
-    progress: &Arc<SharedProgress>,
-) {
-    let result = Collector::new(parts, same, state).and_then(Collector::run);
-    if let Err(error) = result {
-        progress.fail(error.into());
     }
 }
 

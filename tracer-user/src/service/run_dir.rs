@@ -16,6 +16,13 @@ pub fn socket(dir: &Path, volume_name: &str) -> PathBuf {
     dir.join(format!("{}.sock", volume_name.replace('/', "!")))
 }
 
+/// The kernel's name of a volume given by its path, by a link to it, or by that name.
+pub fn volume_name(volume: &str) -> String {
+    let real = std::fs::canonicalize(volume).unwrap_or_else(|_| volume.into());
+    // The kernel's name of cciss/c0d0 is cciss!c0d0.
+    real.strip_prefix("/dev").unwrap_or(&real).display().to_string().replace('/', "!")
+}
+
 /// Held as long as the volume is protected; the kernel lets go of it however the process ends.
 pub struct VolumeLock {
     _file: Flock<File>,

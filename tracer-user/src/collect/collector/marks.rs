@@ -32,11 +32,13 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         {
             return false;
         }
-        let counters = self.probes.counters();
-        // An event seen now and not in the ring yet makes `seen` the larger one.
-        counters.seen == self.submissions_taken + counters.marked
-            && counters.marked == self.snapshot.counters.marked
-            && counters.read_failed == self.snapshot.counters.read_failed
+        // All that these count had been reported when they were read, and was taken since; nothing came later.
+        let taken = self.snapshot.counters;
+        let now = self.probes.counters();
+        self.ring_emptied
+            && taken.seen == taken.emitted + taken.marked
+            && (now.seen, now.marked) == (taken.seen, taken.marked)
+            && !self.lost_track()
     }
 
     fn situation(&mut self, now: Instant) -> Situation {
@@ -55,13 +57,24 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         if self.mark.is_none() && self.scan.is_done() {
             self.begin_mark(now)?;
         }
+        if self.mark.is_none() {
+            return Ok(());
+        }
         let situation = self.situation(now);
         let Some(mark) = &mut self.mark else { return Ok(()) };
+        let held = mark.holds_journal();
         let outcome = mark.advance(self.freezer.as_mut(), &situation).map_err(CollectError::Freezer)?;
+        if !held && mark.holds_journal() {
+            // Frozen and drained: the mark that follows the thaw is of this instant.
+            self.turn_ledger();
+        }
         match outcome {
             Outcome::InProgress => {}
             Outcome::Made { class, time, frozen } => {
                 let Some(mark) = self.mark.take() else { return Ok(()) };
+                if frozen.is_none() && class.restorable() {
+                    self.turn_ledger();
+                }
                 self.snapshot.last_frozen_ms = frozen.map(millis);
                 self.snapshot.last_mark_error = None;
                 self.append_mark(mark.label, mark.reply, class, time, frozen.map(millis));
@@ -135,16 +148,33 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
                 mark.id
             );
         }
+        self.mark_appended(mark.id, class);
         self.outbox.push_back(Entry::Mark { time, mark, frozen_ms, reply });
+    }
+
+    pub(super) fn refuse_marks(&mut self, why: &str) {
+        let asked = self.mark.take().and_then(|mark| mark.reply);
+        for reply in asked.into_iter().chain(self.waiting_marks.drain(..).filter_map(|(_, reply)| reply)) {
+            // Who asked may have gone.
+            let _ = reply.try_send(Err(why.to_owned()));
+        }
     }
 
     pub(super) fn advance_state(&mut self) {
         if self.scan.is_done() && !self.was_live {
             self.was_live = true;
-            let label = if self.snapshot.state == State::Resync { "resync" } else { "baseline" };
+            // Nothing is compared any more: whoever has to unmount its disk must not wait for us.
+            self.replica = None;
+            let label = if self.snapshot.state == State::Baseline { "baseline" } else { "resync" };
             self.snapshot.state = State::Live;
             self.waiting_marks.push_front((label.into(), None));
         }
+        if self.stopping.is_some() {
+            self.advance_stop();
+        }
+    }
+
+    fn advance_stop(&mut self) {
         let situation = self.situation(Instant::now());
         match &mut self.stopping {
             Some(Stopping::LastMark) if self.mark.is_none() && self.waiting_marks.is_empty() => {
@@ -154,7 +184,11 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             Some(Stopping::LastQuiet { quiet }) => {
                 let over = situation.drained || quiet.is_over(&situation);
                 if situation.drained && self.changed_since_mark {
+                    self.turn_ledger();
                     self.append_mark("stop".into(), None, PointClass::Crash, situation.time, None);
+                }
+                if situation.drained {
+                    self.at_rest = Some(situation.seen);
                 }
                 if over && self.outbox.is_empty() {
                     self.stopping = Some(Stopping::Done);

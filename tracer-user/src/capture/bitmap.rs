@@ -1,0 +1,162 @@
+//! Bitmaps in memory that the kernel or the next process shares: a bit for each granule of the volume. Pure but for the
+//! atomics, which a model of the memory can stand in for.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::model::{ByteRange, ByteRangeSet};
+
+/// 64 granules.
+pub trait Word {
+    fn load(&self) -> u64;
+    fn set(&self, bits: u64);
+    fn clear(&self, bits: u64);
+}
+
+impl Word for AtomicU64 {
+    fn load(&self) -> u64 {
+        AtomicU64::load(self, Ordering::Acquire)
+    }
+
+    fn set(&self, bits: u64) {
+        self.fetch_or(bits, Ordering::AcqRel);
+    }
+
+    fn clear(&self, bits: u64) {
+        self.fetch_and(!bits, Ordering::AcqRel);
+    }
+}
+
+/// Which granule a byte of the volume is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granules {
+    pub size_bytes: u64,
+    pub granule_bytes: u64,
+}
+
+impl Granules {
+    /// At least `granule_bytes_min`, and so large that the bitmap is 2 MiB at most: the next power of two of
+    /// `size_bytes` / 2^24.
+    pub fn of(size_bytes: u64, granule_bytes_min: u64) -> Granules {
+        const BITS_MAX: u64 = 16 << 20;
+        let granule_bytes = size_bytes.div_ceil(BITS_MAX).next_power_of_two().max(granule_bytes_min);
+        Granules { size_bytes, granule_bytes }
+    }
+
+    pub fn words(self) -> usize {
+        let words = self.size_bytes.div_ceil(self.granule_bytes).div_ceil(64);
+        usize::try_from(words).expect("2^18 words at most")
+    }
+
+    /// Sets the bits of all granules that the range touches.
+    pub fn set(self, words: &[impl Word], range: ByteRange) {
+        for (index, bits) in self.bits_of(range) {
+            // Most writes hit what is set already: looking is cheaper than an atomic write.
+            if words[index].load() & bits != bits {
+                words[index].set(bits);
+            }
+        }
+    }
+
+    /// Clears the bits of all granules that the range touches.
+    pub fn clear(self, words: &[impl Word], range: ByteRange) {
+        self.bits_of(range).for_each(|(index, bits)| words[index].clear(bits));
+    }
+
+    /// The granules that are set.
+    pub fn ranges(self, words: &[impl Word]) -> ByteRangeSet {
+        let mut ranges = ByteRangeSet::new();
+        for (index, word) in words.iter().enumerate() {
+            self.ranges_of(index, word.load()).for_each(|range| ranges.insert(range));
+        }
+        ranges
+    }
+
+    /// Takes the granules that are set out of the bitmap while others set bits in it. `keep` is told of each before its
+    /// bit is cleared, so that whoever is killed in between has it in one of two places. A bit set after the look stays
+    /// for the next time; one that is set again between look and clear is in what is returned.
+    pub fn take(self, words: &[impl Word], mut keep: impl FnMut(ByteRange)) -> ByteRangeSet {
+        let mut ranges = ByteRangeSet::new();
+        for (index, word) in words.iter().enumerate() {
+            let bits = word.load();
+            if bits == 0 {
+                continue;
+            }
+            for range in self.ranges_of(index, bits) {
+                keep(range);
+                ranges.insert(range);
+            }
+            word.clear(bits);
+        }
+        ranges
+    }
+
+    /// Index and bits of each word that the range has a part in.
+    fn bits_of(self, range: ByteRange) -> impl Iterator<Item = (usize, u64)> {
+        let range = ByteRange { start: range.start, end: range.end.min(self.size_bytes) };
+        let (first, end) = match range.start < range.end {
+            true => (range.start / self.granule_bytes, (range.end - 1) / self.granule_bytes + 1),
+            false => (0, 0),
+        };
+        (first / 64..end.div_ceil(64)).map(move |word| {
+            let from = first.max(word * 64) % 64;
+            let to = (end - 1).min(word * 64 + 63) % 64;
+            let index = usize::try_from(word).expect("2^18 words at most");
+            (index, (u64::MAX >> (63 - to)) & (u64::MAX << from))
+        })
+    }
+
+    /// Runs of set bits of one word.
+    fn ranges_of(self, index: usize, bits: u64) -> impl Iterator<Item = ByteRange> {
+        let first = index as u64 * 64;
+        let mut left = bits;
+        std::iter::from_fn(move || {
+            if left == 0 {
+                return None;
+            }
+            let from = left.trailing_zeros();
+            let run = (left >> from).trailing_ones();
+            left &= u64::MAX.checked_shl(from + run).unwrap_or(0);
+            let at =
+                |bit: u32| (first + u64::from(bit)).saturating_mul(self.granule_bytes).min(self.size_bytes);
+            Some(ByteRange::new(at(from), at(from + run)))
+        })
+        .filter(|range| !range.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_bitmap_stays_within_two_mib() {
+        let granule = |size| Granules::of(size, 64 << 10).granule_bytes;
+        assert_eq!(granule(1 << 30), 64 << 10);
+        assert_eq!(granule(1 << 40), 64 << 10);
+        assert_eq!(granule((1 << 40) + 1), 128 << 10);
+        assert_eq!(granule(1 << 50), 64 << 20);
+        for size in [1u64 << 20, 1 << 40, 3 << 41, 1 << 62] {
+            assert!(Granules::of(size, 4096).words() * 8 <= 2 << 20);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_set_is_taken_once(ranges in prop::collection::vec((0u64..1_000_000, 1u64..300_000), 0..20)) {
+            let granules = Granules { size_bytes: 1_000_001, granule_bytes: 4096 };
+            let words: Vec<AtomicU64> = (0..granules.words()).map(|_| AtomicU64::new(0)).collect();
+            let mut expected = ByteRangeSet::new();
+            for (start, len) in ranges {
+                let range = ByteRange::new(start, (start + len).min(granules.size_bytes));
+                granules.set(&words, range);
+                expected.insert(range.align_outward(4096, granules.size_bytes));
+            }
+            prop_assert_eq!(&granules.ranges(&words), &expected);
+            let mut kept = ByteRangeSet::new();
+            prop_assert_eq!(&granules.take(&words, |range| kept.insert(range)), &expected);
+            prop_assert_eq!(&kept, &expected);
+            prop_assert!(granules.ranges(&words).is_empty());
+        }
+    }
+}

@@ -19,7 +19,8 @@ ulimit -l unlimited
 
 echo "guest: $(uname -r), up $(cut -d' ' -f1 /proc/uptime) s"
 while read -r module; do
-    insmod "/modules/$module" || echo "guest: cannot load $module"
+    # shellcheck disable=SC2046 # several parameters are several words
+    insmod "/modules/$module" $(sed -n "s/^${module%.ko}\.//p" /modules/parameters) || echo "guest: cannot load $module"
 done < /modules/order
 
 # A scenario that hangs is stopped by the host: shortly before, show where it hangs.

@@ -34,7 +34,7 @@ ended() {
         echo "---- kernel"
         dmesg | tail -n 15
         # protect's own words last: the host shows the end of all this.
-        for log in /run/load.log /run/fio.log /run/e2fsck.log "$PROTECT_LOG"; do
+        for log in /run/load.log /run/fio.log /run/fsck.log "$PROTECT_LOG"; do
             [ -e "$log" ] || continue
             echo "---- $log"
             tail -n 20 "$log"
@@ -60,8 +60,27 @@ wait_for() {
 disk() {
     device=$(sed -n "s/^$1=//p" /disks)
     [ -n "$device" ] || fail "there is no disk $1"
+    case $device in
+        scsi:*) device=$(scsi_device "${device#scsi:}") ;;
+        nvme:*) device=$(nvme_device "${device#nvme:}") ;;
+    esac
     wait_for 30 "$device" test -b "$device" >&2
     echo "$device"
+}
+
+# scsi_device TARGET: of the virtual machine's adapter.
+scsi_device() {
+    blocks="/sys/bus/virtio/drivers/virtio_scsi/virtio*/host*/target*:0:$1/*:0:$1:0/block"
+    # shellcheck disable=SC2086 # a pattern
+    wait_for 30 "SCSI disk $1" test -d $blocks >&2
+    # shellcheck disable=SC2086
+    echo "/dev/$(ls $blocks)"
+}
+
+# nvme_device NAMESPACE
+nvme_device() {
+    wait_for 30 "NVMe namespace $1" grep -qx "$1" /sys/block/nvme[0-9]n*/nsid >&2
+    grep -lx "$1" /sys/block/nvme[0-9]n*/nsid | sed 's,^/sys/block/\(.*\)/nsid,/dev/\1,'
 }
 
 # The journal lives on the disk `journal`, on ext4, as it would in earnest.
@@ -70,6 +89,12 @@ mount_journal() {
     mkfs.ext4 -q "$(disk journal)"
     mount -t ext4 "$(disk journal)" /journal
 }
+
+# cut_within MS: has the host cut the power at a random instant of this time (xtask/src/cuts.rs).
+cut_within() { echo "AFTERWRITE-CUT $1" > /dev/console; }
+
+# phase WORD: what a cut is counted as from here on.
+phase() { echo "AFTERWRITE-PHASE $1" > /dev/console; }
 
 is_live() {
     kill -0 "$PROTECT_PID" 2>/dev/null || fail "protect ended: $(tail -n 1 "$PROTECT_LOG")"
@@ -91,6 +116,12 @@ launch_protect() {
     afterwrite protect "$launch_source" --journal $JOURNAL --target "$launch_target" "$@" >> $PROTECT_LOG 2>&1 &
     PROTECT_PID=$!
 }
+
+# status_field NAME: of the only volume, the first field of this name.
+status_field() { afterwrite status --json | tr '{},' '\n' | sed -n "s/^ *\"$1\": *//p" | head -n 1; }
+
+# Did this protect take over the probes of a killed one, so that nothing had to be read again?
+adopted() { [ "$(status_field adopted)" = true ]; }
 
 # Drain, last mark, exit 0.
 stop_protect() {
@@ -174,7 +205,22 @@ expect_point() {
     expect_sums /mnt/replayed/keep "$2"
     [ ! -e "/mnt/replayed/$3" ] || fail "mark $1 holds $3, which was written later"
     umount /mnt/replayed
-    e2fsck -fn /journal/replayed.img > /run/e2fsck.log 2>&1 || fail "e2fsck finds mark $1 damaged"
+    e2fsck -fn /journal/replayed.img > /run/fsck.log 2>&1 || fail "e2fsck finds mark $1 damaged"
+    rm /journal/replayed.img
+}
+
+# expect_sound LABEL FS: the mark's file system has no damage. That of a frozen xfs wants its log replayed first.
+expect_sound() {
+    afterwrite replay $JOURNAL --to "mark:$1" --target /journal/replayed.img || fail "replay of mark $1 failed"
+    case $2 in
+        ext4) e2fsck -fn /journal/replayed.img > /run/fsck.log 2>&1 || fail "e2fsck finds mark $1 damaged" ;;
+        xfs)
+            mkdir -p /mnt/replayed
+            mount -t xfs -o loop,nouuid /journal/replayed.img /mnt/replayed || fail "mark $1 does not mount"
+            umount /mnt/replayed
+            xfs_repair -n /journal/replayed.img > /run/fsck.log 2>&1 || fail "xfs_repair finds mark $1 damaged"
+            ;;
+    esac
     rm /journal/replayed.img
 }
 

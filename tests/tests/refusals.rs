@@ -158,6 +158,18 @@ fn second_protection_of_the_same_volume() -> Result<()> {
 }
 
 #[test]
+fn disk_whose_writes_are_not_counted() -> Result<()> {
+    let disk = filled_disk()?;
+    let name = disk.path().file_name().and_then(|name| name.to_str()).context("loop devices have names")?;
+    let counted = PathBuf::from(format!("/sys/block/{name}/queue/iostats"));
+    std::fs::write(&counted, "0")?;
+    let refusal = Protection::new(disk.path())?.refused(&["does not count", name, "queue/iostats"]);
+    // The setting would meet the next user of this loop device.
+    std::fs::write(&counted, "1")?;
+    refusal.map(drop)
+}
+
+#[test]
 fn source_that_changes_its_size() -> Result<()> {
     let disk = filled_disk()?;
     let protection = Protection::new(disk.path())?;

@@ -141,3 +141,18 @@ fn file_system_inside_a_file_on_the_volume_is_frozen_too() -> Result<()> {
     let mount = Mount::read_only(Fs::Ext4, device.path())?;
     check_image(Fs::Ext4, &mount.point().join("inner.img"), "steady".as_ref(), &manifest)
 }
+
+#[test]
+fn read_only_device_that_becomes_writable() -> Result<()> {
+    let disk = Loop::new(16 * MIB)?;
+    let read_only = |flag: &str| run(std::process::Command::new("blockdev").arg(flag).arg(disk.path()));
+    fill_random(disk.path(), 8 * MIB, &mut Random::new(seed()))?;
+    read_only("--setro")?;
+    let protection = Protection::new(disk.path())?;
+    let protect = protection.start()?;
+    protect.mark("read-only")?;
+    read_only("--setrw")?;
+    fill_random(disk.path(), 16 * MIB, &mut Random::new(seed() + 1))?;
+    protect.stop()?;
+    assert_identical(disk.path(), protection.target())
+}

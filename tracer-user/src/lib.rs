@@ -8,6 +8,9 @@ pub mod capture;
 pub mod cli;
 #[cfg(feature = "capture")]
 pub mod collect;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod io;
 pub mod journal;
 pub mod model;

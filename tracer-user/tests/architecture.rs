@@ -100,7 +100,7 @@ fn the_code_map_names_every_folder_and_crate() {
     let text = architecture();
     let mut missing: Vec<String> = folders().into_iter().map(|folder| format!("`{folder}/`")).collect();
     for crate_dir in
-        ["tracer-common", "tracer-ebpf", "tracer-build", "tracer-user", "xtask", "tests", "vm-tests"]
+        ["tracer-common", "tracer-ebpf", "tracer-build", "tracer-user", "xtask", "tests", "vm-tests", "fuzz"]
     {
         missing.push(format!("`{crate_dir}/`"));
     }

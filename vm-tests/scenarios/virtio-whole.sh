@@ -47,7 +47,7 @@ umount /mnt/source
 step "stop, compare"
 stop_protect
 same "$SOURCE" "$TARGET"
-e2fsck -fn "$TARGET" > /run/e2fsck.log 2>&1 || fail "e2fsck finds the replica damaged"
+e2fsck -fn "$TARGET" > /run/fsck.log 2>&1 || fail "e2fsck finds the replica damaged"
 
 step "replay mark one"
 expect_point one /run/one.sums keep/two

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::{run, setup, test};
+use crate::{fuzz, run, setup, test};
 
 pub fn ci() -> Result<()> {
     step("setup", || {
@@ -14,7 +14,8 @@ pub fn ci() -> Result<()> {
     step("format", || {
         run::run(run::cargo().args(["fmt", "--all", "--check"]))?;
         // Its own workspace.
-        run::run(run::cargo().args(["fmt", "--manifest-path", "tracer-ebpf/Cargo.toml", "--check"]))
+        run::run(run::cargo().args(["fmt", "--manifest-path", "tracer-ebpf/Cargo.toml", "--check"]))?;
+        run::run(run::cargo().args(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))
     })?;
     step("lints", || {
         run::run(run::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
@@ -25,11 +26,14 @@ pub fn ci() -> Result<()> {
         // Advisories are left out, see deny.toml.
         run::run(run::cargo().args(["deny", "--workspace", "check", "bans", "licenses", "sources"]))?;
         let probes = ["deny", "--manifest-path", "tracer-ebpf/Cargo.toml", "--config", "deny.toml"];
-        run::run(run::cargo().args(probes).args(["check", "bans", "licenses", "sources"]))
+        run::run(run::cargo().args(probes).args(["check", "bans", "licenses", "sources"]))?;
+        let fuzz = ["deny", "--manifest-path", "fuzz/Cargo.toml", "--config", "deny.toml"];
+        run::run(run::cargo().args(fuzz).args(["check", "bans", "licenses", "sources"]))
     })?;
     step("documentation", || {
         run::run(run::cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
     })?;
+    step("fuzz targets", || fuzz::fuzz(&fuzz::EACH_FOR_A_MINUTE))?;
     step("tests", || test::test(&[], false))
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::cpio::Archive;
 use crate::kernel::Unpacked;
 use crate::run;
-use crate::scenario::Scenario;
+use crate::scenario::{Bus, Scenario};
 
 /// Every guest needs its disks; and a checksum that ext4 and xfs ask for by a name no dependency tells.
 const MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "crc32c_generic"];
@@ -49,20 +49,34 @@ pub fn build(scenario: &Scenario, kernel: &Unpacked, afterwrite: &Path) -> Resul
         archive.file(&format!("/modules/{name}"), content);
     }
     archive.file("/modules/order", order.into_bytes());
+    let parameters: String = scenario.parameters.iter().map(|parameter| format!("{parameter}\n")).collect();
+    archive.file("/modules/parameters", parameters.into_bytes());
 
     archive.executable("/init", read(&run::root().join("vm-tests/init.sh"))?);
-    archive.file("/lib.sh", read(&run::root().join("vm-tests/lib.sh"))?);
+    for library in ["lib.sh", "devices.sh"] {
+        archive.file(&format!("/{library}"), read(&run::root().join("vm-tests").join(library))?);
+    }
     archive.file("/scenario.sh", read(&scenario.script)?);
     archive.file("/disks", disks(scenario).into_bytes());
     archive.file("/timeout", format!("{}\n", scenario.timeout_seconds).into_bytes());
     Ok(archive)
 }
 
-/// What lib.sh reads to know the disks: `source=/dev/vda`, a line each.
+/// What lib.sh reads to know the disks: `source=/dev/vda`, a line each. Kernels name NVMe and SCSI disks in no
+/// particular order: lib.sh finds them by their number, `source=nvme:1`.
 fn disks(scenario: &Scenario) -> String {
-    let lines =
-        scenario.disks.iter().zip('a'..='z').map(|(disk, letter)| format!("{}=/dev/vd{letter}\n", disk.name));
-    lines.collect()
+    let mut text = String::new();
+    let virtio = ('a'..='z').map(|letter| format!("/dev/vd{letter}"));
+    let nvme = (1..).map(|number| format!("nvme:{number}"));
+    let scsi = (1..).map(|number| format!("scsi:{number}"));
+    let places: [(Bus, &mut dyn Iterator<Item = String>); 3] =
+        [(Bus::Virtio, &mut { virtio }), (Bus::Nvme, &mut { nvme }), (Bus::Scsi, &mut { scsi })];
+    for (bus, places) in places {
+        for (disk, place) in scenario.disks_on(bus).zip(places) {
+            text.push_str(&format!("{}={place}\n", disk.name));
+        }
+    }
+    text
 }
 
 fn busybox(archive: &mut Archive) -> Result<()> {

@@ -4,10 +4,16 @@ mod build;
 mod ci;
 mod compare;
 mod cpio;
+mod cuts;
 mod demo;
+mod fsck;
+mod fuzz;
+mod honest_disk;
 mod image;
 mod kernel;
+mod log_writes;
 mod programs;
+mod random;
 mod run;
 mod scenario;
 mod setup;
@@ -54,19 +60,22 @@ enum Command {
     Bench(programs::Bench),
     /// Run scenarios in virtual machines with Debian's stock kernels
     VmTest(vm::Arguments),
-    /// The gate: format, lints, licences, documentation, then all that `test` runs
+    /// Feed every decoder with mutated bytes for a minute each, two at a time
+    Fuzz(fuzz::Arguments),
+    /// The gate: format, lints, licences, documentation, fuzz targets, then all that `test` runs
     Ci,
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Setup => setup::setup(),
+        Command::Setup => setup::setup().and_then(|()| setup::setup_cargo_fuzz()),
         Command::Build { release } => setup::setup().and_then(|()| build::afterwrite(release).map(|_| ())),
         Command::Demo(arguments) => demo::command(&arguments),
         Command::Test { names, all } => test::test(&names, all),
         Command::Soak(arguments) => programs::soak(&arguments),
         Command::Bench(bench) => programs::bench(&bench),
         Command::VmTest(arguments) => vm::command(&arguments),
+        Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
         Command::Ci => ci::ci(),
     };
     match result {

@@ -5,16 +5,27 @@
 //! # What it shows, in plain words.
 //! # kernels: 6.1 6.12
 //! # disks: source=192M target=256M
-//! # modules: dm-mod ext4
+//! # nvme: fast=64M large_sectors=64M/4096
+//! # scsi: slow=64M
+//! # modules: dm-mod ext4 brd
+//! # parameters: brd.rd_nr=1
+//! # cmdline: nvme_core.multipath=N
 //! # tools: mkfs.ext4 fio
 //! # default: yes
 //! # timeout: 300
 //! # compare: source@1048576+134217728 target
+//! # fsck: target
+//! # cuts: 3 30
+//! # log-writes: log source journal
 //! ```
 //!
+//! `disks` are virtio-blk, `nvme` the namespaces of one NVMe controller, `scsi` disks of one virtio-scsi adapter; a
+//! size may be followed by the size of a sector. `parameters` are those of modules, `cmdline` is for the kernel.
 //! `default` is `yes`, `no`, or the kernels on which it belongs to the default set. `timeout` is in seconds. Each
 //! `compare` has the host compare the images after power-off: the bytes of the first, from the offset and of the
-//! length given, with as many of the second. A word and a colon that is none of these is an error: a misspelt
+//! length given, with as many of the second. Then it checks the file system on each disk of `fsck`. `cuts` are the power
+//! cuts by default and in full (`cuts.rs`), with `timeout` for each boot. `log-writes` names the disks of the log, of the volume under it and of
+//! the journal (`log_writes.rs`). A word and a colon that is none of these is an error: a misspelt
 //! directive must not be silently ignored.
 
 use std::fs;
@@ -29,21 +40,53 @@ pub struct Scenario {
     pub name: String,
     pub script: PathBuf,
     pub kernels: Vec<Kernel>,
-    /// In the order in which the guest sees them: vda, vdb, …
+    /// In the order in which the guest sees those of each bus: vda, vdb, …
     pub disks: Vec<Disk>,
     pub modules: Vec<String>,
+    /// `MODULE.NAME=VALUE`
+    pub parameters: Vec<String>,
+    /// More words for the kernel's command line.
+    pub cmdline: Vec<String>,
     /// Programs of the host that busybox does not have or not well enough.
     pub tools: Vec<String>,
     /// The kernels on which it belongs to the default set.
     pub default: Vec<Kernel>,
     pub timeout_seconds: u64,
     pub compare: Vec<Comparison>,
+    /// Disks with a file system that must be sound.
+    pub fsck: Vec<String>,
+    pub cuts: Option<Cuts>,
+    pub log_writes: Option<LogWrites>,
+}
+
+/// How often the machine loses its power.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cuts {
+    pub by_default: u64,
+    pub in_full: u64,
+}
+
+/// Disks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogWrites {
+    pub log: String,
+    pub volume: String,
+    pub journal: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
     pub name: String,
     pub bytes: u64,
+    pub bus: Bus,
+    pub sector_bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bus {
+    Virtio,
+    Nvme,
+    Scsi,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,10 +130,15 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
         kernels: Vec::new(),
         disks: Vec::new(),
         modules: Vec::new(),
+        parameters: Vec::new(),
+        cmdline: Vec::new(),
         tools: Vec::new(),
         default: Vec::new(),
         timeout_seconds: TIMEOUT_SECONDS,
         compare: Vec::new(),
+        fsck: Vec::new(),
+        cuts: None,
+        log_writes: None,
     };
     let mut default = None;
     for line in text.lines().take_while(|line| line.starts_with('#')) {
@@ -98,12 +146,19 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
         let words = value.split_whitespace();
         match key {
             "kernels" => scenario.kernels = words.map(str::parse).collect::<Result<_>>()?,
-            "disks" => scenario.disks = words.map(disk).collect::<Result<_>>()?,
+            "disks" => scenario.add_disks(words, Bus::Virtio)?,
+            "nvme" => scenario.add_disks(words, Bus::Nvme)?,
+            "scsi" => scenario.add_disks(words, Bus::Scsi)?,
             "modules" => scenario.modules = words.map(str::to_owned).collect(),
+            "parameters" => scenario.parameters.extend(words.map(parameter).collect::<Result<Vec<_>>>()?),
+            "cmdline" => scenario.cmdline = words.map(str::to_owned).collect(),
             "tools" => scenario.tools = words.map(str::to_owned).collect(),
             "default" => default = Some(value),
             "timeout" => scenario.timeout_seconds = value.parse().context("timeout: seconds")?,
             "compare" => scenario.compare.push(comparison(value)?),
+            "fsck" => scenario.fsck = words.map(str::to_owned).collect(),
+            "cuts" => scenario.cuts = Some(cuts(value)?),
+            "log-writes" => scenario.log_writes = Some(log_writes(value)?),
             _ => bail!("`{key}:` is no directive of a scenario (see xtask/src/scenario.rs)"),
         }
     }
@@ -118,11 +173,26 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
     for kernel in &scenario.default {
         ensure!(scenario.kernels.contains(kernel), "default: {kernel} is not among its kernels");
     }
-    for part in scenario.compare.iter().flat_map(|compare| [&compare.left, &compare.right]) {
-        let known = scenario.disks.iter().any(|disk| disk.name == part.disk);
-        ensure!(known, "compare: there is no disk `{}`", part.disk);
+    let compared = scenario.compare.iter().flat_map(|compare| [&compare.left.disk, &compare.right.disk]);
+    let logged = scenario.log_writes.iter().flat_map(|disks| [&disks.log, &disks.volume, &disks.journal]);
+    for name in compared.chain(logged).chain(&scenario.fsck) {
+        ensure!(scenario.disks.iter().any(|disk| disk.name == *name), "there is no disk `{name}`");
     }
     Ok(scenario)
+}
+
+impl Scenario {
+    /// The disks of a bus, in the order in which the guest sees them.
+    pub fn disks_on(&self, bus: Bus) -> impl Iterator<Item = &Disk> {
+        self.disks.iter().filter(move |disk| disk.bus == bus)
+    }
+
+    fn add_disks<'a>(&mut self, words: impl Iterator<Item = &'a str>, bus: Bus) -> Result<()> {
+        for word in words {
+            self.disks.push(disk(word, bus)?);
+        }
+        Ok(())
+    }
 }
 
 /// `# key: value`, where the key is one lower-case word; anything else is a comment.
@@ -132,14 +202,23 @@ fn directive(line: &str) -> Option<(&str, &str)> {
     is_word.then_some((key, value.trim()))
 }
 
-fn disk(word: &str) -> Result<Disk> {
+fn parameter(word: &str) -> Result<String> {
+    let known = word.split_once('=').is_some_and(|(name, _)| name.contains('.'));
+    ensure!(known, "parameters: `{word}` is not MODULE.NAME=VALUE");
+    Ok(word.to_owned())
+}
+
+fn disk(word: &str, bus: Bus) -> Result<Disk> {
     let (name, size) = word.split_once('=').with_context(|| format!("disks: `{word}` is not NAME=SIZE"))?;
+    let (size, sector) = size.split_once('/').unwrap_or((size, "512"));
     let is_name =
         !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     ensure!(is_name, "disks: `{name}`: a name is of a-z, 0-9 and _");
     let bytes = size_bytes(size)?;
-    ensure!(bytes > 0 && bytes.is_multiple_of(512), "disks: {name}: whole sectors, at least one");
-    Ok(Disk { name: name.to_owned(), bytes })
+    let sector_bytes = size_bytes(sector)?;
+    ensure!(matches!(sector_bytes, 512 | 4096), "disks: {name}: sectors are of 512 or 4096 bytes");
+    ensure!(bytes > 0 && bytes.is_multiple_of(sector_bytes), "disks: {name}: whole sectors, at least one");
+    Ok(Disk { name: name.to_owned(), bytes, bus, sector_bytes })
 }
 
 fn comparison(value: &str) -> Result<Comparison> {
@@ -158,6 +237,22 @@ fn part(word: &str) -> Result<Part> {
         None => (range, None),
     };
     Ok(Part { disk: disk.to_owned(), offset: size_bytes(offset)?, bytes })
+}
+
+fn cuts(value: &str) -> Result<Cuts> {
+    let (by_default, in_full) = value.split_once(' ').context("cuts: by default, in full")?;
+    let cuts = Cuts { by_default: by_default.parse()?, in_full: in_full.parse()? };
+    ensure!(cuts.by_default > 0 && cuts.in_full > 0, "cuts: at least one");
+    Ok(cuts)
+}
+
+fn log_writes(value: &str) -> Result<LogWrites> {
+    match value.split_whitespace().collect::<Vec<_>>()[..] {
+        [log, volume, journal] => {
+            Ok(LogWrites { log: log.to_owned(), volume: volume.to_owned(), journal: journal.to_owned() })
+        }
+        _ => bail!("log-writes: `{value}` is not the disks of the log, of the volume and of the journal"),
+    }
 }
 
 /// `1048576`, `4K`, `192M` or `1G`, in powers of 1024.
@@ -187,19 +282,28 @@ mod tests {
     fn every_directive_is_read() {
         let read = scenario(
             "# disks: source=192M target=1G\n# modules: dm-mod ext4\n# tools: fio\n# default: 6.12\n# timeout: 60\n\
-             # compare: source@1M+134217728 target\n# compare: target@4K source",
+             # compare: source@1M+134217728 target\n# compare: target@4K source\n# nvme: fast=4M/4096\n\
+             # parameters: brd.rd_nr=1\n# cmdline: nvme_core.multipath=N\n\
+             # fsck: target\n# cuts: 3 30\n# log-writes: target source source",
         )
         .expect("a good head");
         assert_eq!(read.name, "part");
         assert_eq!(read.kernels, [Kernel::V6_1, Kernel::V6_12]);
         assert_eq!(read.default, [Kernel::V6_12]);
-        assert_eq!(read.disks[0], Disk { name: "source".into(), bytes: 192 << 20 });
+        let disk =
+            |name: &str, bytes, bus, sector_bytes| Disk { name: name.into(), bytes, bus, sector_bytes };
+        assert_eq!(read.disks[0], disk("source", 192 << 20, Bus::Virtio, 512));
+        assert_eq!(read.disks_on(Bus::Nvme).collect::<Vec<_>>(), [&disk("fast", 4 << 20, Bus::Nvme, 4096)]);
+        assert_eq!((&*read.parameters[0], &*read.cmdline[0]), ("brd.rd_nr=1", "nvme_core.multipath=N"));
         assert_eq!(read.disks[1].bytes, 1 << 30);
         assert_eq!((read.modules.len(), read.tools.len(), read.timeout_seconds), (2, 1, 60));
         let part = |disk: &str, offset, bytes| Part { disk: disk.into(), offset, bytes };
         assert_eq!(read.compare[0].left, part("source", 1 << 20, Some(134_217_728)));
         assert_eq!(read.compare[0].right, part("target", 0, None));
         assert_eq!(read.compare[1].left, part("target", 4096, None));
+        assert_eq!(read.fsck, ["target"]);
+        assert_eq!(read.cuts, Some(Cuts { by_default: 3, in_full: 30 }));
+        assert_eq!(read.log_writes.expect("named").log, "target");
     }
 
     #[test]
@@ -224,7 +328,14 @@ mod tests {
             "# default: yes\n# disks: source=99999999999G",
             "# default: yes\n# disks: source=1M\n# compare: source",
             "# default: yes\n# disks: source=1M\n# compare: source target",
+            "# default: yes\n# nvme: fast=1M/1024",
+            "# default: yes\n# parameters: rd_nr=1",
             "# default: yes\n# timeout: soon",
+            "# default: yes\n# cuts: 3",
+            "# default: yes\n# cuts: 0 30",
+            "# default: yes\n# fsck: target",
+            "# default: yes\n# disks: log=1M\n# log-writes: log",
+            "# default: yes\n# disks: log=1M\n# log-writes: log log journal",
         ] {
             assert!(scenario(bad).is_err(), "{bad}");
         }

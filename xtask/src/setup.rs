@@ -11,14 +11,16 @@ use anyhow::{Context, Result, bail};
 use crate::run;
 
 /// Programs that building, tests and the demo start, and Debian's package of each.
-const PROGRAMS: [(&str, &str); 27] = [
+const PROGRAMS: [(&str, &str); 33] = [
     ("cc", "gcc"),
+    ("c++", "g++"),
     ("make", "make"),
     ("git", "git"),
     ("pkg-config", "pkg-config"),
     ("strip", "binutils"),
     ("mkfs.ext4", "e2fsprogs"),
     ("e2fsck", "e2fsprogs"),
+    ("debugfs", "e2fsprogs"),
     ("mkfs.xfs", "xfsprogs"),
     ("xfs_repair", "xfsprogs"),
     ("xfs_io", "xfsprogs"),
@@ -26,6 +28,10 @@ const PROGRAMS: [(&str, &str); 27] = [
     ("fio", "fio"),
     ("sqlite3", "sqlite3"),
     ("dmsetup", "dmsetup"),
+    ("lvm", "lvm2"),
+    ("mdadm", "mdadm"),
+    ("nbd-server", "nbd-server"),
+    ("nbd-client", "nbd-client"),
     ("losetup", "mount"),
     ("mount", "mount"),
     ("sfdisk", "fdisk"),
@@ -45,6 +51,7 @@ const PROGRAMS: [(&str, &str); 27] = [
 const LLVM_PACKAGES: [&str; 2] = ["llvm-22-dev", "libpolly-22-dev"];
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 const CARGO_DENY_VERSION: &str = "0.20.2";
+const CARGO_FUZZ_VERSION: &str = "0.13.2";
 
 /// Installs what is missing for `build`, `test` and `demo`.
 pub fn setup() -> Result<()> {
@@ -73,14 +80,23 @@ pub fn setup() -> Result<()> {
 
 /// cargo-deny, which only `ci` needs. Compiled from source: minutes.
 pub fn setup_cargo_deny() -> Result<()> {
-    let installed = tracer_build::find_program("cargo-deny").and_then(|deny| {
-        let version = run::output(Command::new(deny).arg("--version")).ok()?;
-        Some(version.trim().ends_with(CARGO_DENY_VERSION))
+    setup_cargo_tool("cargo-deny", CARGO_DENY_VERSION)
+}
+
+/// cargo-fuzz, for `fuzz`. Compiled from source too.
+pub fn setup_cargo_fuzz() -> Result<()> {
+    setup_cargo_tool("cargo-fuzz", CARGO_FUZZ_VERSION)
+}
+
+fn setup_cargo_tool(name: &str, version: &str) -> Result<()> {
+    let installed = tracer_build::find_program(name).and_then(|tool| {
+        let said = run::output(Command::new(tool).arg("--version")).ok()?;
+        Some(said.trim().ends_with(version))
     });
     if installed == Some(true) {
         return Ok(());
     }
-    run::run(cargo_install().args(["cargo-deny", "--version", CARGO_DENY_VERSION]))
+    run::run(cargo_install().args([name, "--version", version]))
 }
 
 /// Reads apt's lists anew.

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, bail};
 
 use crate::tally::Tally;
-use crate::vm::{self, Choice};
+use crate::vm::{self, Choice, How};
 use crate::{build, run, setup};
 
 /// Runs of a stress test that a default run makes a few of.
@@ -27,7 +27,7 @@ pub fn test(names: &[String], all: bool) -> Result<()> {
     let scenarios = vm::scenarios()?;
     let choice = if all { Choice::All } else { Choice::Default };
     let selected = vm::select(&scenarios, names, choice);
-    let guests = vm::run(&selected, &afterwrite, false, None)?;
+    let guests = vm::run(&selected, &afterwrite, How { full: all, ..How::default() })?;
     println!("scenarios in virtual machines: {guests}");
 
     tally.add(guests);

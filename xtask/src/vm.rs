@@ -15,10 +15,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::compare::{self, Range};
+use crate::cuts::{self, CutTally, End};
+use crate::honest_disk::HonestDisk;
 use crate::kernel::{self, Kernel, Unpacked};
-use crate::scenario::{self, Part, Scenario};
+use crate::random::{self, Random};
+use crate::scenario::{self, Bus, Cuts, Part, Scenario};
 use crate::tally::Tally;
-use crate::{build, image, run, setup};
+use crate::{build, fsck, image, log_writes, run, setup};
 
 const VERDICT: &str = "AFTERWRITE-VERDICT ";
 const LOG_TAIL_LINES: usize = 150;
@@ -26,8 +29,11 @@ const MEMORY_MIB: u32 = 1024;
 
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Scenarios whose name contains one of these; without, all
+    /// Scenarios whose name contains one of these; without, the default set
     names: Vec<String>,
+    /// In full length, and without names the complete set: every scenario on every kernel it names
+    #[arg(long)]
+    all: bool,
     /// Only this kernel: 6.1 or 6.12
     #[arg(long)]
     kernel: Option<Kernel>,
@@ -42,6 +48,16 @@ pub struct Arguments {
     jobs: Option<usize>,
 }
 
+/// How `run` runs them.
+#[derive(Clone, Copy, Default)]
+pub struct How {
+    /// As often and as long as a scenario can.
+    pub full: bool,
+    pub keep: bool,
+    /// Virtual machines at a time; without, one for each processor.
+    pub jobs: Option<usize>,
+}
+
 /// Which scenarios `run` takes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
@@ -52,7 +68,9 @@ pub enum Choice {
 /// The subcommand.
 pub fn command(arguments: &Arguments) -> Result<()> {
     let scenarios = scenarios()?;
-    let mut selected = select(&scenarios, &arguments.names, Choice::All);
+    let complete = arguments.all || arguments.list || !arguments.names.is_empty();
+    let choice = if complete { Choice::All } else { Choice::Default };
+    let mut selected = select(&scenarios, &arguments.names, choice);
     selected.retain(|(_, kernel)| arguments.kernel.is_none_or(|only| only == *kernel));
     if arguments.list {
         for (scenario, kernel) in selected {
@@ -66,7 +84,8 @@ pub fn command(arguments: &Arguments) -> Result<()> {
     }
     setup::setup()?;
     let afterwrite = build::afterwrite(true)?;
-    run(&selected, &afterwrite, arguments.keep, arguments.jobs)?.finish()
+    let how = How { full: arguments.all, keep: arguments.keep, jobs: arguments.jobs };
+    run(&selected, &afterwrite, how)?.finish()
 }
 
 /// All scenarios of the repository.
@@ -94,12 +113,7 @@ pub fn select<'a>(
 }
 
 /// Runs them, several at a time, and counts.
-pub fn run(
-    selected: &[(&Scenario, Kernel)],
-    afterwrite: &Path,
-    keep: bool,
-    jobs: Option<usize>,
-) -> Result<Tally> {
+pub fn run(selected: &[(&Scenario, Kernel)], afterwrite: &Path, how: How) -> Result<Tally> {
     let dir = run::target_dir().join("vm");
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let stripped = dir.join("afterwrite");
@@ -114,7 +128,7 @@ pub fn run(
     // The longest first, so that none is left running alone at the end.
     let mut selected = selected.to_vec();
     selected.sort_by_key(|(scenario, _)| Reverse(scenario.timeout_seconds));
-    let jobs = jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1);
+    let jobs = how.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from)).max(1);
     let queue = Mutex::new(selected.iter());
     let tally = Mutex::new(Tally::default());
     thread::scope(|scope| {
@@ -125,11 +139,16 @@ pub fn run(
                     let Some((scenario, kernel)) = next else { return };
                     let files = unpacked.iter().find(|(unpacked, _)| unpacked == kernel);
                     let (_, files) = files.expect("each selected kernel was unpacked above");
-                    let run_dir = dir.join("runs").join(format!("{kernel}-{}", scenario.name));
+                    let machine = Machine {
+                        scenario,
+                        kernel: *kernel,
+                        dir: dir.join("runs").join(format!("{kernel}-{}", scenario.name)),
+                        full: how.full,
+                    };
                     let begun = Instant::now();
-                    let outcome = boot_and_check(scenario, files, &stripped, &run_dir, keep);
+                    let outcome = machine.run(files, &stripped, how.keep);
                     let mut tally = tally.lock().expect("no thread panics with it");
-                    report(&mut tally, scenario, *kernel, outcome, begun.elapsed(), &run_dir);
+                    report(&mut tally, &machine, outcome, begun.elapsed());
                 }
             });
         }
@@ -144,15 +163,16 @@ enum Outcome {
     Skipped(String),
 }
 
-fn report(
-    tally: &mut Tally,
-    scenario: &Scenario,
+/// One scenario on one kernel.
+struct Machine<'a> {
+    scenario: &'a Scenario,
     kernel: Kernel,
-    outcome: Result<Outcome>,
-    took: Duration,
-    run_dir: &Path,
-) {
-    let what = format!("vm {kernel} {}", scenario.name);
+    dir: PathBuf,
+    full: bool,
+}
+
+fn report(tally: &mut Tally, machine: &Machine<'_>, outcome: Result<Outcome>, took: Duration) {
+    let what = machine.name();
     let seconds = took.as_secs();
     let outcome = outcome.unwrap_or_else(|error| Outcome::Failed(format!("could not run: {error:#}")));
     match outcome {
@@ -165,7 +185,7 @@ fn report(
             tally.skipped.push(format!("{what}: {why}"));
         }
         Outcome::Failed(why) => {
-            let log = run_dir.join("serial.log");
+            let log = machine.console();
             println!("{what} ... FAILED ({seconds} s): {why}");
             println!("---- end of {}", log.display());
             let bytes = fs::read(&log).unwrap_or_default();
@@ -178,68 +198,158 @@ fn report(
     }
 }
 
-fn boot_and_check(
-    scenario: &Scenario,
-    kernel: &Unpacked,
-    afterwrite: &Path,
-    dir: &Path,
-    keep: bool,
-) -> Result<Outcome> {
-    if dir.exists() {
-        fs::remove_dir_all(dir).with_context(|| format!("cannot empty {}", dir.display()))?;
-    }
-    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let initrd = dir.join("initrd.cpio");
-    let mut file = BufWriter::new(File::create(&initrd)?);
-    image::build(scenario, kernel, afterwrite)?.write(&mut file)?;
-    file.flush()?;
-    for disk in &scenario.disks {
-        File::create(disk_image(dir, &disk.name))?.set_len(disk.bytes)?;
+impl Machine<'_> {
+    fn name(&self) -> String {
+        format!("vm {} {}", self.kernel, self.scenario.name)
     }
 
-    let status = boot(scenario, &kernel.image, &initrd, dir)?;
-    let log = fs::read(dir.join("serial.log")).context("QEMU wrote no serial log")?;
-    let outcome = match status {
-        None => Outcome::Failed(format!("not done after {} s", scenario.timeout_seconds)),
-        Some(status) => match verdict(&String::from_utf8_lossy(&log)) {
-            None => Outcome::Failed(format!("the guest gave no verdict (QEMU: {status})")),
-            Some(Outcome::Passed) => compare_disks(scenario, dir)?,
-            Some(outcome) => outcome,
-        },
-    };
-    fs::remove_file(&initrd)?;
-    if !keep {
+    fn console(&self) -> PathBuf {
+        self.dir.join("serial.log")
+    }
+
+    fn run(&self, kernel: &Unpacked, afterwrite: &Path, keep: bool) -> Result<Outcome> {
+        let (scenario, dir) = (self.scenario, &self.dir);
+        if dir.exists() {
+            fs::remove_dir_all(dir).with_context(|| format!("cannot empty {}", dir.display()))?;
+        }
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let initrd = dir.join("initrd.cpio");
+        let mut file = BufWriter::new(File::create(&initrd)?);
+        image::build(scenario, kernel, afterwrite)?.write(&mut file)?;
+        file.flush()?;
         for disk in &scenario.disks {
-            fs::remove_file(disk_image(dir, &disk.name))?;
+            File::create(disk_image(dir, &disk.name))?.set_len(disk.bytes)?;
+        }
+
+        let outcome = match scenario.cuts {
+            Some(cuts) => self.boot_and_cut(&kernel.image, &initrd, cuts, afterwrite)?,
+            None => {
+                let qemu = self.start(&kernel.image, &initrd, 1, &[])?;
+                let status = wait(qemu, Duration::from_secs(scenario.timeout_seconds))?;
+                self.judge(status, afterwrite)?
+            }
+        };
+        fs::remove_file(&initrd)?;
+        if !keep {
+            for disk in &scenario.disks {
+                fs::remove_file(disk_image(dir, &disk.name))?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// What the guest says of itself, and then the disks.
+    fn judge(&self, status: Option<ExitStatus>, afterwrite: &Path) -> Result<Outcome> {
+        let Some(status) = status else {
+            return Ok(Outcome::Failed(format!("not done after {} s", self.scenario.timeout_seconds)));
+        };
+        let log = fs::read(self.console()).context("QEMU wrote no serial log")?;
+        match verdict(&String::from_utf8_lossy(&log)) {
+            None => Ok(Outcome::Failed(format!("the guest gave no verdict (QEMU: {status})"))),
+            Some(Outcome::Passed) => check_disks(self.scenario, &self.dir, afterwrite),
+            Some(outcome) => Ok(outcome),
         }
     }
-    Ok(outcome)
+
+    /// See `cuts.rs`.
+    fn boot_and_cut(&self, kernel: &Path, initrd: &Path, cuts: Cuts, afterwrite: &Path) -> Result<Outcome> {
+        let wanted = if self.full { cuts.in_full } else { cuts.by_default };
+        let seed = random::seed()?;
+        println!("{}: AFTERWRITE_SEED={seed}", self.name());
+        let mut random = Random::new(seed);
+        let mut tally = CutTally::default();
+        for boot in 1.. {
+            let disks = self.scenario.disks.iter().map(|disk| {
+                let image = disk_image(&self.dir, &disk.name);
+                HonestDisk::serve(&image, &image.with_extension("nbd"))
+            });
+            let disks: Vec<_> = disks.collect::<Result<_>>()?;
+            let qemu = self.start(kernel, initrd, boot, &disks)?;
+            let timeout = Duration::from_secs(self.scenario.timeout_seconds);
+            let status = match cuts::wait(qemu, &self.console(), timeout, &mut random)? {
+                End::Cut => {
+                    tally.cut(&String::from_utf8_lossy(&fs::read(self.console())?));
+                    for disk in disks {
+                        tally.lost(disk.cut(&mut random)?);
+                    }
+                    fs::rename(self.console(), self.dir.join(format!("serial-{boot}.log")))?;
+                    continue;
+                }
+                End::PoweredOff(status) => Some(status),
+                End::TimedOut => None,
+            };
+            disks.into_iter().try_for_each(HonestDisk::power_off)?;
+            let outcome = self.judge(status, afterwrite)?;
+            if tally.cuts >= wanted || outcome != Outcome::Passed {
+                println!("{}: AFTERWRITE_SEED={seed}, {boot} boots: {tally}", self.name());
+                return Ok(outcome);
+            }
+            fs::rename(self.console(), self.dir.join(format!("serial-{boot}.log")))?;
+        }
+        unreachable!("the loop has no end of its own")
+    }
+
+    /// Starts the machine. Its disks are the images, or those served instead.
+    fn start(&self, kernel: &Path, initrd: &Path, boot: u64, served: &[HonestDisk]) -> Result<Child> {
+        let mut qemu = run::program("qemu-system-x86_64")?;
+        // Words with `=` that the kernel does not know become the environment of process 1.
+        let full = if self.full { " FULL=1" } else { "" };
+        let words = format!(
+            "console=ttyS0 panic=-1 quiet mitigations=off BOOT={boot}{full} {}",
+            self.scenario.cmdline.join(" ")
+        );
+        // Emulated, on one thread: with one thread per guest CPU both kernels broke when probes were attached under I/O.
+        qemu.args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", &MEMORY_MIB.to_string()])
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial"])
+            .arg(prefixed("file:", &self.console()))
+            .arg("-kernel")
+            .arg(kernel)
+            .arg("-initrd")
+            .arg(initrd)
+            .args(["-append", &words]);
+        for (index, disk) in self.scenario.disks.iter().enumerate() {
+            let backing = match served.get(index) {
+                // A cache that QEMU leaves alone: the guest's flushes are for the server.
+                Some(disk) => format!(
+                    "cache=writeback,file.driver=nbd,file.server.type=unix,file.server.path={}",
+                    escaped(disk.socket())?
+                ),
+                // These live no longer than the run, so the host need not sync them; a crash of the guest loses nothing.
+                None => format!("cache=unsafe,file={}", escaped(&disk_image(&self.dir, &disk.name))?),
+            };
+            let interface = if disk.bus == Bus::Virtio { "virtio" } else { "none" };
+            let drive = format!("if={interface},id={},format=raw,discard=unmap,{backing}", disk.name);
+            qemu.args(["-drive", &drive]);
+        }
+        for device in adapters(self.scenario) {
+            qemu.args(["-device", &device]);
+        }
+        let messages = File::create(self.dir.join("qemu.log"))?;
+        qemu.stdin(Stdio::null()).stdout(messages.try_clone()?).stderr(messages);
+        qemu.spawn().context("cannot start qemu-system-x86_64")
+    }
 }
 
-/// Runs the machine until it powers itself off; `None` if it had to be stopped.
-fn boot(scenario: &Scenario, kernel: &Path, initrd: &Path, dir: &Path) -> Result<Option<ExitStatus>> {
-    let mut qemu = run::program("qemu-system-x86_64")?;
-    // Emulated, on one thread: with one thread per guest CPU both kernels broke when probes were attached under I/O.
-    qemu.args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", &MEMORY_MIB.to_string()])
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial"])
-        .arg(prefixed("file:", &dir.join("serial.log")))
-        .arg("-kernel")
-        .arg(kernel)
-        .arg("-initrd")
-        .arg(initrd)
-        .args(["-append", "console=ttyS0 panic=-1 quiet mitigations=off"]);
-    for disk in &scenario.disks {
-        // The images live no longer than the run, so the host need not sync them; a crash of the guest loses nothing.
-        let options = format!(
-            "if=virtio,format=raw,cache=unsafe,discard=unmap,file={}",
-            escaped(&disk_image(dir, &disk.name))?
-        );
-        qemu.args(["-drive", &options]);
+/// QEMU's devices for the disks that are not virtio-blk, numbered from 1.
+fn adapters(scenario: &Scenario) -> Vec<String> {
+    let mut devices = Vec::new();
+    // In a subsystem of its own, so that the kernel takes it for one that may have several paths.
+    let nvme = ["nvme-subsys,id=subsystem", "nvme,id=nvme,serial=afterwrite,subsys=subsystem"];
+    for (bus, adapters, device, number) in [
+        (Bus::Nvme, &nvme[..], "nvme-ns,bus=nvme", "nsid"),
+        (Bus::Scsi, &["virtio-scsi-pci,id=scsi"], "scsi-hd,bus=scsi.0", "scsi-id"),
+    ] {
+        let mut disks = (1..).zip(scenario.disks_on(bus)).peekable();
+        if disks.peek().is_some() {
+            devices.extend(adapters.iter().map(|adapter| (*adapter).to_owned()));
+        }
+        devices.extend(disks.map(|(index, disk)| {
+            let (name, sector) = (&disk.name, disk.sector_bytes);
+            let sectors = format!("logical_block_size={sector},physical_block_size={sector}");
+            format!("{device},{number}={index},drive={name},{sectors}")
+        }));
     }
-    let messages = File::create(dir.join("qemu.log"))?;
-    qemu.stdin(Stdio::null()).stdout(messages.try_clone()?).stderr(messages);
-    let child = qemu.spawn().context("cannot start qemu-system-x86_64")?;
-    wait(child, Duration::from_secs(scenario.timeout_seconds))
+    devices
 }
 
 fn wait(mut child: Child, timeout: Duration) -> Result<Option<ExitStatus>> {
@@ -270,7 +380,8 @@ fn verdict(log: &str) -> Option<Outcome> {
     }
 }
 
-fn compare_disks(scenario: &Scenario, dir: &Path) -> Result<Outcome> {
+/// The machine is off: are its disks what they should be?
+fn check_disks(scenario: &Scenario, dir: &Path, afterwrite: &Path) -> Result<Outcome> {
     for comparison in &scenario.compare {
         let (left, right) = (&comparison.left, &comparison.right);
         let (left_image, right_image) = (disk_image(dir, &left.disk), disk_image(dir, &right.disk));
@@ -281,6 +392,21 @@ fn compare_disks(scenario: &Scenario, dir: &Path) -> Result<Outcome> {
                 "the host finds {} and {} different in {} blocks of 4 KiB, first at byte {}",
                 left.disk, right.disk, difference.blocks, difference.first_offset
             )));
+        }
+    }
+    for disk in &scenario.fsck {
+        if let Err(why) = fsck::check(&disk_image(dir, disk))? {
+            return Ok(Outcome::Failed(format!("{disk}: {why}")));
+        }
+    }
+    if let Some(disks) = &scenario.log_writes {
+        let [log, volume, journal] =
+            [&disks.log, &disks.volume, &disks.journal].map(|name| disk_image(dir, name));
+        let images = log_writes::Images { log: &log, volume: &volume, journal: &journal };
+        match log_writes::check(&images, afterwrite, dir)? {
+            Err(why) => return Ok(Outcome::Failed(why)),
+            Ok(0) => return Ok(Outcome::Failed("no mark was noted in the log of the writes".to_owned())),
+            Ok(_) => {}
         }
     }
     Ok(Outcome::Passed)

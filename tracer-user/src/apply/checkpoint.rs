@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::apply::hash_list::HashListId;
 use crate::io::store::{DirStore, Store};
 use crate::model::{Lsn, MarkId, VolumeId};
 
@@ -31,6 +32,9 @@ pub struct Checkpoint {
     /// The mark it equals.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub mark: Option<MarkId>,
+    /// The hash list that goes with it; any other one is worth nothing.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub hash_list: Option<HashListId>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +53,9 @@ pub enum CheckpointError {
     },
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Version 1 named no hash list.
+const VERSION_MIN: u32 = 1;
 const FILE_NAME: &str = "replica.checkpoint";
 const NEW_NAME: &str = "replica.checkpoint.new";
 const HASH_KEY: &str = "blake3 = \"";
@@ -68,6 +74,7 @@ impl Checkpoint {
             applying: None,
             consistent: false,
             mark: None,
+            hash_list: None,
         }
     }
 
@@ -128,7 +135,7 @@ impl Checkpoint {
         store.sync_dir().map_err(sync_dir)
     }
 
-    fn encode(&self) -> io::Result<String> {
+    pub(super) fn encode(&self) -> io::Result<String> {
         let mut text = "# What afterwrite knows of the replica of this journal. Do not edit: without it the replica is\n\
                         # rebuilt from the journal's first record.\n"
             .to_owned();
@@ -137,7 +144,7 @@ impl Checkpoint {
         Ok(text + HASH_KEY + &hash.to_hex() + "\"\n")
     }
 
-    fn decode(bytes: &[u8]) -> Result<Checkpoint, Undecodable> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Checkpoint, Undecodable> {
         let damaged = |what: &str| Undecodable::Damaged(what.to_owned());
         let text = std::str::from_utf8(bytes).map_err(|_| damaged("it is not text"))?;
         let at = text.rfind(HASH_KEY).ok_or_else(|| damaged("its last line, the hash, is missing"))?;
@@ -151,14 +158,16 @@ impl Checkpoint {
         }
         let version =
             toml::from_str::<Version>(body).map_err(|e| Undecodable::Damaged(e.to_string()))?.version;
-        if version != VERSION {
+        if !(VERSION_MIN..=VERSION).contains(&version) {
             return Err(Undecodable::Version(version));
         }
-        toml::from_str(body).map_err(|e| Undecodable::Damaged(e.to_string()))
+        let read: Checkpoint = toml::from_str(body).map_err(|e| Undecodable::Damaged(e.to_string()))?;
+        // As it will be written.
+        Ok(Checkpoint { version: VERSION, ..read })
     }
 }
 
-enum Undecodable {
+pub(super) enum Undecodable {
     Damaged(String),
     Version(u32),
 }
@@ -211,8 +220,11 @@ mod tests {
 
     #[test]
     fn a_later_version_is_not_called_damage() {
-        let later = Checkpoint { version: 2, ..checkpoint() }.encode().unwrap();
-        assert!(matches!(Checkpoint::decode(later.as_bytes()), Err(Undecodable::Version(2))));
+        for version in [0, 3] {
+            let later = Checkpoint { version, ..checkpoint() }.encode().unwrap();
+            let decoded = Checkpoint::decode(later.as_bytes());
+            assert!(matches!(decoded, Err(Undecodable::Version(found)) if found == version));
+        }
     }
 
     #[test]

@@ -4,9 +4,12 @@
 mod checkpoint;
 mod decision;
 mod error;
+pub mod hash_list;
 mod records;
 mod replica;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 #[cfg(test)]
 pub(crate) mod history;
 #[cfg(test)]

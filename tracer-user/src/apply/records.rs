@@ -1,4 +1,5 @@
 use crate::apply::ApplyError;
+use crate::apply::hash_list::KeptHashes;
 use crate::journal::{Journal, JournalError};
 use crate::model::{ByteRangeSet, Lsn, Record, RecordBody};
 use crate::target::{Coalescer, TargetWriter};
@@ -59,7 +60,8 @@ pub fn apply(
     let mut stats = ApplyStats::default();
     if from_exclusive < to {
         let records = journal.records(from_exclusive.next(), to)?;
-        apply_some(records, target, Span { from_exclusive, to }, u64::MAX, &mut stats, progress)?;
+        let onto = Onto { target, hashes: &mut KeptHashes::none() };
+        apply_some(records, onto, Span { from_exclusive, to }, u64::MAX, &mut stats, progress)?;
     }
     Ok(stats)
 }
@@ -71,10 +73,16 @@ pub(super) struct Span {
     pub(super) to: Lsn,
 }
 
+/// What records are applied to, and the list that has to know of it.
+pub(super) struct Onto<'a> {
+    pub(super) target: &'a mut TargetWriter,
+    pub(super) hashes: &'a mut KeptHashes,
+}
+
 /// Applies until `to`, or until `content_bytes_max` bytes were read: returns the record it came to.
 pub(super) fn apply_some(
     records: impl Iterator<Item = Result<Record, JournalError>>,
-    target: &mut TargetWriter,
+    mut onto: Onto<'_>,
     span: Span,
     content_bytes_max: u64,
     stats: &mut ApplyStats,
@@ -91,9 +99,9 @@ pub(super) fn apply_some(
         }
         last = record.lsn;
         stats.records += 1;
-        content_bytes += take(record, target, &mut coalescer, stats)?;
+        content_bytes += take(record, onto.target, &mut coalescer, stats)?;
         if coalescer.is_full() {
-            flush(&mut coalescer, target, stats)?;
+            flush(&mut coalescer, &mut onto, stats)?;
             let content_bytes = stats.data_bytes + stats.zero_bytes;
             progress(ApplyProgress { lsn: last, to: span.to, data_bytes: stats.data_bytes, content_bytes });
         }
@@ -104,7 +112,7 @@ pub(super) fn apply_some(
     if last < span.to && content_bytes < content_bytes_max {
         return Err(ApplyError::JournalEnds { last, wanted: span.to });
     }
-    flush(&mut coalescer, target, stats)?;
+    flush(&mut coalescer, &mut onto, stats)?;
     let content_bytes = stats.data_bytes + stats.zero_bytes;
     progress(ApplyProgress { lsn: last, to: span.to, data_bytes: stats.data_bytes, content_bytes });
     Ok(last)
@@ -134,18 +142,15 @@ fn take(
     Ok(range.len())
 }
 
-fn flush(
-    coalescer: &mut Coalescer,
-    target: &mut TargetWriter,
-    stats: &mut ApplyStats,
-) -> Result<(), ApplyError> {
+fn flush(coalescer: &mut Coalescer, onto: &mut Onto<'_>, stats: &mut ApplyStats) -> Result<(), ApplyError> {
     coalescer.flush(|op| {
         stats.covered.insert(op.range());
         match op.bytes() {
             Some(bytes) => stats.written_bytes += bytes.len() as u64,
             None => stats.zeroed_bytes += op.range().len(),
         }
-        target.put(op)
+        onto.hashes.touch(op);
+        onto.target.put(op)
     })?;
     Ok(())
 }

@@ -1,7 +1,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::apply::decision::{Decision, Found, decide};
-use crate::apply::records::{Span, apply_some};
+use crate::apply::hash_list::KeptHashes;
+use crate::apply::records::{Onto, Span, apply_some};
 use crate::apply::{ApplyError, ApplyStats, Checkpoint};
 use crate::journal::Journal;
 use crate::model::{Lsn, Point, VolumeInfo};
@@ -13,12 +14,13 @@ pub struct Replica {
     dir: PathBuf,
     target: TargetWriter,
     checkpoint: Checkpoint,
+    pub(super) hashes: KeptHashes,
     /// A long apply syncs and moves its checkpoint after this much, so that a restart need not begin anew.
     checkpoint_every_bytes: u64,
     latched: bool,
-    /// Test: this many more checkpoints can be written.
+    /// Test: the machine on which writing a checkpoint is one operation.
     #[cfg(test)]
-    pub(super) checkpoints_left: Option<u32>,
+    pub(super) machine: crate::target::faulty::Machine,
 }
 
 /// What opening a replica found.
@@ -62,6 +64,12 @@ impl Replica {
             Decision::Rebuild(how, why) => (open(how)?, ReplicaState::Unknown(why)),
             Decision::Resume(checkpoint) => (open(OpenTarget::Resume)?, ReplicaState::At(checkpoint)),
         };
+        // What a target holds that is not resumed is not known: the checkpoint found names no list of it.
+        let named = match &state {
+            ReplicaState::At(checkpoint) => checkpoint.hash_list,
+            ReplicaState::Fresh | ReplicaState::Unknown(_) => None,
+        };
+        let hashes = KeptHashes::open(dir, info.id, &target, named);
         let checkpoint = match &state {
             // It may have been renamed since.
             ReplicaState::At(checkpoint) => {
@@ -71,19 +79,26 @@ impl Replica {
                 Checkpoint::fresh(info.id, &target_path, target.identity())
             }
         };
+        let checkpoint = Checkpoint { hash_list: hashes.id(), ..checkpoint };
         checkpoint.write(dir)?;
-        Ok((Replica::of(dir, target, checkpoint), state))
+        Ok((Replica::of(dir, target, checkpoint, hashes), state))
     }
 
-    pub(super) fn of(dir: &Path, target: TargetWriter, checkpoint: Checkpoint) -> Replica {
+    pub(super) fn of(
+        dir: &Path,
+        target: TargetWriter,
+        checkpoint: Checkpoint,
+        hashes: KeptHashes,
+    ) -> Replica {
         Replica {
             dir: dir.to_owned(),
             target,
             checkpoint,
+            hashes,
             checkpoint_every_bytes: CHECKPOINT_EVERY_BYTES,
             latched: false,
             #[cfg(test)]
-            checkpoints_left: None,
+            machine: Default::default(),
         }
     }
 
@@ -97,7 +112,7 @@ impl Replica {
     /// restorable point at `to`, the replica is that point afterwards.
     ///
     /// The order that makes a kill at any instant harmless: the checkpoint says what was begun, durably; the records are
-    /// applied; the target is synced; the checkpoint says what is there.
+    /// applied; the target and its hash list are synced; the checkpoint says what is there.
     pub fn advance(
         &mut self,
         journal: &Journal,
@@ -133,6 +148,7 @@ impl Replica {
         let mut stats = ApplyStats::default();
         let mark = mark.filter(|mark| mark.lsn == to && mark.class.restorable());
         if to > applied || applying.is_some() {
+            self.hashes.retry();
             self.keep(Checkpoint {
                 applying: Some(to),
                 consistent: false,
@@ -144,8 +160,10 @@ impl Replica {
             let span = Span { from_exclusive: self.checkpoint.applied, to };
             let records = journal.records(span.from_exclusive.next(), to)?;
             let bytes_max = self.checkpoint_every_bytes;
-            let reached = apply_some(records, &mut self.target, span, bytes_max, &mut stats, &mut |_| {})?;
+            let onto = Onto { target: &mut self.target, hashes: &mut self.hashes };
+            let reached = apply_some(records, onto, span, bytes_max, &mut stats, &mut |_| {})?;
             self.target.sync()?;
+            self.hashes.sync();
             if reached < to {
                 self.keep(Checkpoint { applied: reached, ..self.checkpoint.clone() })?;
             } else {
@@ -165,6 +183,14 @@ impl Replica {
         Ok(stats)
     }
 
+    /// For when there is nothing to apply: hashes `granules_max` granules at most that were changed in part, so that
+    /// their hash is not known. Says whether there are more. Not before the replica is at a mark, since until then it
+    /// changes everywhere.
+    pub fn refresh_hashes(&mut self, granules_max: usize) -> bool {
+        let at_rest = !self.latched && self.checkpoint.applying.is_none() && self.checkpoint.consistent;
+        at_rest && self.hashes.refresh(&self.target, granules_max)
+    }
+
     /// What is durable on the target.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
@@ -182,15 +208,12 @@ impl Replica {
 
     fn keep(&mut self, checkpoint: Checkpoint) -> Result<(), ApplyError> {
         #[cfg(test)]
-        if let Some(left) = &mut self.checkpoints_left {
-            let crashed = std::io::Error::other("the machine has stopped");
+        self.machine.step().map_err(|source| {
             let path = Checkpoint::path(&self.dir);
-            *left = left.checked_sub(1).ok_or(crate::apply::CheckpointError::Io {
-                what: "write",
-                path,
-                source: crashed,
-            })?;
-        }
+            crate::apply::CheckpointError::Io { what: "write", path, source }
+        })?;
+        // A list that was given up is named no more from here on.
+        let checkpoint = Checkpoint { hash_list: self.hashes.id(), ..checkpoint };
         checkpoint.write(&self.dir)?;
         self.checkpoint = checkpoint;
         Ok(())

@@ -1,3 +1,4 @@
+use super::hash_list::KeptHashes;
 use super::history::{History, SIZE};
 use super::*;
 use crate::model::{ByteRange, Lsn, MarkId, Point, PointClass, RecordBody};
@@ -10,7 +11,7 @@ fn replica_on(history: &History, disk: &FaultyDisk) -> Replica {
     let checkpoint = Checkpoint::read(&history.dir())
         .unwrap()
         .unwrap_or_else(|| Checkpoint::fresh(history.info.id, "test".as_ref(), "test"));
-    Replica::of(&history.dir(), target, checkpoint).checkpoint_every(20_000)
+    Replica::of(&history.dir(), target, checkpoint, KeptHashes::none()).checkpoint_every(20_000)
 }
 
 /// Goes on as a restarted applier does: first what was begun, then mark by mark.
@@ -76,7 +77,7 @@ fn a_kill_at_every_checkpoint_is_made_good() {
         let points = history.points();
         let disk = FaultyDisk::new(SIZE);
         let mut replica = replica_on(&history, &disk);
-        replica.checkpoints_left = Some(checkpoints);
+        replica.machine.fail_at(checkpoints, Fault::Crash);
         if go_on(&mut replica, &history, &points).is_ok() {
             assert!(checkpoints > 10, "the test must have cut something");
             return;
@@ -95,7 +96,7 @@ fn nothing_reaches_the_target_before_the_checkpoint_says_what_was_begun() {
     let history = History::new(3, 1);
     let disk = FaultyDisk::new(SIZE);
     let mut replica = replica_on(&history, &disk);
-    replica.checkpoints_left = Some(0);
+    replica.machine.fail_at(0, Fault::Crash);
     go_on(&mut replica, &history, &history.points()).unwrap_err();
     assert_eq!(disk.ops(), 0);
 }

@@ -6,6 +6,8 @@ mod attach;
 mod bitmap;
 mod event;
 mod features;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod layout;
 mod ledger;
 mod mapped;

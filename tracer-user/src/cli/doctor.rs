@@ -61,6 +61,7 @@ pub fn run(args: &DoctorArgs, out: &mut Output) -> anyhow::Result<Outcome> {
                     "start_bytes": device.start_bytes,
                     "request_based": device.request_based,
                     "identity": device.identity(),
+                    "obstacle": device.obstacle().map(|obstacle| obstacle.to_string()),
                     "mounts": mounts.iter().flatten().map(|mount| json!({
                         "mount_point": mount.mount_point, "fs_type": mount.fs_type,
                     })).collect::<Vec<_>>(),
@@ -115,6 +116,9 @@ pub fn run(args: &DoctorArgs, out: &mut Output) -> anyhow::Result<Outcome> {
             device.disk.name, device.start_bytes
         ))?;
         out.line(format_args!("identity        {}", device.identity()))?;
+        if let Some(obstacle) = device.obstacle() {
+            out.line(format_args!("refused         {} {obstacle}", device.path.display()))?;
+        }
         for mount in mounts.iter().flatten() {
             out.line(format_args!(
                 "mounted         {} on {}: frozen for marks",

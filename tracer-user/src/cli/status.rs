@@ -104,6 +104,12 @@ fn print(status: &Value, out: &mut Output) -> anyhow::Result<()> {
         bytes(&status["pending_bytes"]),
         status["pending_ms"]
     ))?;
+    if status["failed_writes"] != 0 {
+        out.line(format_args!(
+            "  FAILED    {} writes of the source, by its own account",
+            status["failed_writes"]
+        ))?;
+    }
     if status["unreadable_bytes"] != 0 {
         out.line(format_args!("  UNREADABLE {} of the source", bytes(&status["unreadable_bytes"])))?;
     }

@@ -13,14 +13,13 @@ use crate::collect::collector::debt::Debt;
 use crate::collect::freezer::Freeze;
 use crate::collect::mark::{MarkInProgress, Quiet};
 use crate::collect::pending::{MonotonicNs, Pending, merge_to};
-use crate::collect::readers::Readers;
+use crate::collect::readers::{Read, Readers, Wanted};
 use crate::collect::scan::{Scan, Step, differing};
 use crate::collect::slice::slice;
 use crate::collect::{
     Acknowledged, CollectError, CollectorOptions, CollectorStatus, Command, Entry, MarkReply, Probes,
     ReplicaBytes, Source, State,
 };
-use crate::io::AlignedBuf;
 use crate::model::{ByteRange, ByteRangeSet, MarkId, RecordBody, Timestamp};
 
 /// One turn of the loop reads no more than this before it looks at the ring again.
@@ -129,7 +128,8 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         let size_bytes = parts.source.size_bytes().map_err(CollectError::Gone)?;
         let now = Instant::now();
         let source = Arc::new(parts.source);
-        let readers = Readers::start(source.clone()).map_err(CollectError::Readers)?;
+        let hashes = parts.replica.as_ref().and_then(|replica| replica.hashes());
+        let readers = Readers::start(source.clone(), hashes).map_err(CollectError::Readers)?;
         let mut pending = Pending::new(size_bytes, 4096);
         // What is still under way of it is not known either.
         begin.owed.iter().for_each(|range| pending.insert_unpaired(range));
@@ -237,7 +237,10 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
                 Some(Event::Submit { key, first, range, discard, time_ns, .. }) => {
                     self.pending.submit(key, first, range, discard, time_ns.min(now));
                 }
-                Some(Event::Complete { key, range, whole, .. }) => {
+                Some(Event::Complete { key, range, whole, failed: true }) => {
+                    self.pending.fail(key, range, whole, now)
+                }
+                Some(Event::Complete { key, range, whole, failed: false }) => {
                     self.pending.complete(key, range, whole, now)
                 }
                 None => return Err(CollectError::UnknownEvent),
@@ -354,50 +357,58 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         if spans.is_empty() && steps.is_empty() {
             return Ok(false);
         }
-        let wanted: Vec<ByteRange> =
-            spans.iter().map(|span| span.range).chain(steps.iter().map(|step| step.range())).collect();
+        let changed = spans.iter().map(|span| Wanted { range: span.range, compare: false });
+        let scanned = steps
+            .iter()
+            .map(|step| Wanted { range: step.range(), compare: matches!(step, Step::Compare(_)) });
+        let wanted: Vec<Wanted> = changed.chain(scanned).collect();
         let mut read = self.readers.read(&wanted).into_iter();
-        for (span, bytes) in spans.iter().zip(read.by_ref()) {
-            if let Some(bytes) = self.readable(span.range, bytes) {
-                self.journal_parts(span.range.start, &bytes, span.parts.iter().copied());
+        for (span, read) in spans.iter().zip(read.by_ref()) {
+            if let Some(read) = self.readable(span.range, read) {
+                self.journal_parts(span.range.start, &read.bytes, span.parts.iter().copied());
             }
         }
-        for (step, bytes) in steps.into_iter().zip(read) {
-            let Some(bytes) = self.readable(step.range(), bytes) else { continue };
+        for (step, read) in steps.into_iter().zip(read) {
+            let Some(read) = self.readable(step.range(), read) else { continue };
             let changed = match step {
                 Step::Copy(range) => [range].into_iter().collect(),
-                Step::Compare(range) => self.differing(range, &bytes),
+                Step::Compare(range) => self.differing(range, &read),
             };
-            self.journal_parts(step.range().start, &bytes, changed.iter().map(|range| (range, false)));
+            self.journal_parts(step.range().start, &read.bytes, changed.iter().map(|range| (range, false)));
         }
         self.flush_outbox()?;
         Ok(true)
     }
 
-    /// What of the source differs from the replica: all, if that can't be read.
-    fn differing(&mut self, range: ByteRange, bytes: &[u8]) -> ByteRangeSet {
-        let old = self.replica.as_mut().map(|replica| replica.read(range));
-        match old {
-            Some(Ok(old)) => differing(range.start, bytes, old),
-            Some(Err(error)) => {
-                log::warn!(
-                    "the replica can't be read, so what was to be compared with it is copied: {error}"
-                );
-                self.replica = None;
-                [range].into_iter().collect()
+    /// What of `range` differs from the replica: only what its hashes don't show to be the same is read there, and all of
+    /// that differs if it can't be read.
+    fn differing(&mut self, range: ByteRange, read: &Read) -> ByteRangeSet {
+        let mut differs = ByteRangeSet::new();
+        for suspect in read.suspects.iter() {
+            let at = |byte: u64| usize::try_from(byte - range.start).expect("a suspect lies in its range");
+            let new = &read.bytes[at(suspect.start)..at(suspect.end)];
+            match self.replica.as_mut().map(|replica| replica.read(suspect)) {
+                Some(Ok(old)) => differs.extend(&differing(suspect.start, new, old)),
+                Some(Err(error)) => {
+                    log::warn!(
+                        "the replica can't be read, so what was to be compared with it is copied: {error}"
+                    );
+                    self.replica = None;
+                    differs.insert(suspect);
+                }
+                None => differs.insert(suspect),
             }
-            None => [range].into_iter().collect(),
         }
+        differs
     }
 
-    fn readable(&mut self, range: ByteRange, bytes: std::io::Result<AlignedBuf>) -> Option<AlignedBuf> {
-        bytes
-            .inspect_err(|error| {
-                log::warn!("bytes {range} of the source can't be read, will try again: {error}");
-                self.unreadable.insert(range);
-                self.probes.owe(range);
-            })
-            .ok()
+    fn readable(&mut self, range: ByteRange, read: std::io::Result<Read>) -> Option<Read> {
+        read.inspect_err(|error| {
+            log::warn!("bytes {range} of the source can't be read, will try again: {error}");
+            self.unreadable.insert(range);
+            self.probes.owe(range);
+        })
+        .ok()
     }
 
     /// Journals `parts` of the bytes that were read from `start` on.

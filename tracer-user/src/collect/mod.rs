@@ -1,6 +1,7 @@
 //! From events to records: which ranges changed, reading them, the scan of the whole volume, and marks.
 
 mod collector;
+mod compare;
 mod freezer;
 mod mark;
 mod pending;
@@ -10,7 +11,9 @@ mod slice;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
@@ -19,7 +22,9 @@ use serde::Serialize;
 
 use crate::capture::{Capture, Counters, Event, Skipped};
 use crate::io::AlignedBuf;
-use crate::model::{ByteRange, ByteRangeSet, Mark, MarkId, Point, RecordBody, Timestamp};
+use crate::model::{
+    ByteRange, ByteRangeSet, GranuleHash, Granules, Mark, MarkId, Point, RecordBody, Timestamp,
+};
 
 pub use collector::{Begin, Collector, CollectorParts, Ended};
 pub use freezer::{Freeze, Freezer, Reply as FreezeReply, serve as serve_freezer};
@@ -31,6 +36,8 @@ pub use freezer::{Freeze, Freezer, Reply as FreezeReply, serve as serve_freezer}
 pub trait Probes {
     /// `Some(None)` is an event that can't be understood.
     fn next_event(&mut self) -> Option<Option<Event>>;
+    /// Not even an event that a probe has begun to write, and that `next_event` can't give yet.
+    fn ring_is_empty(&self) -> bool;
     fn counters(&self) -> Counters;
     /// Takes what was put into the dirty bitmap for want of room in the ring.
     fn take_dirty(&mut self) -> ByteRangeSet;
@@ -52,6 +59,10 @@ pub trait Probes {
 impl Probes for Capture {
     fn next_event(&mut self) -> Option<Option<Event>> {
         Capture::next_event(self)
+    }
+
+    fn ring_is_empty(&self) -> bool {
+        Capture::ring_is_empty(self)
     }
 
     fn counters(&self) -> Counters {
@@ -106,6 +117,17 @@ pub trait Source: Sync {
 /// The replica, for comparing.
 pub trait ReplicaBytes {
     fn read(&mut self, range: ByteRange) -> std::io::Result<&[u8]>;
+    /// Its hashes, if there are any: then only what they don't show to be the same is read.
+    fn hashes(&self) -> Option<Arc<dyn ReplicaHashes>> {
+        None
+    }
+}
+
+/// The hashes of the replica's granules. Several threads look at once.
+pub trait ReplicaHashes: Send + Sync {
+    fn granules(&self) -> Granules;
+    /// One for each of `granules`; `None` when in doubt.
+    fn hashes(&self, granules: Range<u64>) -> Vec<Option<GranuleHash>>;
 }
 
 /// What the collector hands to the journal.
@@ -185,6 +207,8 @@ pub struct CollectorStatus {
     pub skipped: Skipped,
     /// The ring had no room within the last second: writes go through the dirty bitmap.
     pub overrun: bool,
+    /// Writes that the device said have failed, in this session: what it holds there is read, now and once it was idle.
+    pub failed_writes: u64,
     pub scan_done_bytes: u64,
     pub scan_total_bytes: u64,
     /// Changed and not in the journal yet.

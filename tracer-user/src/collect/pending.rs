@@ -101,14 +101,29 @@ impl Pending {
     /// The device says that a range, or all under the key, is done. A hint: without its submission the range counts
     /// as ready nevertheless.
     pub fn complete(&mut self, key: u64, range: Option<ByteRange>, whole: bool, now: MonotonicNs) {
+        let done = self.finished(key, range, whole);
+        self.ready_all(done, now);
+    }
+
+    /// The device says that it could not write it. What it holds there now may be the old, the new, or a part of both,
+    /// and may still change (a write that timed out can land later): it is read now, and again once the device was idle.
+    pub fn fail(&mut self, key: u64, range: Option<ByteRange>, whole: bool, now: MonotonicNs) {
+        let done = self.finished(key, range, whole);
+        for range in &done {
+            self.insert_unpaired(*range);
+        }
+        self.ready_all(done, now);
+    }
+
+    /// Takes out of what is in flight what a completion stands for.
+    fn finished(&mut self, key: u64, range: Option<ByteRange>, whole: bool) -> Vec<ByteRange> {
         if key != 0
             && whole
             && let Some(done) = self.in_flight.remove(&key)
         {
-            self.ready_all(done.ranges, now);
-            return;
+            return done.ranges;
         }
-        let Some(range) = range else { return };
+        let Some(range) = range else { return Vec::new() };
         if let Some(partly) = self.in_flight.get_mut(&key) {
             let mut left: ByteRangeSet = partly.ranges.iter().copied().collect();
             left.remove(range);
@@ -118,7 +133,7 @@ impl Pending {
             }
         }
         // Without a key it may be the completion of one of several writes to the range: the others stay unpaired.
-        self.ready_all([range], now);
+        vec![range]
     }
 
     /// Written at some time before now, nothing known of its completion.
@@ -374,6 +389,21 @@ mod tests {
     }
 
     #[test]
+    fn a_failed_write_is_read_now_and_again_once_the_device_was_idle() {
+        let mut pending = Pending::new(SIZE, 4096);
+        pending.submit(1, true, block(3), false, 0);
+        pending.submit(2, true, block(6), true, 0);
+        pending.fail(1, Some(block(3)), true, 10);
+        pending.fail(2, None, true, 10);
+        assert_eq!(parts(&mut pending), [(block(3), false), (block(6), false)], "a failed discard is none");
+        assert!(pending.awaits_device());
+        pending.settle(20, 70);
+        pending.settle(80, 130);
+        assert_eq!(all_ready(&mut pending), [block(3), block(6)]);
+        assert!(pending.is_empty());
+    }
+
+    #[test]
     fn a_completion_without_its_submission_counts() {
         let mut pending = Pending::new(SIZE, 4096);
         pending.complete(77, Some(block(1)), true, 0);
@@ -409,7 +439,7 @@ mod tests {
     proptest! {
         /// Whatever the probes say, in whatever order: a written block is in some set until it was taken.
         #[test]
-        fn no_submission_is_forgotten(ops in prop::collection::vec((0u8..6, 0u64..8, 0u64..64), 1..200)) {
+        fn no_submission_is_forgotten(ops in prop::collection::vec((0u8..7, 0u64..8, 0u64..64), 1..200)) {
             let mut pending = Pending::new(SIZE, 4096);
             let mut owed: Vec<ByteRange> = Vec::new();
             for (now, (op, key, at)) in (1u64..).zip(ops) {
@@ -418,6 +448,7 @@ mod tests {
                     2 => pending.complete(key, Some(block(at)), at % 2 == 0, now),
                     3 => { pending.insert_unpaired(block(at)); owed.push(block(at)); }
                     4 => pending.settle(now.saturating_sub(at), now),
+                    5 => pending.fail(key, Some(block(at)), at % 2 == 0, now),
                     _ => for span in pending.take_spans(2, SIZE, 0) {
                         for (range, _) in span.parts {
                             owed.retain(|o| o.intersect(range).is_none());

@@ -1,8 +1,11 @@
 //! The walk over the whole volume: the baseline, and the comparison with the replica after a restart. Pure.
 
-use crate::model::{ByteRange, ByteRangeSet};
+use crate::model::{ByteRange, ByteRangeSet, Granules};
 
+/// A piece ends at a multiple of this, so that it holds whole granules of the hash list.
 const PIECE_BYTES: u64 = 1 << 20;
+
+const _: () = assert!(PIECE_BYTES.is_multiple_of(Granules::BYTES_MAX));
 
 /// What the scan does with a piece of the volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +74,10 @@ impl Scan {
 
     fn next_step(&self) -> Option<Step> {
         let first = |set: &ByteRangeSet| set.iter().next();
-        let cut = |range: ByteRange| ByteRange::new(range.start, range.end.min(range.start + PIECE_BYTES));
+        let cut = |range: ByteRange| {
+            let piece_end = (range.start / PIECE_BYTES + 1) * PIECE_BYTES;
+            ByteRange::new(range.start, range.end.min(piece_end))
+        };
         match (first(&self.copy), first(&self.compare)) {
             (Some(copy), Some(compare)) if compare.start < copy.start => Some(Step::Compare(cut(compare))),
             (Some(copy), _) => Some(Step::Copy(cut(copy))),
@@ -129,6 +135,15 @@ mod tests {
         assert_eq!(compared, same);
         assert_eq!(copied.bytes() + compared.bytes(), size);
         assert!(scan.is_done() && scan.done_bytes() == size);
+    }
+
+    #[test]
+    fn pieces_end_at_whole_mebibytes() {
+        let same: ByteRangeSet = [ByteRange::new(4096, (3 << 20) + 512)].into_iter().collect();
+        let whole = [ByteRange::new(0, 4 << 20)].into_iter().collect();
+        let mut scan = Scan::new(4 << 20, &whole, &same);
+        let ends: Vec<u64> = scan.take_steps(100).into_iter().map(|step| step.range().end).collect();
+        assert_eq!(ends, [4096, 1 << 20, 2 << 20, 3 << 20, (3 << 20) + 512, 4 << 20]);
     }
 
     #[test]

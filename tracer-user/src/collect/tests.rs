@@ -88,6 +88,10 @@ impl Probes for Shared {
         Some(Some(event))
     }
 
+    fn ring_is_empty(&self) -> bool {
+        self.disk().ring.is_empty()
+    }
+
     fn counters(&self) -> Counters {
         self.disk().counters
     }
@@ -192,13 +196,25 @@ fn collector(
     state: State,
     next_mark: MarkId,
 ) -> (Collector<Shared, Shared>, Sender<Command>, Receiver<Entry>, Arc<Acknowledged>) {
+    collector_with(disk, None, queue, state, next_mark)
+}
+
+/// With a replica all of which is to be compared.
+fn collector_with(
+    disk: &Shared,
+    replica: Option<Box<dyn ReplicaBytes + Send>>,
+    queue: usize,
+    state: State,
+    next_mark: MarkId,
+) -> (Collector<Shared, Shared>, Sender<Command>, Receiver<Entry>, Arc<Acknowledged>) {
+    let same_as_replica = if replica.is_some() { whole() } else { ByteRangeSet::new() };
     let (journal, entries) = sync_channel(queue);
     let (commands, receiver) = channel();
     let acknowledged = Arc::new(Acknowledged::default());
     let parts = CollectorParts {
         probes: disk.clone(),
         source: disk.clone(),
-        replica: None,
+        replica,
         freezer: Box::new(NoFreezer),
         journal,
         commands: receiver,
@@ -209,7 +225,7 @@ fn collector(
     let mut owed = disk.disk().current.clone();
     owed.extend(&disk.disk().older);
     let unscanned = disk.disk().unscanned.clone();
-    let begin = Begin { state, unscanned, same_as_replica: ByteRangeSet::new(), owed };
+    let begin = Begin { state, unscanned, same_as_replica, owed };
     (Collector::new(parts, begin).unwrap(), commands, entries, acknowledged)
 }
 
@@ -343,6 +359,68 @@ fn stop_drains_and_makes_a_last_mark() {
     bench.turn_until("a mark", |b| b.marks.len() == 2);
     assert!(bench.wrong.is_empty());
     assert_eq!(bench.image, bench.disk.disk().bytes);
+}
+
+/// A replica of 16 granules that notes where it is read.
+struct Replica {
+    bytes: Vec<u8>,
+    hashes: Arc<Hashes>,
+    read: Arc<Mutex<ByteRangeSet>>,
+}
+
+struct Hashes(Vec<Option<GranuleHash>>);
+
+const GRANULE: usize = 4 * BLOCK;
+
+impl ReplicaBytes for Replica {
+    fn read(&mut self, range: ByteRange) -> std::io::Result<&[u8]> {
+        self.read.lock().unwrap().insert(range);
+        Ok(&self.bytes[range.start as usize..range.end as usize])
+    }
+
+    fn hashes(&self) -> Option<Arc<dyn ReplicaHashes>> {
+        Some(self.hashes.clone())
+    }
+}
+
+impl ReplicaHashes for Hashes {
+    fn granules(&self) -> Granules {
+        Granules::new((BLOCK * BLOCKS) as u64, GRANULE as u64).unwrap()
+    }
+
+    fn hashes(&self, granules: Range<u64>) -> Vec<Option<GranuleHash>> {
+        self.0[granules.start as usize..granules.end as usize].to_vec()
+    }
+}
+
+#[test]
+fn of_the_replica_only_what_its_hashes_do_not_show_to_be_the_same_is_read() {
+    let granule = |index: usize| ByteRange::with_len((index * GRANULE) as u64, GRANULE as u64);
+    let old = vec![7; BLOCK * BLOCKS];
+    let mut hashes: Vec<_> = old.chunks(GRANULE).map(|bytes| Some(GranuleHash::of(bytes))).collect();
+    hashes[5] = None;
+    hashes[9] = None;
+    let read = Arc::<Mutex<ByteRangeSet>>::default();
+    let replica = Replica { bytes: old.clone(), hashes: Arc::new(Hashes(hashes)), read: read.clone() };
+    let mut bytes = old;
+    // In a granule whose hash is known, and in one whose hash is not.
+    bytes[3 * GRANULE + BLOCK] = 8;
+    bytes[9 * GRANULE] = 8;
+    let disk = Disk { bytes, ring_max: 8, unscanned: whole(), ..Disk::default() };
+    let disk = Shared(Arc::new(Mutex::new(disk)));
+    let (mut collector, _commands, entries, _) =
+        collector_with(&disk, Some(Box::new(replica)), 64, State::Resync, MarkId(1));
+    for _ in 0..10 {
+        collector.turn().unwrap();
+    }
+    let mut journaled = ByteRangeSet::new();
+    while let Ok(entry) = entries.try_recv() {
+        let Entry::Records { bodies, .. } = entry else { continue };
+        bodies.iter().filter_map(RecordBody::content_range).for_each(|range| journaled.insert(range));
+    }
+    let block = |start: usize| ByteRange::with_len(start as u64, BLOCK as u64);
+    assert_eq!(journaled, [block(3 * GRANULE + BLOCK), block(9 * GRANULE)].into_iter().collect());
+    assert_eq!(*read.lock().unwrap(), [3, 5, 9].map(granule).into_iter().collect());
 }
 
 proptest! {

@@ -194,20 +194,23 @@ impl BlockDevice {
         Some(IoCounts { counted, ..IoCounts::parse(&attribute(&self.disk.sysfs_dir, "stat")?)? })
     }
 
-    /// Written zone by zone (SMR disks, ZNS).
-    pub fn is_zoned(&self) -> bool {
-        attribute(&self.disk.sysfs_dir, "queue/zoned").is_some_and(|model| model != "none")
-    }
-
     /// A suspended dm device holds bios that count nowhere as under way.
     pub fn is_suspended(&self) -> bool {
         attribute(&self.disk.sysfs_dir, "dm/suspended").is_some_and(|suspended| suspended == "1")
     }
 
-    /// Writes (with discards and write-zeroes) under way on the whole disk. None if the device is gone.
+    /// Writes (with discards and write-zeroes) under way on the whole disk. None if the device is gone, or nobody counts.
     pub fn writes_in_flight(&self) -> Option<u64> {
+        if !self.counts_requests() {
+            return None;
+        }
         let inflight = attribute(&self.disk.sysfs_dir, "inflight")?;
         inflight.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// Whether the kernel counts the requests under way. What takes bios counts, or has written before it returns.
+    pub(super) fn counts_requests(&self) -> bool {
+        !self.request_based || attribute(&self.disk.sysfs_dir, "queue/iostats").is_none_or(|on| on != "0")
     }
 
     /// (major, minor) of the whole disk and of its partitions.

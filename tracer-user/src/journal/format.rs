@@ -13,7 +13,7 @@ pub const SEAL_LEN: usize = 64;
 pub const RAW_LEN_MAX: usize = 16 << 20;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"AWsegmt\x01";
-const SEAL_MAGIC: [u8; 8] = *b"AWseal\x01\n";
+pub const SEAL_MAGIC: [u8; 8] = *b"AWseal\x01\n";
 pub const FRAME_MAGIC: [u8; 4] = *b"\xA5AWf";
 
 /// Bit of the seal's flags.

@@ -6,6 +6,8 @@
 mod check;
 mod error;
 mod format;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod index;
 mod open_segment;
 mod options;
@@ -26,6 +28,7 @@ pub use check::CheckReport;
 pub use error::JournalError;
 pub use options::{BadSyncPolicy, JournalOptions, SyncPolicy};
 pub use reader::{Journal, SegmentInfo};
+pub use record::LABEL_LEN_MAX;
 pub use records::Records;
 pub use recovery::{Recovery, TornTail};
 pub use writer::Writer;

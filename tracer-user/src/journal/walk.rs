@@ -344,7 +344,9 @@ fn durable_end_behind<S: Store>(
 ) -> Result<Option<u64>, JournalError> {
     let mut highest = None;
     let mut start = from;
-    let mut chunk = vec![0; SCAN_CHUNK_BYTES];
+    let left = size_of(store, name)?.saturating_sub(from);
+    let chunk_len = usize::try_from(left).unwrap_or(usize::MAX).clamp(FRAME_HEADER_LEN, SCAN_CHUNK_BYTES);
+    let mut chunk = vec![0; chunk_len];
     loop {
         let count = read_at(store, name, start, &mut chunk)?;
         let bytes = &chunk[..count];

@@ -1,10 +1,12 @@
 //! The nouns of Afterwrite as plain values. No clock, no I/O, no thread: anything may use this module.
 
+mod granule;
 mod identity;
 mod point;
 mod range;
 mod record;
 
+pub use granule::{GranuleHash, Granules};
 pub use identity::{Lsn, Timestamp, VolumeId, VolumeInfo};
 pub use point::{MarkId, Point, PointClass, Target as PointTarget};
 pub use range::{ByteRange, ByteRangeSet};

@@ -5,6 +5,7 @@ mod digest;
 mod replay;
 mod resolve;
 mod verify;
+mod verify_hashes;
 
 #[cfg(test)]
 mod tests;
@@ -12,3 +13,4 @@ mod tests;
 pub use replay::{ReplayError, ReplayOptions, ReplayOutcome, ReplayPlan, ReplayProgress, replay};
 pub use resolve::{ResolveError, ResolvedPoint, resolve};
 pub use verify::{VerifyError, VerifyProgress, VerifyReport, verify};
+pub use verify_hashes::{HashReport, VerifyHashesError, verify_hashes};

@@ -50,7 +50,7 @@ pub enum VerifyError {
 }
 
 /// What is compared between two reports of progress: bounds what the threads may find before it is joined.
-const WINDOW_BYTES: u64 = 128 << 20;
+pub(super) const WINDOW_BYTES: u64 = 128 << 20;
 const BLOCK_BYTES: usize = 4096;
 const RANGES_MAX: usize = 1 << 16;
 
@@ -98,14 +98,14 @@ pub fn verify(
 
 /// The differing ranges so far: they come in order, and adjacent ones are joined.
 #[derive(Default)]
-struct Differing {
-    ranges: Vec<ByteRange>,
-    bytes: u64,
-    more: bool,
+pub(super) struct Differing {
+    pub(super) ranges: Vec<ByteRange>,
+    pub(super) bytes: u64,
+    pub(super) more: bool,
 }
 
 impl Differing {
-    fn push(&mut self, range: ByteRange) {
+    pub(super) fn push(&mut self, range: ByteRange) {
         if range.is_empty() {
             return;
         }
@@ -165,7 +165,7 @@ fn differing_blocks(start: u64, source: &[u8], target: &[u8]) -> Vec<ByteRange> 
     found.ranges
 }
 
-fn size_of(path: &Path) -> Result<u64, VerifyError> {
+pub(super) fn size_of(path: &Path) -> Result<u64, VerifyError> {
     use std::os::unix::fs::FileTypeExt;
     let look = |source| VerifyError::Look { path: path.to_owned(), source };
     let metadata = std::fs::metadata(path).map_err(look)?;

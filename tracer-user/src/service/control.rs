@@ -13,6 +13,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::collect::Command;
+use crate::journal::LABEL_LEN_MAX;
 use crate::service::progress::Status;
 use crate::service::protect::{ProtectEvent, Running};
 use crate::service::run_dir;
@@ -21,11 +22,25 @@ const REQUEST_BYTES_MAX: u64 = 64 << 10;
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(2);
 const SHOW_EVERY: Duration = Duration::from_millis(500);
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "lowercase")]
-enum Request {
+pub(super) enum Request {
     Status,
     Mark { label: String },
+}
+
+impl Request {
+    /// Or why not, for whom asked.
+    pub(super) fn parse(line: &str) -> Result<Request, String> {
+        let request = serde_json::from_str(line).map_err(|error| format!("not understood: {error}"))?;
+        match &request {
+            // The journal takes no longer one, and would end with it.
+            Request::Mark { label } if label.len() > LABEL_LEN_MAX => {
+                Err(format!("a label of {} bytes; use {LABEL_LEN_MAX} at most", label.len()))
+            }
+            _ => Ok(request),
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -106,10 +121,10 @@ async fn answer(stream: UnixStream, status: Status, commands: std::sync::mpsc::S
     if !matches!(tokio::time::timeout(REQUEST_TIME_MAX, reader.read_line(&mut line)).await, Ok(Ok(_))) {
         return;
     }
-    let response = match serde_json::from_str(&line) {
+    let response = match Request::parse(&line) {
         Ok(Request::Status) => as_response(&status),
         Ok(Request::Mark { label }) => make_mark(label, commands).await,
-        Err(error) => Response::Error(format!("not understood: {error}")),
+        Err(why) => Response::Error(why),
     };
     if let Ok(mut text) = serde_json::to_string(&response) {
         text.push('\n');
@@ -218,5 +233,20 @@ impl Client {
             Ok(Response::Error(why)) => Err(ControlError::Refused(why)),
             Err(error) => Err(failed(error.into())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_the_journal_would_refuse_is_refused_at_the_socket() {
+        for (len, taken) in [(0, true), (LABEL_LEN_MAX, true), (LABEL_LEN_MAX + 1, false)] {
+            let request = Request::Mark { label: "x".repeat(len) };
+            let parsed = Request::parse(&serde_json::to_string(&request).unwrap());
+            assert_eq!(parsed.is_ok(), taken, "{len}");
+        }
+        assert!(Request::parse("{\"command\":\"detonate\"}").unwrap_err().starts_with("not understood"));
     }
 }

@@ -1,9 +1,12 @@
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use crate::apply::hash_list::HashListReader;
 use crate::capture::VolumeExtent;
-use crate::collect::{ReplicaBytes, Source};
+use crate::collect::{ReplicaBytes, ReplicaHashes, Source};
 use crate::io::{AlignedBuf, BlockDevice, DirectFile, ReadError, mounted_on};
-use crate::model::ByteRange;
+use crate::model::{ByteRange, GranuleHash, Granules};
 
 /// The protected block device, read past the page cache.
 pub struct DeviceSource {
@@ -41,15 +44,21 @@ impl Source for DeviceSource {
     }
 }
 
-/// The replica through the page cache, as the applier writes it.
+/// The replica through the page cache, as the applier writes it, and its hash list.
 pub struct ReplicaFile {
     file: std::fs::File,
     buffer: Vec<u8>,
+    hashes: Option<Arc<dyn ReplicaHashes>>,
 }
 
 impl ReplicaFile {
-    pub fn open(path: &std::path::Path) -> std::io::Result<ReplicaFile> {
-        Ok(ReplicaFile { file: std::fs::File::open(path)?, buffer: Vec::new() })
+    /// Of the journal in `journal_dir`.
+    pub fn open(path: &Path, journal_dir: &Path) -> std::io::Result<ReplicaFile> {
+        let hashes = HashListReader::of_replica(journal_dir)
+            .inspect_err(|error| log::debug!("comparing without hashes: {error}"))
+            .ok();
+        let hashes = hashes.map(|list| Arc::new(ReplicaHashList(list)) as Arc<dyn ReplicaHashes>);
+        Ok(ReplicaFile { file: std::fs::File::open(path)?, buffer: Vec::new(), hashes })
     }
 }
 
@@ -60,6 +69,23 @@ impl ReplicaBytes for ReplicaFile {
         self.buffer.resize(len, 0);
         self.file.read_exact_at(&mut self.buffer, range.start)?;
         Ok(&self.buffer)
+    }
+
+    fn hashes(&self) -> Option<Arc<dyn ReplicaHashes>> {
+        self.hashes.clone()
+    }
+}
+
+struct ReplicaHashList(HashListReader);
+
+impl ReplicaHashes for ReplicaHashList {
+    fn granules(&self) -> Granules {
+        self.0.header().granules
+    }
+
+    fn hashes(&self, granules: Range<u64>) -> Vec<Option<GranuleHash>> {
+        // What can't be read is unknown, and then the replica is.
+        self.0.read(granules.clone()).unwrap_or_else(|_| granules.map(|_| None).collect())
     }
 }
 

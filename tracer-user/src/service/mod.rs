@@ -2,6 +2,8 @@
 
 mod control;
 mod device_source;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod memory;
 mod pipeline;
 mod prepare;

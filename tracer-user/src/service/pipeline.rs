@@ -15,6 +15,9 @@ use crate::service::progress::SharedProgress;
 const TICK: Duration = Duration::from_millis(100);
 /// A target that failed is tried again this soon.
 const RETRY_TARGET: Duration = Duration::from_secs(2);
+/// Hashed anew at each look that finds nothing to apply: 4 MiB, some 10 times a second.
+const REFRESHED_GRANULES: usize = 64;
+const FINISH_HASHES_MAX: Duration = Duration::from_secs(2);
 
 /// Appends what comes, makes marks durable and says so; ends when the collector has, or with its first error.
 pub fn run_journal(
@@ -100,8 +103,11 @@ pub fn run_applier(
             Some(replica) if goal > replica.checkpoint().applied => {
                 advance(replica, journal, goal, mark.as_ref(), progress)
             }
-            Some(_) if ended => return,
-            Some(_) => continue,
+            Some(replica) if ended => return finish_hashes(replica),
+            Some(replica) => {
+                replica.refresh_hashes(REFRESHED_GRANULES);
+                continue;
+            }
             None => open().map(|opened| replica = Some(opened)).map_err(anyhow::Error::from),
         };
         match result {
@@ -124,6 +130,12 @@ pub fn run_applier(
             }
         }
     }
+}
+
+/// What is left of the hashes at the end, if it takes not long: the next start need not read there.
+fn finish_hashes(replica: &mut Replica) {
+    let begun = Instant::now();
+    while replica.refresh_hashes(REFRESHED_GRANULES) && begun.elapsed() < FINISH_HASHES_MAX {}
 }
 
 /// One step of the applier, also used before the capture starts.

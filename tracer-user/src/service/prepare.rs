@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crate::apply::{ApplyError, Replica};
-use crate::io::{BlockDevice, DeviceError, Role, TopologyError, ensure_not_on_volume};
+use crate::io::{BlockDevice, DeviceError, Obstacle, Role, TopologyError, ensure_not_on_volume};
 use crate::journal::{Journal, JournalError, JournalOptions, Recovery, Writer};
 use crate::model::{ByteRange, ByteRangeSet, Lsn, Point, Timestamp, VolumeId, VolumeInfo};
 use crate::service::run_dir::{LockError, VolumeLock};
@@ -30,8 +30,8 @@ pub enum PrepareError {
          needs a new --journal directory and a new target"
     )]
     OtherSize { journal: PathBuf, device: PathBuf, recorded: u64, now: u64 },
-    #[error("{} is a zoned device: its appends don't say where they write, so it can't be protected yet; protect the volumes above it", device.display())]
-    Zoned { device: PathBuf },
+    #[error("{} {obstacle}", device.display())]
+    NotCovered { device: PathBuf, obstacle: Obstacle },
     #[error("no random bytes for the volume's id")]
     Random(#[source] std::io::Error),
 }
@@ -60,8 +60,8 @@ pub fn prepare(
     run_dir: &Path,
 ) -> Result<Prepared, PrepareError> {
     let device = BlockDevice::open(source)?;
-    if device.is_zoned() {
-        return Err(PrepareError::Zoned { device: device.path });
+    if let Some(obstacle) = device.obstacle() {
+        return Err(PrepareError::NotCovered { device: device.path, obstacle });
     }
     ensure_not_on_volume(&device, journal_dir, Role::Journal)?;
     ensure_not_on_volume(&device, target, Role::Target)?;

@@ -87,7 +87,7 @@ impl Supervisor {
         let begin = self.begin(&probes)?;
         let replica = match begin.same_as_replica.is_empty() {
             true => None,
-            false => ReplicaFile::open(&self.target)
+            false => ReplicaFile::open(&self.target, &self.journal_dir)
                 .inspect_err(|error| log::warn!("the replica can't be read, so all is copied: {error}"))
                 .ok(),
         };

@@ -23,9 +23,46 @@ struct State {
     /// In order, since the last sync. `None` is zeros.
     pending: Vec<(u64, Vec<u8>)>,
     volatile: Vec<u8>,
+    machine: Machine,
+}
+
+/// What counts the operations of all disks of a machine and says which fails. Clones share it.
+#[derive(Clone, Default)]
+pub(crate) struct Machine(Arc<Mutex<Operations>>);
+
+#[derive(Default)]
+struct Operations {
     /// Writes, zeroings and syncs so far.
     ops: usize,
     fault: Option<(usize, Fault)>,
+}
+
+impl Machine {
+    pub(crate) fn fail_at(&self, op: usize, fault: Fault) {
+        self.0.lock().unwrap().fault = Some((op, fault));
+    }
+
+    pub(crate) fn ops(&self) -> usize {
+        self.0.lock().unwrap().ops
+    }
+
+    /// Counts an operation; an error if it fails.
+    pub(crate) fn step(&self) -> io::Result<()> {
+        let mut operations = self.0.lock().unwrap();
+        let op = operations.ops;
+        operations.ops += 1;
+        match operations.fault {
+            Some((at, Fault::Eio)) if at == op => Err(io::Error::from_raw_os_error(libc::EIO)),
+            Some((at, Fault::NoSpace)) if at == op => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+            Some((at, Fault::Crash)) if at <= op => Err(io::Error::other("the machine has stopped")),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_failing(&self) -> bool {
+        let operations = self.0.lock().unwrap();
+        operations.fault.is_some_and(|(at, _)| at + 1 == operations.ops)
+    }
 }
 
 impl FaultyDisk {
@@ -35,22 +72,26 @@ impl FaultyDisk {
     }
 
     pub(crate) fn holding(bytes: Vec<u8>) -> FaultyDisk {
+        FaultyDisk::of(&Machine::default(), bytes)
+    }
+
+    /// One of several disks of a machine.
+    pub(crate) fn of(machine: &Machine, bytes: Vec<u8>) -> FaultyDisk {
         let volatile = bytes.clone();
         FaultyDisk(Arc::new(Mutex::new(State {
             durable: bytes,
             pending: Vec::new(),
             volatile,
-            ops: 0,
-            fault: None,
+            machine: machine.clone(),
         })))
     }
 
     pub(crate) fn fail_at(&self, op: usize, fault: Fault) {
-        self.state().fault = Some((op, fault));
+        self.state().machine.fail_at(op, fault);
     }
 
     pub(crate) fn ops(&self) -> usize {
-        self.state().ops
+        self.state().machine.ops()
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
@@ -80,25 +121,14 @@ impl FaultyDisk {
 }
 
 impl State {
-    fn step(&mut self) -> io::Result<()> {
-        let op = self.ops;
-        self.ops += 1;
-        match self.fault {
-            Some((at, Fault::Eio)) if at == op => Err(io::Error::from_raw_os_error(libc::EIO)),
-            Some((at, Fault::NoSpace)) if at == op => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
-            Some((at, Fault::Crash)) if at <= op => Err(io::Error::other("the machine has stopped")),
-            _ => Ok(()),
-        }
-    }
-
     fn change(&mut self, start: u64, bytes: Vec<u8>) -> io::Result<()> {
-        let done = self.step();
+        let done = self.machine.step();
         let at = start as usize;
         if done.is_ok() {
             self.volatile[at..at + bytes.len()].copy_from_slice(&bytes);
         }
         // A write that failed may have reached the disk in part.
-        if done.is_ok() || self.fault.is_some_and(|(at, _)| at + 1 == self.ops) {
+        if done.is_ok() || self.machine.is_failing() {
             self.pending.push((start, bytes));
         }
         done
@@ -122,7 +152,7 @@ impl Medium for FaultyDisk {
 
     fn sync(&mut self) -> io::Result<()> {
         let mut state = self.state();
-        state.step()?;
+        state.machine.step()?;
         state.durable = state.volatile.clone();
         state.pending.clear();
         Ok(())

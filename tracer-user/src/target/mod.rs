@@ -14,5 +14,6 @@ pub(crate) mod faulty;
 
 pub use coalescer::{Coalescer, Op};
 pub use error::TargetError;
+pub(crate) use medium::{Kind as MediumKind, Medium, RawMedium};
 pub use open::OpenTarget;
 pub use writer::TargetWriter;

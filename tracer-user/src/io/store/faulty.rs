@@ -95,7 +95,7 @@ impl FaultyStore {
     }
 
     fn disk(&self) -> MutexGuard<'_, Disk> {
-        self.0.lock().unwrap()
+        self.0.lock().expect("no test panics with the disk in hand")
     }
 
     /// Changing operations so far.
@@ -340,7 +340,7 @@ impl Store for FaultyStore {
         }
         let page_bytes = disk.page_bytes;
         let file = disk.file(name)?;
-        let start = usize::try_from(offset).unwrap();
+        let start = usize::try_from(offset).expect("files in memory are small");
         let there = file.cache.get(start..start + bytes.len());
         assert!(there == Some(bytes), "{name}: other bytes at {offset} than those that were there");
         file.dirty.extend((start..start + bytes.len()).map(|at| at / page_bytes));
@@ -361,7 +361,7 @@ impl Store for FaultyStore {
         if let Some(fault) = disk.begin()?.filter(|fault| *fault != Fault::PowerCut) {
             return Err(error_of(fault));
         }
-        let size = usize::try_from(size_bytes).unwrap();
+        let size = usize::try_from(size_bytes).expect("files in memory are small");
         let page_bytes = disk.page_bytes;
         let file = disk.file(name)?;
         file.cache.resize(size, 0);

@@ -1,0 +1,36 @@
+//! Fuzz targets of what comes from the kernel: see `crate::fuzzing`.
+
+use crate::capture::{Event, VolumeExtent};
+use crate::model::ByteRange;
+
+/// A byte that chooses the volume, then the bytes from the ring.
+pub fn event(data: &[u8]) {
+    let Some((choice, bytes)) = data.split_first() else { return };
+    let on_disk = match choice % 3 {
+        0 => ByteRange::new(0, 1 << 40),
+        1 => ByteRange::new(1 << 20, (1 << 20) + 4096),
+        _ => ByteRange::new(512, 1 << 63),
+    };
+    let volume = VolumeExtent { on_disk, ..VolumeExtent::default() };
+    let Some(event) = Event::parse(bytes, &volume) else { return };
+    assert_eq!(bytes.len(), 48);
+    let (range, submitted) = match event {
+        Event::Submit { range, .. } => (Some(range), true),
+        Event::Complete { range, .. } => (range, false),
+    };
+    // What the event names of the disk, counted without the parser.
+    let number =
+        |at: usize, len: usize| bytes[at..at + len].iter().rev().fold(0, |n, b| n << 8 | u128::from(*b));
+    let start = number(16, 8) * 512;
+    let end = start + number(32, 4);
+    let wanted_start = start.max(u128::from(on_disk.start));
+    let wanted_end = end.min(u128::from(on_disk.end));
+    match range {
+        Some(range) => {
+            assert!(range.start < range.end && range.end <= on_disk.len());
+            assert_eq!(u128::from(range.start + on_disk.start), wanted_start);
+            assert_eq!(u128::from(range.end + on_disk.start), wanted_end);
+        }
+        None => assert!(!submitted && wanted_start >= wanted_end),
+    }
+}

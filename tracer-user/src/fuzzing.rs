@@ -1,0 +1,64 @@
+//! What the fuzz targets of `fuzz/` run: for each decoder a function that takes any bytes and fails if a promise of
+//! the decoder is broken, not only if it panics. Checksums would keep nearly all mutated bytes out, so most targets
+//! take the bytes twice: as they are, and with their checksums put right.
+//!
+//! Compiled for `cargo fuzz`, which sets `cfg(fuzzing)`, and for tests, which run the corpus that is in the tree.
+
+pub use crate::apply::fuzzing::checkpoint;
+#[cfg(feature = "capture")]
+pub use crate::capture::fuzzing::event;
+pub use crate::journal::fuzzing::{frame, index, record, seal, segment, segment_header, volume_file};
+#[cfg(feature = "capture")]
+pub use crate::service::fuzzing::request;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::{Path, PathBuf};
+
+    type Target = (&'static str, fn(&[u8]));
+
+    const TARGETS: &[Target] = &[
+        ("checkpoint", super::checkpoint),
+        #[cfg(feature = "capture")]
+        ("event", super::event),
+        ("frame", super::frame),
+        ("index", super::index),
+        ("record", super::record),
+        #[cfg(feature = "capture")]
+        ("request", super::request),
+        ("seal", super::seal),
+        ("segment", super::segment),
+        ("segment_header", super::segment_header),
+        ("volume_file", super::volume_file),
+    ];
+
+    fn files(dir: &str) -> Vec<PathBuf> {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz").join(dir);
+        let entries = std::fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    #[test]
+    fn every_target_takes_its_corpus() {
+        for (name, target) in TARGETS {
+            let corpus = files(&format!("corpus/{name}"));
+            assert!(!corpus.is_empty(), "{name} has no corpus");
+            for file in corpus {
+                println!("{}", file.display());
+                target(&std::fs::read(file).unwrap());
+            }
+        }
+    }
+
+    #[cfg(feature = "capture")]
+    #[test]
+    fn every_target_is_one_of_cargo_fuzz() {
+        let stems = files("fuzz_targets").into_iter().filter_map(|file| {
+            assert_eq!(file.extension()?, "rs");
+            Some(file.file_stem()?.to_str()?.to_owned())
+        });
+        let known = TARGETS.iter().map(|(name, _)| (*name).to_owned());
+        assert_eq!(stems.collect::<BTreeSet<_>>(), known.collect());
+    }
+}

@@ -1,0 +1,13 @@
+//! Fuzz target of the control socket: see `crate::fuzzing`.
+
+use crate::journal::LABEL_LEN_MAX;
+use crate::service::control::Request;
+
+pub fn request(data: &[u8]) {
+    let Ok(line) = std::str::from_utf8(data) else { return };
+    let Ok(request) = Request::parse(line) else { return };
+    // What the journal would refuse never gets there: it would end the protection.
+    assert!(!matches!(&request, Request::Mark { label } if label.len() > LABEL_LEN_MAX));
+    let again = serde_json::to_string(&request).expect("what was parsed can be written");
+    assert_eq!(Request::parse(&again).as_ref(), Ok(&request));
+}

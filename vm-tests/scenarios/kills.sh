@@ -1,0 +1,60 @@
+#!/bin/sh
+# protect is killed under load, a hundred times in full length: while it starts, compares, captures, makes a mark and applies it. The
+# replica ends identical, and the mark after it all holds what was there.
+# kernels: 6.1 6.12
+# disks: source=48M target=48M journal=3G
+# modules: ext4 loop
+# tools: mkfs.ext4 e2fsck fio
+# default: 6.1
+# timeout: 1800
+# compare: source target
+# fsck: source target
+. /lib.sh
+SOURCE=$(disk source)
+TARGET=$(disk target)
+KILLS=4
+ADOPTED=0
+[ -z "${FULL:-}" ] || KILLS=100
+
+# From 0 to $1 - 1.
+random() { echo $(($(od -An -N4 -tu4 /dev/urandom) % $1)); }
+
+step "protect a file system under load"
+mount_journal
+mkfs.ext4 -q "$SOURCE"
+mkdir -p /mnt/source
+mount -t ext4 "$SOURCE" /mnt/source
+begin_load /mnt/source
+
+for kill in $(seq $KILLS); do
+    # Every second one is left to become live first.
+    wait_ms=$(random 3000)
+    step "kill $kill, $((kill % 2)), after $wait_ms ms"
+    if [ $((kill % 2)) -eq 0 ]; then
+        start_protect "$SOURCE" "$TARGET" --mark-every 1s
+        if adopted; then ADOPTED=$((ADOPTED + 1)); fi
+    else
+        launch_protect "$SOURCE" "$TARGET" --mark-every 1s
+    fi
+    usleep $((wait_ms * 1000))
+    kill -0 "$PROTECT_PID" || fail "protect ended by itself"
+    kill_protect
+done
+
+echo "$ADOPTED of $((KILLS / 2)) that became live had adopted the probes of the killed one"
+
+step "a mark after all that"
+start_protect "$SOURCE" "$TARGET" --mark-every never
+files /mnt/source/keep 6 64
+sync
+sums /mnt/source/keep > /run/last.sums
+mark last
+files /mnt/source/later 3 64
+end_load
+umount /mnt/source
+
+step "stop, compare"
+stop_protect
+same "$SOURCE" "$TARGET"
+afterwrite journal check $JOURNAL || fail "the journal is damaged"
+expect_point last /run/last.sums later

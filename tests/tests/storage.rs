@@ -1,9 +1,9 @@
-//! The disk of the target fails for a while.
+//! The disk of the target, or of the journal, fails for a while and stays mounted. The page cache of ext4 is right then and
+//! its disk is not, when a write-back has failed and the same blocks are written again.
 
 use afterwrite_tests::*;
 use anyhow::Result;
 
-/// The page cache of ext4 is right and its disk is not when a write-back failed and the same blocks are written again.
 fn target_is_right_on_the_disk_too(fs: Fs) -> Result<()> {
     let mut random = Random::new(seed());
     let disk = Loop::new(64 * MIB)?;
@@ -33,4 +33,38 @@ fn target_on_ext4_is_right_after_write_backs_that_failed() -> Result<()> {
 #[test]
 fn target_on_xfs_is_right_after_write_backs_that_failed() -> Result<()> {
     target_is_right_on_the_disk_too(Fs::Xfs)
+}
+
+fn journal_is_right_on_the_disk_too(fs: Fs) -> Result<()> {
+    let mut random = Random::new(seed());
+    let disk = Loop::new(64 * MIB)?;
+    let mut journal_disk = Disk::new(fs)?;
+    let protection = Protection::new(disk.path())?.arg("--mark-every").arg("never");
+    let protection = protection.journal_at(&journal_disk.path("journal"));
+    let mut protect = protection.start()?;
+    // Twice: what was left open is sealed, and something comes after it.
+    for _ in 0..2 {
+        journal_disk.break_it(Breakage::IoErrors)?;
+        fill_random(disk.path(), 24 * MIB, &mut random)?;
+        protect.wait_for("says that its journal fails", |status| status[0]["paused"].is_string())?;
+        journal_disk.mend()?;
+        protect.wait_for("has healed", |status| status[0]["paused"].is_null())?;
+        protect.mark("healed")?;
+    }
+    protect.stop()?;
+    journal_disk.forget_cache()?;
+    protection.check_journal()?;
+    let image = protection.dir().join("replayed.img");
+    protection.replay("latest", &image)?;
+    assert_identical(disk.path(), &image)
+}
+
+#[test]
+fn journal_on_ext4_is_right_after_write_backs_that_failed() -> Result<()> {
+    journal_is_right_on_the_disk_too(Fs::Ext4)
+}
+
+#[test]
+fn journal_on_xfs_is_right_after_write_backs_that_failed() -> Result<()> {
+    journal_is_right_on_the_disk_too(Fs::Xfs)
 }

@@ -428,6 +428,10 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
     fn keep_house(&mut self) -> Result<(), CollectError> {
         self.probes.flush_diagnostics();
         self.lost_track();
+        // While nothing is written nothing is sent either, which is what would say it otherwise.
+        if Arc::strong_count(&self.acknowledged) == 1 {
+            return Err(CollectError::JournalEnded);
+        }
         let now = self.source.size_bytes().map_err(CollectError::Gone)?;
         if now != self.size_bytes {
             return Err(CollectError::Resized { was: self.size_bytes, now });

@@ -1,7 +1,7 @@
 use serde::Serialize;
 use tracer_common::{
     BLOCK_EVENT_BYTES, BlockEvent, COMPLETE_WHOLE, KIND_COMPLETE, KIND_SUBMIT, OP_DISCARD, OP_SECURE_ERASE,
-    SECTOR_BYTES,
+    SECTOR_BYTES, counter,
 };
 
 use crate::capture::VolumeExtent;
@@ -70,6 +70,27 @@ pub struct Counters {
     pub completions_lost: u64,
     /// Kernel memory a probe could not read: the volume is then compared as a whole.
     pub read_failed: u64,
+}
+
+impl Counters {
+    /// Emitted and marked are read before seen: if the sum is right, all that were seen by then had been reported.
+    pub fn read(value: impl Fn(u32) -> u64) -> Counters {
+        let emitted = value(counter::EMITTED);
+        let marked = value(counter::MARKED);
+        Counters {
+            emitted,
+            marked,
+            seen: value(counter::SEEN),
+            completions_seen: value(counter::COMPLETE_SEEN),
+            completions_lost: value(counter::COMPLETE_LOST),
+            read_failed: value(counter::READ_FAILED),
+        }
+    }
+
+    /// Every submission up to `now` had been reported when these were read, before ring and bitmap were emptied.
+    pub fn cover_all_until(&self, now: &Counters) -> bool {
+        self.seen == self.emitted + self.marked && (now.seen, now.marked) == (self.seen, self.marked)
+    }
 }
 
 /// Runs of a probe that the kernel skipped (`recursion_misses`).

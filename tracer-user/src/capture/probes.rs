@@ -6,6 +6,7 @@ use aya::Ebpf;
 use aya::maps::{MapData, RingBuf};
 use aya::programs::ProgramFd;
 use aya_log::EbpfLogger;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracer_common::{counter, session};
 
 use crate::capture::bitmap::Granules;
@@ -62,18 +63,15 @@ impl Capture {
         Some(event)
     }
 
+    /// Nothing is in the ring, not even an event that a probe has begun to write: that one hides all behind it from
+    /// [`Capture::next_event`], though their probes may have counted them as emitted.
+    pub fn ring_is_empty(&self) -> bool {
+        let mut ring = [PollFd::new(self.ring.as_fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut ring, PollTimeout::ZERO), Ok(0))
+    }
+
     pub fn counters(&self) -> Counters {
-        // Emitted and marked are read before seen: if the sum is right, all that were seen by then had been reported.
-        let emitted = self.counters.get(counter::EMITTED);
-        let marked = self.counters.get(counter::MARKED);
-        Counters {
-            emitted,
-            marked,
-            seen: self.counters.get(counter::SEEN),
-            completions_seen: self.counters.get(counter::COMPLETE_SEEN),
-            completions_lost: self.counters.get(counter::COMPLETE_LOST),
-            read_failed: self.counters.get(counter::READ_FAILED),
-        }
+        Counters::read(|index| self.counters.get(index))
     }
 
     /// How often the kernel did not run a probe because one was running on that processor already.

@@ -31,6 +31,8 @@ pub use freezer::{Freeze, Freezer, Reply as FreezeReply, serve as serve_freezer}
 pub trait Probes {
     /// `Some(None)` is an event that can't be understood.
     fn next_event(&mut self) -> Option<Option<Event>>;
+    /// Not even an event that a probe has begun to write, and that `next_event` can't give yet.
+    fn ring_is_empty(&self) -> bool;
     fn counters(&self) -> Counters;
     /// Takes what was put into the dirty bitmap for want of room in the ring.
     fn take_dirty(&mut self) -> ByteRangeSet;
@@ -52,6 +54,10 @@ pub trait Probes {
 impl Probes for Capture {
     fn next_event(&mut self) -> Option<Option<Event>> {
         Capture::next_event(self)
+    }
+
+    fn ring_is_empty(&self) -> bool {
+        Capture::ring_is_empty(self)
     }
 
     fn counters(&self) -> Counters {

@@ -88,6 +88,10 @@ impl Probes for Shared {
         Some(Some(event))
     }
 
+    fn ring_is_empty(&self) -> bool {
+        self.disk().ring.is_empty()
+    }
+
     fn counters(&self) -> Counters {
         self.disk().counters
     }

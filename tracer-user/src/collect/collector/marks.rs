@@ -33,11 +33,9 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             return false;
         }
         // All that these count had been reported when they were read, and was taken since; nothing came later.
-        let taken = self.snapshot.counters;
-        let now = self.probes.counters();
         self.ring_emptied
-            && taken.seen == taken.emitted + taken.marked
-            && (now.seen, now.marked) == (taken.seen, taken.marked)
+            && self.snapshot.counters.cover_all_until(&self.probes.counters())
+            && self.probes.ring_is_empty()
             && !self.lost_track()
     }
 

@@ -6,6 +6,10 @@ mod attach;
 mod bitmap;
 mod event;
 mod features;
+#[cfg(test)]
+mod interleavings;
+#[cfg(test)]
+mod kills;
 mod layout;
 mod ledger;
 mod mapped;

@@ -6,10 +6,6 @@ mod attach;
 mod bitmap;
 mod event;
 mod features;
-#[cfg(test)]
-mod interleavings;
-#[cfg(test)]
-mod kills;
 mod layout;
 mod ledger;
 mod mapped;
@@ -21,6 +17,11 @@ mod session;
 mod tests;
 mod tracefs;
 mod volume;
+
+#[cfg(test)]
+mod interleavings;
+#[cfg(test)]
+mod kills;
 
 pub use adopt::{Origin, detach, pinned_volumes, recorded_bytes};
 pub use event::{Counters, Event, Skipped};

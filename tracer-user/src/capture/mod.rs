@@ -6,6 +6,10 @@ mod attach;
 mod bitmap;
 mod event;
 mod features;
+#[cfg(test)]
+mod interleavings;
+#[cfg(test)]
+mod kills;
 mod layout;
 mod ledger;
 mod mapped;
@@ -17,11 +21,6 @@ mod session;
 mod tests;
 mod tracefs;
 mod volume;
-
-#[cfg(test)]
-mod interleavings;
-#[cfg(test)]
-mod kills;
 
 pub use adopt::{Origin, detach, pinned_volumes, recorded_bytes};
 pub use event::{Counters, Event, Skipped};

@@ -16,7 +16,7 @@ const GRANULE: u64 = 4096;
 const GRANULES: Granules = Granules { size_bytes: 2 * GRANULE, granule_bytes: GRANULE };
 /// With three threads, one is switched against its will at most this often in a run: with more it takes hours. Two
 /// threads are run in every way there is.
-const PREEMPTIONS: usize = 2;
+const PREEMPTIONS: usize = 3;
 
 impl Word for AtomicU64 {
     fn load(&self) -> u64 {

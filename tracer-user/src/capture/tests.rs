@@ -89,8 +89,10 @@ fn every_write_has_the_next_number_and_the_counters_add_up() {
     let disk = Disk::new();
     let mut capture = Capture::attach(disk.extent(), &CaptureOptions::default()).unwrap();
     (0..WRITES).for_each(|number| disk.write(number * 2));
+    assert!(!capture.ring_is_empty());
     let numbers: Vec<u64> = submissions(&mut capture).into_iter().map(|(seq, _)| seq).collect();
     assert_eq!(numbers, (0..WRITES).collect::<Vec<_>>());
+    assert!(capture.ring_is_empty());
     let counters = capture.counters();
     assert_eq!((counters.seen, counters.emitted, counters.marked), (WRITES, WRITES, 0));
     assert!(counters.completions_seen >= WRITES && counters.read_failed == 0, "{counters:?}");

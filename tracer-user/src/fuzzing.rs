@@ -4,7 +4,7 @@
 //!
 //! Compiled for `cargo fuzz`, which sets `cfg(fuzzing)`, and for tests, which run the corpus that is in the tree.
 
-pub use crate::apply::fuzzing::checkpoint;
+pub use crate::apply::fuzzing::{checkpoint, hash_list};
 #[cfg(feature = "capture")]
 pub use crate::capture::fuzzing::event;
 pub use crate::journal::fuzzing::{frame, index, record, seal, segment, segment_header, volume_file};
@@ -23,6 +23,7 @@ mod tests {
         #[cfg(feature = "capture")]
         ("event", super::event),
         ("frame", super::frame),
+        ("hash_list", super::hash_list),
         ("index", super::index),
         ("record", super::record),
         #[cfg(feature = "capture")]

@@ -6,10 +6,12 @@
 # modules: ext4 loop
 # tools: mkfs.ext4 e2fsck fio
 # default: 6.1
-# timeout: 1800
+# timeout: 3600
 # compare: source target
 # fsck: source target
 . /lib.sh
+# Full length takes long, on a machine that may have other work.
+LIVE_DEADLINE=400
 SOURCE=$(disk source)
 TARGET=$(disk target)
 KILLS=4

@@ -1,5 +1,7 @@
 //! Fuzz targets of the applier's decoders: see `crate::fuzzing`.
 
+pub use crate::apply::hash_list::fuzzing::hash_list;
+
 use crate::apply::Checkpoint;
 
 pub fn checkpoint(data: &[u8]) {

@@ -26,6 +26,12 @@ impl Word for AtomicU64 {
     }
 }
 
+/// Where bitmaps are: in memory shared with the kernel, or in a test's.
+pub trait Words {
+    type Word: Word;
+    fn words(&self) -> &[Self::Word];
+}
+
 /// Which granule a byte of the volume is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Granules {

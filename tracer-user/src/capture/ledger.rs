@@ -5,16 +5,16 @@
 //! `unscanned`: what a baseline or a comparison has not come to. One thread writes them; each change leaves every range
 //! that is owed in one of them at every instant.
 
-use crate::capture::bitmap::{Granules, Word};
+use crate::capture::bitmap::{Granules, Word, Words};
 use crate::capture::mapped::MappedArray;
 use crate::model::{ByteRange, ByteRangeSet};
 
 const GRANULE_BYTES_MIN: u64 = 4096;
 const BITMAPS: usize = 3;
 
-pub struct Ledger {
+pub struct Ledger<S = MappedArray> {
     granules: Granules,
-    words: MappedArray,
+    words: S,
 }
 
 impl Ledger {
@@ -26,9 +26,11 @@ impl Ledger {
     pub fn words(volume_bytes: u64) -> usize {
         BITMAPS * Ledger::granules(volume_bytes).words()
     }
+}
 
+impl<S: Words> Ledger<S> {
     /// `words` holds [`Ledger::words`] of the volume.
-    pub fn new(volume_bytes: u64, words: MappedArray) -> Ledger {
+    pub fn new(volume_bytes: u64, words: S) -> Ledger<S> {
         Ledger { granules: Ledger::granules(volume_bytes), words }
     }
 
@@ -48,7 +50,7 @@ impl Ledger {
     /// instant.
     pub fn turn(&self) {
         for (older, current) in self.older().iter().zip(self.current()) {
-            let bits = Word::load(current);
+            let bits = current.load();
             if bits != 0 {
                 older.set(bits);
                 current.clear(bits);
@@ -90,25 +92,25 @@ impl Ledger {
     }
 
     /// Adds all that another ledger holds.
-    pub fn take_over(&self, other: &Ledger) {
+    pub fn take_over(&self, other: &Ledger<S>) {
         other.owed().iter().for_each(|range| self.owe(range));
         other.unscanned().iter().for_each(|range| self.granules.set(self.unscanned_words(), range));
     }
 
-    fn bitmap(&self, number: usize) -> &[std::sync::atomic::AtomicU64] {
+    fn bitmap(&self, number: usize) -> &[S::Word] {
         let len = self.granules.words();
         &self.words.words()[number * len..(number + 1) * len]
     }
 
-    fn current(&self) -> &[std::sync::atomic::AtomicU64] {
+    fn current(&self) -> &[S::Word] {
         self.bitmap(0)
     }
 
-    fn older(&self) -> &[std::sync::atomic::AtomicU64] {
+    fn older(&self) -> &[S::Word] {
         self.bitmap(1)
     }
 
-    fn unscanned_words(&self) -> &[std::sync::atomic::AtomicU64] {
+    fn unscanned_words(&self) -> &[S::Word] {
         self.bitmap(2)
     }
 }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aya::maps::MapData;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
+use crate::capture::bitmap::Words;
+
 /// A BPF array of u64 (BPF_F_MMAPABLE) as shared memory: both sides use it through atomics.
 pub struct MappedArray {
     /// The loader needs the map's descriptor until the programs that use it are loaded.
@@ -48,6 +50,14 @@ impl MappedArray {
 
     pub fn get(&self, index: u32) -> u64 {
         self.words().get(index as usize).map_or(0, |word| word.load(Ordering::Acquire))
+    }
+}
+
+impl Words for MappedArray {
+    type Word = AtomicU64;
+
+    fn words(&self) -> &[AtomicU64] {
+        self.words()
     }
 }
 

@@ -8,6 +8,10 @@ mod event;
 mod features;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+#[cfg(test)]
+mod interleavings;
+#[cfg(test)]
+mod kills;
 mod layout;
 mod ledger;
 mod mapped;

@@ -45,7 +45,7 @@ pub enum JournalError {
     /// The caller's record was refused; the writer goes on working.
     #[error("the journal takes no such record: {0}")]
     InvalidRecord(String),
-    #[error("no space left for the journal; free space under {} and start again; the source was not touched", dir.display())]
+    #[error("no space left for the journal: free some under {}; the source was not touched", dir.display())]
     NoSpace { dir: PathBuf, source: io::Error },
     #[error("cannot {action} {}", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },

@@ -17,6 +17,8 @@
 //! What cannot be said of an entry is "unknown", and then the replica itself is read. That is never wrong.
 
 mod format;
+#[cfg(any(test, fuzzing))]
+pub(super) mod fuzzing;
 mod kept;
 mod list;
 mod reader;

@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_failed_sync_the_next_one_succeeds_and_saves_nothing_but_what_is_written_anew() {
+    fn after_a_failed_sync_the_next_one_succeeds_and_saves_nothing_until_the_cache_is_forgotten() {
         let (mut lying, mut evicted) = (0, 0);
         for seed in 0..30 {
             let mut store = FaultyStore::new(16);
@@ -444,6 +444,11 @@ mod tests {
             assert_ne!(left, [7; 160], "seed {seed}");
             if store.content("a") == [7; 160] {
                 lying += 1;
+                // As on ext4: what is written once more to a page that could not be written stays in the cache.
+                store.rewrite("a", 0, &[7; 160]).unwrap();
+                store.sync("a").unwrap();
+                assert_ne!(store.after_power_cut(0).content("a"), [7; 160], "seed {seed}");
+                store.forget_cache("a").unwrap();
                 store.rewrite("a", 0, &[7; 160]).unwrap();
                 store.sync("a").unwrap();
                 assert_eq!(store.after_power_cut(0).content("a"), [7; 160]);

@@ -2,7 +2,7 @@
 //! its disk is not, when a write-back has failed and the same blocks are written again.
 
 use afterwrite_tests::*;
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 fn target_is_right_on_the_disk_too(fs: Fs) -> Result<()> {
     let mut random = Random::new(seed());
@@ -33,6 +33,34 @@ fn target_on_ext4_is_right_after_write_backs_that_failed() -> Result<()> {
 #[test]
 fn target_on_xfs_is_right_after_write_backs_that_failed() -> Result<()> {
     target_is_right_on_the_disk_too(Fs::Xfs)
+}
+
+/// One that shut down has to be unmounted before anything can be written again.
+#[test]
+fn disks_of_journal_and_target_can_be_unmounted_while_they_fail() -> Result<()> {
+    let mut random = Random::new(seed());
+    let disk = Loop::new(64 * MIB)?;
+    let (mut journal_disk, mut target_disk) = (Disk::new(Fs::Xfs)?, Disk::new(Fs::Ext4)?);
+    let protection = Protection::new(disk.path())?.arg("--mark-every").arg("1s");
+    let protection = protection.journal_at(&journal_disk.path("journal"));
+    let protection = protection.target_at(&target_disk.path("replica.img"));
+    let mut protect = protection.start()?;
+    protect.wait_for("has applied the baseline", |status| status[0]["replica"]["consistent"] == true)?;
+
+    target_disk.break_it(Breakage::ShutDown)?;
+    fill_random(disk.path(), 8 * MIB, &mut random)?;
+    protect.wait_for("says that its target fails", |status| status[0]["replica"]["error"].is_string())?;
+    ensure!(target_disk.mend()?, "the target's disk is busy: {}", protect.status()?);
+    protect.wait_for("has healed", |status| status[0]["replica"]["consistent"] == true)?;
+
+    journal_disk.break_it(Breakage::ShutDown)?;
+    fill_random(disk.path(), 8 * MIB, &mut random)?;
+    protect.wait_for("says that its journal fails", |status| status[0]["paused"].is_string())?;
+    ensure!(journal_disk.mend()?, "the journal's disk is busy: {}", protect.status()?);
+    protect.wait_for("has healed", |status| status[0]["paused"].is_null())?;
+    protect.stop()?;
+    assert_identical(disk.path(), protection.target())?;
+    protection.check_journal()
 }
 
 fn journal_is_right_on_the_disk_too(fs: Fs) -> Result<()> {

@@ -91,14 +91,19 @@ pub fn run_applier(
 ) {
     let mut replica = Some(replica);
     loop {
-        let (goal, mark, ended) = {
+        let (goal, mark, ended, rests) = {
             let p = progress.wait(TICK * 2);
             if p.failure.is_some() {
                 return;
             }
             let goal = p.restorable.as_ref().map_or(p.durable, |mark| mark.lsn);
-            (goal, p.restorable.clone(), p.journal_ended)
+            (goal, p.restorable.clone(), p.journal_ended, p.paused.is_some() && p.applied >= goal)
         };
+        if rests {
+            // Its hash list is beside the journal: whoever has to unmount that disk must not wait for us.
+            replica = None;
+            continue;
+        }
         let result = match &mut replica {
             Some(replica) if goal > replica.checkpoint().applied => {
                 advance(replica, journal, goal, mark.as_ref(), progress)

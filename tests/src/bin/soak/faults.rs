@@ -188,15 +188,11 @@ impl Stage<'_, '_> {
             }
             _ => {}
         }
-        if !self.storage(journal)?.mend()? {
-            // Whatever keeps the disk busy, nobody can mend it before this ends.
-            println!(
-                "  protect keeps the broken disk of its {} busy",
-                if journal { "journal" } else { "target" }
-            );
-            self.guard.kill()?;
-            ensure!(self.storage(journal)?.mend()?, "the broken disk is busy although protect was killed");
-        }
+        let mended = self.storage(journal)?.mend()?;
+        ensure!(
+            mended,
+            "protect keeps files of the broken disk open, so that it can't be unmounted: {how:?}"
+        );
         if self.guard.ended()? {
             self.guard.start()?;
         }

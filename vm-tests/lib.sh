@@ -132,6 +132,9 @@ stop_protect() {
     PROTECT_PID=
 }
 
+# unmount DIRECTORY: while a mark is made the helper holds the file system open.
+unmount() { wait_for 30 "$1 to be unmounted" umount "$1"; }
+
 # As a crash of the collector would.
 kill_protect() {
     kill -KILL "$PROTECT_PID"

@@ -123,7 +123,7 @@ sync
 sums /mnt/source/keep > /run/last.sums
 mark last
 end_load
-umount /mnt/source
+unmount /mnt/source
 stop_protect
 same "$SOURCE" "$TARGET"
 expect_point last /run/last.sums none

@@ -100,7 +100,7 @@ done
 step "a mark, and the end"
 marked "boot$BOOT"
 end_load
-umount /mnt/source
+unmount /mnt/source
 stop_protect
 same "$SOURCE" "$TARGET"
 afterwrite replay $JOURNAL --to "mark:boot$BOOT" --target /journal/replayed.img

@@ -203,6 +203,25 @@ mod tests {
         assert!(matches!(mark_of("time:1970-01-01T00:01:00Z", false), Err(ResolveError::BeforeFirst { .. })));
     }
 
+    /// Ahead by an hour and set right, then behind by an hour and set right.
+    #[test]
+    fn of_the_marks_at_or_before_a_time_the_one_made_last_counts() {
+        let times = [36_000, 36_300, 40_200, 36_900, 33_600, 37_500];
+        let points: Vec<_> =
+            (1..).zip(times).map(|(id, time)| point(id, PointClass::Fs, id * 10, time, "")).collect();
+        let mark_at = |made: usize, to: &str| {
+            let target = format!("time:1970-01-01T{to}Z").parse().unwrap();
+            resolve(&points[..made], &target, Lsn(99), false).map(|point| point.mark.map_or(0, |mark| mark.0))
+        };
+        assert_eq!(mark_at(3, "10:30:00"), Ok(2), "before the clock jumped ahead");
+        assert_eq!(mark_at(3, "11:30:00"), Ok(3));
+        assert_eq!(mark_at(4, "10:30:00"), Ok(4), "the clock that was set right is believed");
+        assert_eq!(mark_at(4, "10:05:00"), Ok(2), "a time before it was wrong");
+        assert_eq!(mark_at(5, "10:05:00"), Ok(5), "set back, it has not come to this time again");
+        assert_eq!(mark_at(6, "10:30:00"), Ok(6));
+        assert!(matches!(mark_at(6, "09:00:00"), Err(ResolveError::BeforeFirst { .. })));
+    }
+
     #[test]
     fn an_lsn_without_a_mark_is_fuzzy_and_names_its_neighbours() {
         assert_eq!(mark_of("lsn:20", false), Ok(3));

@@ -58,6 +58,8 @@ impl Capture {
             }
         };
         let pin_failed = |source| CaptureError::Pin { path: root.clone(), source };
+        let in_use = pins::lock(&root, name).map_err(pin_failed)?;
+        let in_use = in_use.ok_or_else(|| CaptureError::InUse { name: name.to_owned() })?;
         let generations = Generation::all(&root, name).map_err(pin_failed)?;
         let next = generations.last().map_or(1, |last| last.number + 1);
         let pin_new = || Generation::create(&root, name, next).map_err(pin_failed);
@@ -72,7 +74,7 @@ impl Capture {
         // Marks that let the ledger forget are not in this journal: it is an older copy.
         let left = left.filter(|left| left.settled_mark <= newest_mark.unwrap_or(MarkId(0)));
 
-        let (capture, origin) = match left {
+        let (mut capture, origin) = match left {
             Some(left) if left.is_what_one_would_attach(options) => (left.open(volume)?, Origin::Adopted),
             Some(left) => {
                 let rung = options.rung.or(Some(left.session.rung));
@@ -92,6 +94,7 @@ impl Capture {
         for generation in generations.iter().filter(|generation| capture.pins.as_ref() != Some(generation)) {
             generation.remove().map_err(pin_failed)?;
         }
+        capture.in_use = Some(in_use);
         Ok((capture, origin))
     }
 }
@@ -99,14 +102,23 @@ impl Capture {
 /// Removes the probes of a volume and all they recorded. Says whether there were any.
 pub fn detach(name: &str) -> Result<bool, CaptureError> {
     let failed = |source| CaptureError::Pin { path: name.into(), source };
-    let generations = Generation::all(&pins::root().map_err(failed)?, name).map_err(failed)?;
+    let root = pins::root().map_err(failed)?;
+    let generations = Generation::all(&root, name).map_err(failed)?;
+    if generations.is_empty() {
+        return Ok(false);
+    }
+    let in_use = pins::lock(&root, name).map_err(failed)?;
+    let _in_use = in_use.ok_or_else(|| CaptureError::InUse { name: name.to_owned() })?;
     generations.iter().try_for_each(Generation::remove).map_err(failed)?;
-    Ok(!generations.is_empty())
+    Ok(true)
 }
 
-/// Names of the volumes whose probes are pinned.
-pub fn pinned_volumes() -> Vec<String> {
-    pins::root().and_then(|root| pins::volumes(&root)).unwrap_or_default()
+/// Names of the volumes whose probes are pinned and whose record no process reads.
+pub fn unattended_volumes() -> Vec<String> {
+    let Ok(root) = pins::root() else { return Vec::new() };
+    let mut names = pins::volumes(&root).unwrap_or_default();
+    names.retain(|name| matches!(pins::lock(&root, name), Ok(Some(_))));
+    names
 }
 
 /// Bytes recorded for a volume and not under a durable mark, at least; `None` when its probes can't be understood.
@@ -182,6 +194,7 @@ impl Left {
             skips: Skips { submit: program(pins::PROGRAMS[0])?, complete: program(pins::PROGRAMS[1])? },
             logger: None,
             pins: Some(generation),
+            in_use: None,
             _programs: None,
             volume,
         })

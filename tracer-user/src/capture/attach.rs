@@ -94,6 +94,7 @@ pub fn attach_on(
         skips,
         logger,
         pins,
+        in_use: None,
         _programs: Some(programs),
     })
 }

@@ -24,7 +24,7 @@ mod tests;
 mod tracefs;
 mod volume;
 
-pub use adopt::{Origin, detach, pinned_volumes, recorded_bytes};
+pub use adopt::{Origin, detach, recorded_bytes, unattended_volumes};
 pub use event::{Counters, Event, Skipped};
 pub use features::{Features, Rung, choose_rung, probe_features};
 pub use ledger::Ledger;
@@ -64,6 +64,8 @@ pub enum CaptureError {
         #[source]
         source: std::io::Error,
     },
+    #[error("another process reads what the probes of {name} record: `afterwrite status` shows it")]
+    InUse { name: String },
     #[error("could not keep the probes at {}", path.display())]
     Pin {
         path: std::path::PathBuf,

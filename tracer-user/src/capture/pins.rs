@@ -1,9 +1,12 @@
 //! Where pinned probes are found: `/sys/fs/bpf/afterwrite/DEVICE/GENERATION`, a name for each program, link and map. What
 //! is pinned lives until its name is removed, whoever made it.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -33,6 +36,20 @@ pub fn volumes(root: &Path) -> io::Result<Vec<String>> {
         .collect();
     names.sort();
     Ok(names)
+}
+
+/// Held by the process that reads what a volume's probes record; the kernel lets go of it however that ends.
+pub type InUse = Flock<File>;
+
+/// `None` when another process holds it.
+pub fn lock(root: &Path, volume: &str) -> io::Result<Option<InUse>> {
+    let dir = volume_dir(root, volume);
+    std::fs::create_dir_all(&dir)?;
+    match Flock::lock(File::open(&dir)?, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, errno)) => Err(errno.into()),
+    }
 }
 
 /// One set of probes of a volume. Only while probes are replaced by those of another version are there two.

@@ -13,7 +13,7 @@ use crate::capture::bitmap::Granules;
 use crate::capture::features::Rung;
 use crate::capture::ledger::Ledger;
 use crate::capture::mapped::MappedArray;
-use crate::capture::pins::Generation;
+use crate::capture::pins::{Generation, InUse};
 use crate::capture::{CaptureError, Counters, Event, Skipped, VolumeExtent};
 use crate::model::{ByteRangeSet, MarkId};
 
@@ -32,6 +32,7 @@ pub struct Capture {
     pub(super) skips: Skips,
     pub(super) logger: Option<EbpfLogger<&'static dyn log::Log>>,
     pub(super) pins: Option<Generation>,
+    pub(super) in_use: Option<InUse>,
     pub(super) _programs: Option<Ebpf>,
 }
 

@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use crate::capture::{Capture, CaptureOptions, Event, Origin, Rung, VolumeExtent, detach, pinned_volumes};
+use crate::capture::{
+    Capture, CaptureOptions, Event, Origin, Rung, VolumeExtent, detach, unattended_volumes,
+};
 use crate::io::BlockDevice;
 use crate::io::test_devices::Loop;
 use crate::model::{ByteRange, ByteRangeSet, MarkId, VolumeId};
@@ -130,7 +132,7 @@ fn what_a_dead_process_consumed_is_owed_and_what_it_did_not_is_in_the_ring() {
     capture.settle(MarkId(5));
     assert_eq!(capture.ledger().owed(), blocks([7]));
     capture.detach().unwrap();
-    assert!(!pinned_volumes().contains(&disk.device.name));
+    assert!(!unattended_volumes().contains(&disk.device.name));
 }
 
 #[test]

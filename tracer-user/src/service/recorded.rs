@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::capture::{CaptureError, detach as detach_probes, pinned_volumes, recorded_bytes};
+use crate::capture::{CaptureError, detach as detach_probes, recorded_bytes, unattended_volumes};
 use crate::service::run_dir::{self, LockError, VolumeLock};
 
 /// Nobody reads what its probes record.
@@ -30,10 +30,8 @@ pub enum DetachError {
 
 /// All of them; those of running protections are not among them.
 pub fn recorded() -> Vec<Recorded> {
-    let dir = run_dir::path();
-    pinned_volumes()
+    unattended_volumes()
         .into_iter()
-        .filter(|volume| VolumeLock::take(&dir, volume).is_ok())
         .map(|volume| Recorded { recorded_bytes: recorded_bytes(&volume), volume })
         .collect()
 }

@@ -9,7 +9,7 @@ use afterwrite_tests::*;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-const SIZE: u64 = 192 * MIB;
+const SIZE: u64 = 96 * MIB;
 
 /// 4 KiB blocks, each to a place of its own, and on the device when it returns.
 fn write_blocks(device: &Path, blocks: impl IntoIterator<Item = u64>, random: &mut Random) -> Result<()> {
@@ -135,7 +135,7 @@ fn other_probes_take_over_without_a_gap() -> Result<()> {
     let (protect, _) = start_and_settle(&protection)?;
     protect.kill()?;
     // Far more than the ring holds: the rest is in the bitmap.
-    write_blocks(disk.path(), (0..300).map(|n| n * 100), &mut random)?;
+    write_blocks(disk.path(), (0..300).map(|n| n * 80), &mut random)?;
 
     // An upgrade, whose probes differ from those at work in a letter of what they log.
     let upgraded = protection.dir().join("afterwrite-upgraded");
@@ -148,16 +148,16 @@ fn other_probes_take_over_without_a_gap() -> Result<()> {
     protection = protection.binary(&upgraded);
     let (protect, status) = start_and_settle(&protection)?;
     ensure!(status["probes"] == "replaced", "{status}");
-    ensure!(status["journaled_bytes"].as_u64() < Some(64 * MIB), "the volume was read again: {status}");
+    ensure!(status["journaled_bytes"].as_u64() < Some(32 * MIB), "the volume was read again: {status}");
     write_blocks(disk.path(), [11, 12], &mut random)?;
     protect.kill()?;
 
     // The same upgrade again is none; another size of the ring is one.
-    write_blocks(disk.path(), [13, 40_000], &mut random)?;
+    write_blocks(disk.path(), [13, 24_000], &mut random)?;
     let (protect, status) = start_and_settle(&protection)?;
     ensure!(status["probes"] == "adopted", "{status}");
     protect.kill()?;
-    write_blocks(disk.path(), [14, 40_001], &mut random)?;
+    write_blocks(disk.path(), [14, 24_001], &mut random)?;
     protection = protection.plain().arg("--ring=1MiB").arg("--rung=raw_tp");
     let (protect, status) = start_and_settle(&protection)?;
     ensure!(status["probes"] == "replaced" && status["rung"] == "raw_tp", "{status}");
@@ -206,7 +206,7 @@ fn killed_in_the_baseline_it_goes_on_with_the_rest() -> Result<()> {
             && status[0]["scan_done_bytes"].as_u64() > Some(64 * MIB)
     })?;
     protect.kill()?;
-    write_blocks(disk.path(), [1, 90_000], &mut random)?;
+    write_blocks(disk.path(), [1, 45_000], &mut random)?;
     let (protect, status) = start_and_settle(&protection)?;
     ensure!(status["probes"] == "adopted", "{status}");
     stop_and_compare(protect, &protection, disk.path())

@@ -147,6 +147,8 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             );
         }
         self.mark_appended(mark.id, class);
+        // Who hears of the mark and then asks for the status is not to see an older one.
+        self.publish();
         self.outbox.push_back(Entry::Mark { time, mark, frozen_ms, reply });
     }
 

@@ -5,7 +5,7 @@
 # disks: source=64M target=64M journal=2G
 # modules: ext4 loop brd
 # tools: mkfs.ext4 e2fsck fio
-# default: 6.12
+# default: no
 # timeout: 1800
 # compare: source target
 # fsck: source target
@@ -35,11 +35,11 @@ point_at() {
 }
 # timed WHAT COMMAND...: how long it took, in hundredths of a second of the guest.
 timed() {
-    what=$1
+    timed=$1
     shift
     begun=$(cut -d' ' -f1 /proc/uptime | tr -d .)
-    "$@" > /run/timed.log 2>&1 || fail "$what failed: $(tail -n 1 /run/timed.log)"
-    echo "time: $what: $(($(cut -d' ' -f1 /proc/uptime | tr -d .) - begun)) cs"
+    "$@" > /run/timed.log 2>&1 || fail "$timed failed: $(tail -n 1 /run/timed.log)"
+    echo "time: $timed: $(($(cut -d' ' -f1 /proc/uptime | tr -d .) - begun)) cs"
 }
 
 step "protect a file system under load"

@@ -1,7 +1,6 @@
 //! What must not begin does not, and says what to do instead; what must end, ends without harm to the source.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -264,64 +263,4 @@ fn journal_with_a_truncated_and_with_a_missing_segment() -> Result<()> {
     ensure!(check.code == Some(1), "{check:?}");
     ensure!(protection.replay("latest", &protection.dir().join("replayed.img")).is_err());
     Ok(())
-}
-
-/// Writes random bytes to random places until the protection has ended, then some more: the source goes on.
-fn write_until_it_ends(device: &Path, size_bytes: u64, protect: &mut Protect<'_>) -> Result<()> {
-    let mut random = Random::new(seed());
-    let mut file = File::options().write(true).open(device)?;
-    let mut write = |file: &mut File| -> Result<()> {
-        file.seek(SeekFrom::Start(random.below(size_bytes / MIB) * MIB))?;
-        file.write_all(&random.bytes(usize::try_from(MIB)?))?;
-        Ok(file.sync_data()?)
-    };
-    wait_until("protect has no more space", PATIENCE, || {
-        write(&mut file)?;
-        protect.has_ended()
-    })?;
-    (0..8).try_for_each(|_| write(&mut file))
-}
-
-/// A small file system, most of which can be freed by deleting the file that is returned.
-fn tight_space() -> Result<(Mount, PathBuf)> {
-    let mount = mount_tmpfs(128 * MIB)?;
-    let ballast = mount.point().join("ballast");
-    fill_random_file(&ballast, 96 * MIB)?;
-    Ok((mount, ballast))
-}
-
-fn fill_random_file(path: &Path, size_bytes: u64) -> Result<()> {
-    File::create(path)?;
-    fill_random(path, size_bytes, &mut Random::new(9))
-}
-
-#[test]
-fn full_disk_under_the_journal_ends_it_and_it_recovers_with_space() -> Result<()> {
-    let (space, ballast) = tight_space()?;
-    let disk = filled_disk()?;
-    let protection = Protection::new(disk.path())?.journal_at(&space.point().join("journal"));
-    let mut protect = protection.start()?;
-    write_until_it_ends(disk.path(), 16 * MIB, &mut protect)?;
-    says(&protect.ended()?, 2, &["space"])?;
-    std::fs::remove_file(ballast)?;
-    protection.start()?.stop()?;
-    assert_identical(disk.path(), protection.target())?;
-    protection.check_journal()
-}
-
-#[test]
-fn full_disk_under_the_target_ends_it_and_it_recovers_with_space() -> Result<()> {
-    let (space, ballast) = tight_space()?;
-    // Zeros take no space in the replica: the first half fits, all of it does not.
-    let disk = Loop::new(64 * MIB)?;
-    fill_random(disk.path(), 16 * MIB, &mut Random::new(seed()))?;
-    let protection = Protection::new(disk.path())?.target_at(&space.point().join("replica.img"));
-    let protect = protection.start()?;
-    fill_random(disk.path(), 64 * MIB, &mut Random::new(seed()))?;
-    // The mark cannot be applied; whether the command still hears of it does not matter.
-    drop(protect.mark("too much"));
-    says(&protect.ended()?, 2, &["space"])?;
-    std::fs::remove_file(ballast)?;
-    protection.start()?.stop()?;
-    assert_identical(disk.path(), protection.target())
 }

@@ -199,6 +199,33 @@ end_load() {
     rm /run/end_load
 }
 
+# source_under_load: a file system on $SOURCE, mounted on /mnt/source, with a load on it; the journal's disk is mounted.
+source_under_load() {
+    mount_journal
+    mkfs.ext4 -q "$SOURCE"
+    mkdir -p /mnt/source
+    mount -t ext4 "$SOURCE" /mnt/source
+    begin_load /mnt/source
+}
+
+# last_mark_and_compare: a mark under load, the end of it and of protect, and replica and mark are as they must be.
+last_mark_and_compare() {
+    step "a mark after all that"
+    files /mnt/source/keep 6 64
+    sync
+    sums /mnt/source/keep > /run/last.sums
+    mark last
+    files /mnt/source/later 3 64
+    end_load
+    unmount /mnt/source
+
+    step "stop, compare"
+    stop_protect
+    same "$SOURCE" "$TARGET"
+    afterwrite journal check $JOURNAL || fail "the journal is damaged"
+    expect_point last /run/last.sums later
+}
+
 # expect_point LABEL SUMS ABSENT: the mark, replayed to a file and mounted, holds exactly these files in keep/, does
 # not hold the path that was written after it, and is a sound file system.
 expect_point() {

@@ -1,36 +1,29 @@
-/// SplitMix64: reproducible choices from a seed.
+/// Reproducible choices from a seed.
 #[derive(Clone, Debug)]
-pub struct Random(u64);
+pub struct Random(fastrand::Rng);
 
 impl Random {
     pub fn new(seed: u64) -> Random {
-        Random(seed)
+        Random(fastrand::Rng::with_seed(seed))
     }
 
     pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.0.u64(..)
     }
 
-    /// 0 to `limit`, without `limit`.
+    /// 0 to `limit`, without `limit`; 0 when that is none.
     pub fn below(&mut self, limit: u64) -> u64 {
-        self.number() % limit.max(1)
+        self.0.u64(..limit.max(1))
     }
 
     /// One of them; there has to be one.
     pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
-        let at = self.below(choices.len() as u64);
-        choices[usize::try_from(at).expect("an index of a slice")]
+        choices[self.0.usize(..choices.len())]
     }
 
     pub fn bytes(&mut self, len: usize) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(len + 8);
-        while bytes.len() < len {
-            bytes.extend_from_slice(&self.number().to_le_bytes());
-        }
-        bytes.truncate(len);
+        let mut bytes = vec![0; len];
+        self.0.fill(&mut bytes);
         bytes
     }
 }

@@ -91,16 +91,27 @@ fn heals(mut protect: Protect<'_>, protection: &Protection, device: &Path) -> Re
     protection.check_journal()
 }
 
+/// A protection whose journal is on the small disk, which is full now.
+fn paused_by_a_full_disk<'a>(
+    protection: &'a Protection,
+    small: &SmallDisk,
+    device: &Path,
+    random: &mut Random,
+) -> Result<Protect<'a>> {
+    let mut protect = protection.start()?;
+    small.fill()?;
+    write_all(device, random)?;
+    protect.wait_for("is paused", |status| status[0]["state"] == "paused")?;
+    Ok(protect)
+}
+
 #[test]
 fn a_full_journal_disk_pauses_and_goes_on_when_there_is_room() -> Result<()> {
     let mut random = Random::new(seed());
     let disk = Loop::new(SIZE)?;
     let small = SmallDisk::new(400 * MIB)?;
     let protection = Protection::new(disk.path())?.journal_at(&small.point().join("journal"));
-    let mut protect = protection.start()?;
-    small.fill()?;
-    write_all(disk.path(), &mut random)?;
-    protect.wait_for("is paused", |status| status[0]["state"] == "paused")?;
+    let protect = paused_by_a_full_disk(&protection, &small, disk.path(), &mut random)?;
     let status = protect.volume_status()?;
     ensure!(text(&status, "/paused").contains("no space left"), "{status}");
     ensure!(status["recording"] == "bitmap", "{status}");
@@ -137,10 +148,7 @@ fn stopped_while_paused_it_says_so_and_the_next_start_goes_on() -> Result<()> {
     let disk = Loop::new(SIZE)?;
     let small = SmallDisk::new(400 * MIB)?;
     let protection = Protection::new(disk.path())?.journal_at(&small.point().join("journal"));
-    let mut protect = protection.start()?;
-    small.fill()?;
-    write_all(disk.path(), &mut random)?;
-    protect.wait_for("is paused", |status| status[0]["state"] == "paused")?;
+    let protect = paused_by_a_full_disk(&protection, &small, disk.path(), &mut random)?;
     protect.signal(Signal::SIGTERM)?;
     says(&protect.ended()?, 2, &["the probes go on recording", "no space left"])?;
     write_all(disk.path(), &mut random)?;

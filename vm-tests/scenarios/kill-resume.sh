@@ -44,11 +44,7 @@ kill_while_frozen() {
 }
 
 step "protect a file system under load"
-mount_journal
-mkfs.ext4 -q "$SOURCE"
-mkdir -p /mnt/source
-mount -t ext4 "$SOURCE" /mnt/source
-begin_load /mnt/source
+source_under_load
 
 step "killed during the first copy"
 launch_protect "$SOURCE" "$TARGET" --mark-every never
@@ -82,16 +78,4 @@ sleep 0.05
 kill_protect
 start_protect "$SOURCE" "$TARGET" --mark-every never
 
-step "a mark after all that"
-files /mnt/source/keep 6 64
-sync
-sums /mnt/source/keep > /run/last.sums
-mark last
-files /mnt/source/later 3 64
-end_load
-umount /mnt/source
-
-step "stop, compare"
-stop_protect
-same "$SOURCE" "$TARGET"
-expect_point last /run/last.sums later
+last_mark_and_compare

@@ -22,11 +22,7 @@ ADOPTED=0
 random() { echo $(($(od -An -N4 -tu4 /dev/urandom) % $1)); }
 
 step "protect a file system under load"
-mount_journal
-mkfs.ext4 -q "$SOURCE"
-mkdir -p /mnt/source
-mount -t ext4 "$SOURCE" /mnt/source
-begin_load /mnt/source
+source_under_load
 
 for kill in $(seq $KILLS); do
     # Every second one is left to become live first.
@@ -45,18 +41,5 @@ done
 
 echo "$ADOPTED of $((KILLS / 2)) that became live had adopted the probes of the killed one"
 
-step "a mark after all that"
 start_protect "$SOURCE" "$TARGET" --mark-every never
-files /mnt/source/keep 6 64
-sync
-sums /mnt/source/keep > /run/last.sums
-mark last
-files /mnt/source/later 3 64
-end_load
-umount /mnt/source
-
-step "stop, compare"
-stop_protect
-same "$SOURCE" "$TARGET"
-afterwrite journal check $JOURNAL || fail "the journal is damaged"
-expect_point last /run/last.sums later
+last_mark_and_compare

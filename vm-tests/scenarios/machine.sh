@@ -43,11 +43,7 @@ timed() {
 }
 
 step "protect a file system under load"
-mount_journal
-mkfs.ext4 -q "$SOURCE"
-mkdir -p /mnt/source
-mount -t ext4 "$SOURCE" /mnt/source
-begin_load /mnt/source
+source_under_load
 start_protect "$SOURCE" "$TARGET" --mark-every 2s
 marks_go_on "before all that"
 
@@ -117,13 +113,4 @@ begin_load /mnt/source
 rmmod brd
 marks_go_on "after the devices went"
 
-step "stop, compare"
-files /mnt/source/keep 4 64
-sync
-sums /mnt/source/keep > /run/last.sums
-mark last
-end_load
-unmount /mnt/source
-stop_protect
-same "$SOURCE" "$TARGET"
-expect_point last /run/last.sums none
+last_mark_and_compare

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::random::Random;
+use fastrand::Rng;
 
 const REQUEST: &str = "AFTERWRITE-CUT ";
 const PHASE: &str = "AFTERWRITE-PHASE ";
@@ -63,7 +63,7 @@ impl fmt::Display for CutTally {
 
 /// Waits until the machine powers itself off or has been running for too long; or kills it at a random instant
 /// within the time the guest asked for on its console.
-pub fn wait(mut qemu: Child, console: &Path, timeout: Duration, random: &mut Random) -> Result<End> {
+pub fn wait(mut qemu: Child, console: &Path, timeout: Duration, random: &mut Rng) -> Result<End> {
     let deadline = Instant::now() + timeout;
     let mut cut_at = None;
     loop {
@@ -81,7 +81,7 @@ pub fn wait(mut qemu: Child, console: &Path, timeout: Duration, random: &mut Ran
             // QEMU makes the file a moment after its start.
             let said = fs::read(console).unwrap_or_default();
             let within_ms = request(&String::from_utf8_lossy(&said));
-            cut_at = within_ms.map(|ms| now + Duration::from_micros(random.below(ms * 1000)));
+            cut_at = within_ms.map(|ms| now + Duration::from_micros(random.u64(..ms * 1000 + 1)));
         }
         thread::sleep(Duration::from_millis(5));
     }
@@ -121,7 +121,7 @@ mod tests {
         let run = |said: &str, command: &str, timeout_ms| {
             fs::write(&console, said).expect("it can be written");
             let child = std::process::Command::new("sh").args(["-c", command]).spawn().expect("sh exists");
-            wait(child, &console, Duration::from_millis(timeout_ms), &mut Random::new(1)).expect("it runs")
+            wait(child, &console, Duration::from_millis(timeout_ms), &mut Rng::with_seed(1)).expect("it runs")
         };
         assert_eq!(run("AFTERWRITE-CUT 20\n", "exec sleep 60", 30_000), End::Cut);
         assert_eq!(run("", "exec sleep 60", 100), End::TimedOut);

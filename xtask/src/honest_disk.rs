@@ -25,7 +25,7 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 
-use crate::random::Random;
+use fastrand::Rng;
 
 const BLOCK_BYTES: usize = 4096;
 const ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
@@ -98,7 +98,7 @@ impl HonestDisk {
 
     /// The power failed: what was not flushed is lost, in part or as a whole. For after QEMU's end. Says how many
     /// of how many blocks were lost.
-    pub fn cut(self, random: &mut Random) -> Result<(u64, u64)> {
+    pub fn cut(self, random: &mut Rng) -> Result<(u64, u64)> {
         self.end()?.lose(random)
     }
 
@@ -174,12 +174,12 @@ impl Cached {
         Ok(())
     }
 
-    fn lose(self, random: &mut Random) -> Result<(u64, u64)> {
+    fn lose(self, random: &mut Rng) -> Result<(u64, u64)> {
         // In a quarter of the cuts the cache was written back just before, in another quarter not at all.
-        let of_four = [0, 2, 2, 4][usize::try_from(random.below(4)).expect("below 4")];
+        let of_four = [0, 2, 2, 4][random.usize(..4)];
         let mut lost = 0;
         for (block, old) in &self.flushed {
-            if random.below(4) >= of_four {
+            if random.usize(..4) >= of_four {
                 continue;
             }
             let at = block * BLOCK_BYTES as u64;
@@ -319,7 +319,7 @@ mod tests {
             disk.write(0, &[2; 4 * BLOCK_BYTES]).expect("it fits");
             disk.write(100, &[3; 4 * BLOCK_BYTES]).expect("it fits");
             disk.zero(7 * BLOCK_BYTES as u64 + 10, 20).expect("it fits");
-            let (lost, of) = disk.lose(&mut Random::new(seed)).expect("it can be written");
+            let (lost, of) = disk.lose(&mut Rng::with_seed(seed)).expect("it can be written");
             assert_eq!(of, 6);
             let after = content(&path);
             let old = (0..8).filter(|block| after[block * BLOCK_BYTES + 10] == 1).count();
@@ -343,7 +343,7 @@ mod tests {
         let (mut disk, path) = disk("flushed");
         disk.write(5000, b"flushed").expect("it fits");
         disk.flush();
-        assert_eq!(disk.lose(&mut Random::new(1)).expect("it can be written"), (0, 0));
+        assert_eq!(disk.lose(&mut Rng::with_seed(1)).expect("it can be written"), (0, 0));
         assert_eq!(&content(&path)[5000..5007], b"flushed");
     }
 

@@ -18,8 +18,8 @@ use crate::compare::{self, Range};
 use crate::cuts::{self, CutTally, End};
 use crate::honest_disk::HonestDisk;
 use crate::kernel::{self, Kernel, Unpacked};
-use crate::random::{self, Random};
 use crate::scenario::{self, Bus, Cuts, Part, Scenario};
+use crate::seed::seed;
 use crate::tally::Tally;
 use crate::{build, fsck, image, log_writes, run, setup};
 
@@ -254,9 +254,9 @@ impl Machine<'_> {
     /// See `cuts.rs`.
     fn boot_and_cut(&self, kernel: &Path, initrd: &Path, cuts: Cuts, afterwrite: &Path) -> Result<Outcome> {
         let wanted = if self.full { cuts.in_full } else { cuts.by_default };
-        let seed = random::seed()?;
+        let seed = seed()?;
         println!("{}: AFTERWRITE_SEED={seed}", self.name());
-        let mut random = Random::new(seed);
+        let mut random = fastrand::Rng::with_seed(seed);
         let mut tally = CutTally::default();
         for boot in 1.. {
             let disks = self.scenario.disks.iter().map(|disk| {

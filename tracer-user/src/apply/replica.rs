@@ -201,11 +201,6 @@ impl Replica {
         self.checkpoint.applying
     }
 
-    /// The target, to read the replica (resync by comparison).
-    pub fn target(&self) -> &TargetWriter {
-        &self.target
-    }
-
     fn keep(&mut self, checkpoint: Checkpoint) -> Result<(), ApplyError> {
         #[cfg(test)]
         self.machine.step().map_err(|source| {

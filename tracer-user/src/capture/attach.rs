@@ -7,7 +7,6 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use tracer_common::{SECTOR_BYTES, counter, session};
 
-use crate::capture::bitmap::Granules;
 use crate::capture::features::Rung;
 use crate::capture::layout::{KernelLayout, kernel_btf_path};
 use crate::capture::ledger::Ledger;
@@ -17,13 +16,14 @@ use crate::capture::probes::{Capture, Skips};
 use crate::capture::session::Session;
 use crate::capture::tracefs::{self, FormatLayout};
 use crate::capture::{CaptureError, CaptureOptions, VolumeExtent, object};
+use crate::model::Granules;
 
 const DIRTY_GRANULE_BYTES_MIN: u64 = 64 << 10;
 /// The maps that outlive the process.
 pub const PINNED_MAPS: [&str; 5] = ["EVENTS", "DIRTY", "COUNTERS", "LEDGER", "SESSION"];
 
 pub fn dirty_granules(volume: &VolumeExtent) -> Granules {
-    Granules::of(volume.on_disk.len(), DIRTY_GRANULE_BYTES_MIN)
+    Granules::at_least(DIRTY_GRANULE_BYTES_MIN, volume.on_disk.len())
 }
 
 /// Attaches on one rung, and pins all there is when `pins` are given. From the return on, no write goes unseen.
@@ -46,7 +46,7 @@ pub fn attach_on(
     };
     let start = volume.on_disk.start / SECTOR_BYTES;
     let end = volume.on_disk.end / SECTOR_BYTES;
-    let granule_shift = (granules.granule_bytes / SECTOR_BYTES).trailing_zeros();
+    let granule_shift = (granules.granule_bytes() / SECTOR_BYTES).trailing_zeros();
     let entries = |words: usize| u32::try_from(words).expect("bitmaps are bounded");
 
     let mut loader = EbpfLoader::new();

@@ -1,9 +1,10 @@
 //! Bitmaps in memory that the kernel or the next process shares: a bit for each granule of the volume. Pure but for the
 //! atomics, which a model of the memory can stand in for.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::model::{ByteRange, ByteRangeSet};
+use crate::model::{ByteRange, ByteRangeSet, Granules};
 
 /// 64 granules.
 pub trait Word {
@@ -32,25 +33,10 @@ pub trait Words {
     fn words(&self) -> &[Self::Word];
 }
 
-/// Which granule a byte of the volume is in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Granules {
-    pub size_bytes: u64,
-    pub granule_bytes: u64,
-}
-
+/// As the bits of a bitmap.
 impl Granules {
-    /// At least `granule_bytes_min`, and so large that the bitmap is 2 MiB at most: the next power of two of
-    /// `size_bytes` / 2^24.
-    pub fn of(size_bytes: u64, granule_bytes_min: u64) -> Granules {
-        const BITS_MAX: u64 = 16 << 20;
-        let granule_bytes = size_bytes.div_ceil(BITS_MAX).next_power_of_two().max(granule_bytes_min);
-        Granules { size_bytes, granule_bytes }
-    }
-
     pub fn words(self) -> usize {
-        let words = self.size_bytes.div_ceil(self.granule_bytes).div_ceil(64);
-        usize::try_from(words).expect("2^18 words at most")
+        usize::try_from(self.count().div_ceil(64)).expect("2^18 words at most")
     }
 
     /// Sets the bits of all granules that the range touches.
@@ -98,11 +84,8 @@ impl Granules {
 
     /// Index and bits of each word that the range has a part in.
     fn bits_of(self, range: ByteRange) -> impl Iterator<Item = (usize, u64)> {
-        let range = ByteRange { start: range.start, end: range.end.min(self.size_bytes) };
-        let (first, end) = match range.start < range.end {
-            true => (range.start / self.granule_bytes, (range.end - 1) / self.granule_bytes + 1),
-            false => (0, 0),
-        };
+        let volume = ByteRange::new(0, self.volume_bytes());
+        let Range { start: first, end } = volume.intersect(range).map_or(0..0, |range| self.touched(range));
         (first / 64..end.div_ceil(64)).map(move |word| {
             let from = first.max(word * 64) % 64;
             let to = (end - 1).min(word * 64 + 63) % 64;
@@ -122,8 +105,9 @@ impl Granules {
             let from = left.trailing_zeros();
             let run = (left >> from).trailing_ones();
             left &= u64::MAX.checked_shl(from + run).unwrap_or(0);
-            let at =
-                |bit: u32| (first + u64::from(bit)).saturating_mul(self.granule_bytes).min(self.size_bytes);
+            let at = |bit: u32| {
+                (first + u64::from(bit)).saturating_mul(self.granule_bytes()).min(self.volume_bytes())
+            };
             Some(ByteRange::new(at(from), at(from + run)))
         })
         .filter(|range| !range.is_empty())
@@ -137,26 +121,21 @@ mod tests {
 
     #[test]
     fn a_bitmap_stays_within_two_mib() {
-        let granule = |size| Granules::of(size, 64 << 10).granule_bytes;
-        assert_eq!(granule(1 << 30), 64 << 10);
-        assert_eq!(granule(1 << 40), 64 << 10);
-        assert_eq!(granule((1 << 40) + 1), 128 << 10);
-        assert_eq!(granule(1 << 50), 64 << 20);
-        for size in [1u64 << 20, 1 << 40, 3 << 41, 1 << 62] {
-            assert!(Granules::of(size, 4096).words() * 8 <= 2 << 20);
+        for size in [1u64 << 20, 1 << 40, (1 << 40) + 1, 3 << 41, 1 << 62] {
+            assert!(Granules::at_least(4096, size).words() * 8 <= 2 << 20);
         }
     }
 
     proptest! {
         #[test]
         fn what_is_set_is_taken_once(ranges in prop::collection::vec((0u64..1_000_000, 1u64..300_000), 0..20)) {
-            let granules = Granules { size_bytes: 1_000_001, granule_bytes: 4096 };
+            let granules = Granules::new(1_000_001, 4096).unwrap();
             let words: Vec<AtomicU64> = (0..granules.words()).map(|_| AtomicU64::new(0)).collect();
             let mut expected = ByteRangeSet::new();
             for (start, len) in ranges {
-                let range = ByteRange::new(start, (start + len).min(granules.size_bytes));
+                let range = ByteRange::new(start, (start + len).min(granules.volume_bytes()));
                 granules.set(&words, range);
-                expected.insert(range.align_outward(4096, granules.size_bytes));
+                expected.insert(range.align_outward(4096, granules.volume_bytes()));
             }
             prop_assert_eq!(&granules.ranges(&words), &expected);
             let mut kept = ByteRangeSet::new();

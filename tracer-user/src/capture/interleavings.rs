@@ -8,12 +8,12 @@ use loom::sync::{Arc, Mutex};
 use loom::thread;
 use tracer_common::counter;
 
-use crate::capture::bitmap::{Granules, Word};
+use crate::capture::bitmap::Word;
 use crate::capture::{Counters, Ledger};
-use crate::model::ByteRange;
+use crate::model::{ByteRange, Granules};
 
 const GRANULE: u64 = 4096;
-const GRANULES: Granules = Granules { size_bytes: 2 * GRANULE, granule_bytes: GRANULE };
+const GRANULES: Granules = Granules::new(2 * GRANULE, GRANULE).unwrap();
 /// With three threads, one is switched against its will at most this often in a run: with more it takes hours. Two
 /// threads are run in every way there is.
 const PREEMPTIONS: usize = 3;
@@ -113,7 +113,7 @@ impl Kernel {
 }
 
 fn ledger() -> Ledger<Vec<AtomicU64>> {
-    Ledger::new(GRANULES.size_bytes, (0..3).map(|_| AtomicU64::new(0)).collect())
+    Ledger::new(GRANULES.volume_bytes(), (0..3).map(|_| AtomicU64::new(0)).collect())
 }
 
 fn range(granule: u64) -> ByteRange {

@@ -5,11 +5,11 @@ use std::cell::RefCell;
 use std::collections::{HashSet, VecDeque};
 
 use crate::capture::Ledger;
-use crate::capture::bitmap::{Granules, Word, Words};
-use crate::model::ByteRange;
+use crate::capture::bitmap::{Word, Words};
+use crate::model::{ByteRange, Granules};
 
 const GRANULE: u64 = 4096;
-const GRANULES: Granules = Granules { size_bytes: 2 * GRANULE, granule_bytes: GRANULE };
+const GRANULES: Granules = Granules::new(2 * GRANULE, GRANULE).unwrap();
 const RING_MAX: usize = 2;
 
 /// A step taken in the wrong order.
@@ -122,7 +122,7 @@ impl Bitmaps {
             traced(|bitmaps| &mut bitmaps.older),
             traced(|bitmaps| &mut bitmaps.unscanned),
         ];
-        let ledger = Ledger::new(GRANULES.size_bytes, words);
+        let ledger = Ledger::new(GRANULES.volume_bytes(), words);
         act(&ledger, &[traced(|bitmaps| &mut bitmaps.dirty)]);
         let Trace { now, instants } = trace.into_inner();
         *self = now;

@@ -5,9 +5,9 @@
 //! `unscanned`: what a baseline or a comparison has not come to. One thread writes them; each change leaves every range
 //! that is owed in one of them at every instant.
 
-use crate::capture::bitmap::{Granules, Word, Words};
+use crate::capture::bitmap::{Word, Words};
 use crate::capture::mapped::MappedArray;
-use crate::model::{ByteRange, ByteRangeSet};
+use crate::model::{ByteRange, ByteRangeSet, Granules};
 
 const GRANULE_BYTES_MIN: u64 = 4096;
 const BITMAPS: usize = 3;
@@ -19,7 +19,7 @@ pub struct Ledger<S = MappedArray> {
 
 impl Ledger {
     pub fn granules(volume_bytes: u64) -> Granules {
-        Granules::of(volume_bytes, GRANULE_BYTES_MIN)
+        Granules::at_least(GRANULE_BYTES_MIN, volume_bytes)
     }
 
     /// Words in its map.
@@ -65,7 +65,7 @@ impl<S: Words> Ledger<S> {
 
     /// The scan has the whole volume before it.
     pub fn scan_all(&self) {
-        self.granules.set(self.unscanned_words(), ByteRange::new(0, self.granules.size_bytes));
+        self.granules.set(self.unscanned_words(), ByteRange::new(0, self.granules.volume_bytes()));
     }
 
     pub fn unscanned(&self) -> ByteRangeSet {
@@ -78,9 +78,9 @@ impl<S: Words> Ledger<S> {
         for range in self.granules.ranges(words).iter() {
             for done in left.gaps(range) {
                 // A granule that is done in part is not done.
-                let granule = self.granules.granule_bytes;
+                let granule = self.granules.granule_bytes();
                 let start = done.start.next_multiple_of(granule);
-                let end = match done.end >= self.granules.size_bytes {
+                let end = match done.end >= self.granules.volume_bytes() {
                     true => done.end,
                     false => done.end - done.end % granule,
                 };

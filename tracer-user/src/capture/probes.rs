@@ -9,13 +9,12 @@ use aya_log::EbpfLogger;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracer_common::{counter, session};
 
-use crate::capture::bitmap::Granules;
 use crate::capture::features::Rung;
 use crate::capture::ledger::Ledger;
 use crate::capture::mapped::MappedArray;
 use crate::capture::pins::{Generation, InUse};
 use crate::capture::{CaptureError, Counters, Event, Skipped, VolumeExtent};
-use crate::model::{ByteRangeSet, MarkId};
+use crate::model::{ByteRangeSet, Granules, MarkId};
 
 /// Attached probes of one volume. Dropping it detaches them, unless they are pinned: then they go on, and what they
 /// see waits in ring and bitmap for whoever opens them next.
@@ -39,11 +38,6 @@ pub struct Capture {
 impl Capture {
     pub fn rung(&self) -> Rung {
         self.rung
-    }
-
-    /// What one bit of the dirty bitmap stands for.
-    pub fn granule_bytes(&self) -> u64 {
-        self.granules.granule_bytes
     }
 
     /// The probes outlive this process.
@@ -91,7 +85,7 @@ impl Capture {
     /// Whether a probe failed to report a write since this was last asked: then it may be anywhere, and the ledger calls
     /// for a look at the whole volume.
     pub fn lost_track(&mut self) -> bool {
-        let failures = self.counters.get(counter::READ_FAILED) + self.skipped().submissions;
+        let failures = self.counters.get(counter::READ_FAILED) + recursion_misses(&self.skips.submit);
         if failures == self.session.get(session::FAILURES_HANDLED) {
             return false;
         }

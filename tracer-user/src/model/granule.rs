@@ -17,20 +17,28 @@ impl Granules {
     pub const BYTES_MIN: u64 = 4 << 10;
     pub const BYTES_MAX: u64 = 1 << 20;
     const BYTES_WANTED: u64 = 64 << 10;
-    const COUNT_WANTED: u64 = 1 << 24;
+    const COUNT_MAX: u64 = 1 << 24;
 
-    /// Granules of max(64 KiB, the next power of two of volume bytes / 2^24), but 1 MiB at most, so that a piece of the
-    /// scan always holds a whole one: 2^24 granules at most up to 16 TiB, one a MiB above.
+    /// 2^24 granules at most, of max(`bytes_min`, the next power of two of volume bytes / 2^24).
+    pub fn at_least(bytes_min: u64, volume_bytes: u64) -> Granules {
+        let share = volume_bytes.div_ceil(Granules::COUNT_MAX).next_power_of_two();
+        Granules { volume_bytes, granule_bytes: share.max(bytes_min) }
+    }
+
+    /// Those of a hash list: 64 KiB at least, but 1 MiB at most, so that a piece of the scan always holds a whole one: 2^24
+    /// granules at most up to 16 TiB, one a MiB above.
     pub fn of_volume(volume_bytes: u64) -> Granules {
-        let share = volume_bytes.div_ceil(Granules::COUNT_WANTED).next_power_of_two();
-        Granules { volume_bytes, granule_bytes: share.clamp(Granules::BYTES_WANTED, Granules::BYTES_MAX) }
+        let Granules { volume_bytes, granule_bytes } =
+            Granules::at_least(Granules::BYTES_WANTED, volume_bytes);
+        Granules { volume_bytes, granule_bytes: granule_bytes.min(Granules::BYTES_MAX) }
     }
 
     /// `None` unless `granule_bytes` is a power of two within the bounds.
-    pub fn new(volume_bytes: u64, granule_bytes: u64) -> Option<Granules> {
+    pub const fn new(volume_bytes: u64, granule_bytes: u64) -> Option<Granules> {
         let allowed = granule_bytes.is_power_of_two()
-            && (Granules::BYTES_MIN..=Granules::BYTES_MAX).contains(&granule_bytes);
-        allowed.then_some(Granules { volume_bytes, granule_bytes })
+            && granule_bytes >= Granules::BYTES_MIN
+            && granule_bytes <= Granules::BYTES_MAX;
+        if allowed { Some(Granules { volume_bytes, granule_bytes }) } else { None }
     }
 
     pub fn volume_bytes(self) -> u64 {
@@ -101,6 +109,15 @@ mod tests {
         }
         for wrong in [0, 1, 2048, 65_537, 2 << 20, u64::MAX] {
             assert_eq!(Granules::new(1 << 30, wrong), None);
+        }
+    }
+
+    #[test]
+    fn a_bitmap_has_two_to_the_24_at_most() {
+        for (volume_bytes, granule_bytes) in
+            [(1 << 30, 64 << 10), (1 << 40, 64 << 10), ((1 << 40) + 1, 128 << 10), (1 << 50, 64 << 20)]
+        {
+            assert_eq!(Granules::at_least(64 << 10, volume_bytes).granule_bytes(), granule_bytes);
         }
     }
 

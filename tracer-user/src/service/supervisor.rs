@@ -71,7 +71,7 @@ impl Supervisor {
             (probes, commands, end) = self.run_once(writer, probes, commands)?;
             writer = match end {
                 End::Stopped { at_rest } => return self.end(probes, at_rest),
-                End::JournalFailed(error) => self.pause(&error, &probes, &commands)?,
+                End::JournalFailed(error) => self.pause(error, &probes, &commands)?,
             };
         }
     }
@@ -160,12 +160,12 @@ impl Supervisor {
     /// Until the journal can be written again.
     fn pause(
         &self,
-        why: &JournalError,
+        why: JournalError,
         probes: &Capture,
         commands: &Receiver<Command>,
     ) -> anyhow::Result<Writer> {
         let full = matches!(why, JournalError::NoSpace { .. });
-        let mut why = chain(why);
+        let mut why = format!("{:#}", anyhow!(why));
         log::error!("paused, as the journal can't be written; where is written is recorded: {why}");
         loop {
             self.show_paused(&why, probes.counters());
@@ -223,11 +223,4 @@ pub fn first_state(unscanned: &ByteRangeSet, restorable: Option<&Point>) -> Stat
         (false, Some(_)) => State::Resync,
         (false, None) => State::Baseline,
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source())
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }

@@ -335,7 +335,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         if self.source.writing() == Some(false) {
             self.pending.settle(cutoff, now);
             let time = self.time_of(now);
-            self.under_way.settle(cutoff).into_iter().for_each(|done| self.done(done, now, time));
+            self.under_way.settle(cutoff).into_iter().for_each(|range| self.doubt(range, now, time));
         }
     }
 

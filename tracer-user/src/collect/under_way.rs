@@ -89,11 +89,16 @@ impl UnderWay {
         Some(Done { range: write.range, doubtful: write.doubtful || write.assembling.is_some() })
     }
 
-    /// The device had no write under way at some instant after `cutoff`: what began before it is done.
-    pub fn settle(&mut self, cutoff: MonotonicNs) -> Vec<Done> {
+    /// It is done, but its completion was not seen: it may have failed.
+    pub fn lose(&mut self, key: u64) -> Option<ByteRange> {
+        self.finish(key).map(|done| done.range)
+    }
+
+    /// The device had no write under way at some instant after `cutoff`: what began before it is lost in that sense.
+    pub fn settle(&mut self, cutoff: MonotonicNs) -> Vec<ByteRange> {
         let keys: Vec<u64> =
             self.writes.iter().filter(|(_, write)| write.since <= cutoff).map(|(key, _)| *key).collect();
-        keys.into_iter().filter_map(|key| self.finish(key)).collect()
+        keys.into_iter().filter_map(|key| self.lose(key)).collect()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -174,7 +179,7 @@ mod tests {
         let mut under_way = UnderWay::default();
         under_way.begin(1, 0, range(0, 4096), true, 10);
         under_way.begin(2, 1, range(8192, 4096), true, 20);
-        assert_eq!(under_way.settle(15), [Done { range: range(0, 4096), doubtful: false }]);
+        assert_eq!(under_way.settle(15), [range(0, 4096)]);
         assert!(!under_way.is_empty());
     }
 

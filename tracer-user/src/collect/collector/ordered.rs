@@ -48,7 +48,10 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             return;
         }
         if first && key != 0 {
-            self.finished(key, since, time);
+            // Its completion was not seen.
+            if let Some(range) = self.under_way.lose(key) {
+                self.doubt(range, since, time);
+            }
             self.pending.complete(key, None, true, since);
         }
         match (payload, change) {
@@ -124,31 +127,23 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         let time = self.time_of(now);
         match self.under_way.finish(key) {
             None => false,
-            Some(Done { range, .. }) if failed => {
-                self.break_history(time, range);
-                // It may still change.
-                self.pending.insert_unpaired(range);
-                self.pending.put_back(range, now);
-                true
-            }
-            Some(done) => {
-                self.done(done, now, time);
+            Some(Done { range, doubtful }) => {
+                if failed {
+                    // It may still change.
+                    self.pending.insert_unpaired(range);
+                }
+                if failed || doubtful {
+                    self.doubt(range, now, time);
+                }
                 true
             }
         }
     }
 
-    fn finished(&mut self, key: u64, now: MonotonicNs, time: Timestamp) {
-        if let Some(done) = self.under_way.finish(key) {
-            self.done(done, now, time);
-        }
-    }
-
-    pub(super) fn done(&mut self, done: Done, now: MonotonicNs, time: Timestamp) {
-        if done.doubtful {
-            self.break_history(time, done.range);
-            self.pending.put_back(done.range, now);
-        }
+    /// What the device holds there is not known.
+    pub(super) fn doubt(&mut self, range: ByteRange, now: MonotonicNs, time: Timestamp) {
+        self.break_history(time, range);
+        self.pending.put_back(range, now);
     }
 
     fn break_history(&mut self, time: Timestamp, range: ByteRange) {

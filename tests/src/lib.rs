@@ -4,27 +4,41 @@
 //! The tests need root, loop devices and zram, and a built binary: `cargo build -p afterwrite` (or AFTERWRITE_BIN).
 //! Every test makes its own devices, so they run in parallel; on two cores the default number of threads is right.
 //! AFTERWRITE_SECONDS is how long a test keeps its load up (default 4), AFTERWRITE_KILLS how often crash.rs kills
-//! (default 20), AFTERWRITE_RUNS how many runs completions.rs makes (default 4), AFTERWRITE_SEED what the random
-//! choices start from, AFTERWRITE_TMP where images, journals and targets go (default /dev/shm).
+//! (default 20), AFTERWRITE_RUNS how many runs completions.rs makes (default 4), AFTERWRITE_INSTANTS how many instants
+//! each test of instants.rs and databases.rs restores (default 6, and 2), AFTERWRITE_SEED what the random choices start
+//! from, AFTERWRITE_TMP where images, journals and targets go (default /dev/shm).
 
+mod aligned;
 mod command;
 mod devices;
 mod disk;
 mod filesystem;
 mod image;
+mod instants;
+mod legal;
 mod load;
+mod pace;
 mod protect;
 mod random;
+mod stamp;
+mod stamped_device;
+mod stamped_ring;
 mod workload;
 
+pub use aligned::Aligned;
 pub use command::{Finished, afterwrite, binary, finish, run, wait_until};
 pub use devices::{Device, Loop, Zram};
 pub use disk::{Breakage, Disk};
 pub use filesystem::{Fs, Mount, ensure_tracefs, mount_tmpfs};
 pub use image::{assert_identical, blank_image, check_file_system, check_image, fill_random};
+pub use instants::{Point, Stretch, choose, instants, marks, payload_is_offered, prove, restore, time_ns};
+pub use legal::{Found, Illegal, Moment, Operation, Presence, Ticks, judge, now_ns};
 pub use load::{Churn, Fio};
 pub use protect::{Protect, Protection, says};
 pub use random::{Random, seed};
+pub use stamp::Stamp;
+pub use stamped_device::{DeviceHistory, Region, write_one_at_a_time};
+pub use stamped_ring::write_many_at_a_time;
 pub use workload::{Manifest, Workload};
 
 use std::path::PathBuf;

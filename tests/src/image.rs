@@ -59,7 +59,8 @@ pub fn check_file_system(fs: Fs, image: &Path) -> Result<()> {
     fsck(fs, device.path())
 }
 
-fn fsck(fs: Fs, image: &Path) -> Result<()> {
+/// The file system's own check of an image or device as it lies there, which is only read.
+pub fn fsck(fs: Fs, image: &Path) -> Result<()> {
     let mut check = match fs {
         Fs::Ext4 => Command::new("e2fsck"),
         Fs::Xfs => Command::new("xfs_repair"),

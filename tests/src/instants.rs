@@ -51,10 +51,10 @@ impl fmt::Display for Point {
 /// A part of the history of which every instant can be restored, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stretch {
-    pub first_lsn: u64,
-    pub last_lsn: u64,
-    pub first_ns: u64,
-    pub last_ns: u64,
+    pub from_lsn: u64,
+    pub to_lsn: u64,
+    pub from_ns: u64,
+    pub to_ns: u64,
 }
 
 impl Stretch {
@@ -67,10 +67,10 @@ impl Stretch {
     fn of(stretch: &Value) -> Result<Stretch> {
         let lsn = |name: &str| stretch[name].as_u64().with_context(|| format!("no {name}"));
         Ok(Stretch {
-            first_lsn: lsn("first_lsn")?,
-            last_lsn: lsn("last_lsn")?,
-            first_ns: time_ns(&stretch["first_time"])?,
-            last_ns: time_ns(&stretch["last_time"])?,
+            from_lsn: lsn("from_lsn")?,
+            to_lsn: lsn("to_lsn")?,
+            from_ns: time_ns(&stretch["from_time"])?,
+            to_ns: time_ns(&stretch["to_time"])?,
         })
     }
 }
@@ -87,10 +87,10 @@ pub fn time_ns(value: &Value) -> Result<u64> {
 pub fn choose(stretches: &[Stretch], from_ns: u64, until_ns: u64, random: &mut Random) -> Result<Vec<Point>> {
     let within: Vec<Stretch> = stretches
         .iter()
-        .filter(|stretch| stretch.last_ns > from_ns && stretch.first_ns < until_ns)
+        .filter(|stretch| stretch.to_ns > from_ns && stretch.from_ns < until_ns)
         .copied()
         .collect();
-    let length = |stretch: &Stretch| stretch.last_ns.min(until_ns) - stretch.first_ns.max(from_ns);
+    let length = |stretch: &Stretch| stretch.to_ns.min(until_ns) - stretch.from_ns.max(from_ns);
     let covered_ns: u64 = within.iter().map(length).sum();
     println!(
         "{} stretches cover {:.1} % of {:.1} s of load",
@@ -101,7 +101,7 @@ pub fn choose(stretches: &[Stretch], from_ns: u64, until_ns: u64, random: &mut R
     ensure!(covered_ns * 2 >= until_ns - from_ns, "too little of the load can be restored: {stretches:?}");
     let mut points: Vec<Point> = within
         .iter()
-        .flat_map(|stretch| [Point::Lsn(stretch.first_lsn), Point::Lsn(stretch.last_lsn)])
+        .flat_map(|stretch| [Point::Lsn(stretch.from_lsn), Point::Lsn(stretch.to_lsn)])
         .collect();
     for nth in 0..instants() {
         // Weighed by their length in time.
@@ -113,8 +113,8 @@ pub fn choose(stretches: &[Stretch], from_ns: u64, until_ns: u64, random: &mut R
         });
         let stretch = stretch.context("the sum of the lengths is the length")?;
         points.push(match nth % 2 {
-            0 => Point::Time(stretch.first_ns.max(from_ns) + at_ns),
-            _ => Point::Lsn(stretch.first_lsn + random.below(stretch.last_lsn - stretch.first_lsn + 1)),
+            0 => Point::Time(stretch.from_ns.max(from_ns) + at_ns),
+            _ => Point::Lsn(stretch.from_lsn + random.below(stretch.to_lsn - stretch.from_lsn + 1)),
         });
     }
     Ok(points)
@@ -183,14 +183,14 @@ pub fn restore(protection: &Protection, point: &Point) -> Result<(PathBuf, u64)>
 mod tests {
     use super::*;
 
-    fn stretch(first_lsn: u64, last_lsn: u64, first_ns: u64, last_ns: u64) -> Stretch {
-        Stretch { first_lsn, last_lsn, first_ns, last_ns }
+    fn stretch(from_lsn: u64, to_lsn: u64, from_ns: u64, to_ns: u64) -> Stretch {
+        Stretch { from_lsn, to_lsn, from_ns, to_ns }
     }
 
     #[test]
     fn stretches_are_read() {
         let listing = serde_json::json!({ "stretches": [{
-            "first_lsn": 3, "last_lsn": 9, "first_time": "1970-01-01T00:00:01.5Z", "last_time": "1970-01-01T00:00:02Z",
+            "from_lsn": 3, "to_lsn": 9, "from_time": "1970-01-01T00:00:01.5Z", "to_time": "1970-01-01T00:00:02Z",
         }] });
         assert_eq!(
             Stretch::all(&listing).expect("well-formed"),

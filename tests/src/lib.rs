@@ -22,6 +22,7 @@ mod protect;
 mod random;
 mod stamp;
 mod stamped_device;
+mod stamped_files;
 mod stamped_ring;
 mod workload;
 
@@ -30,7 +31,7 @@ pub use command::{Finished, afterwrite, binary, finish, run, wait_until};
 pub use devices::{Device, Loop, Zram};
 pub use disk::{Breakage, Disk};
 pub use filesystem::{Fs, Mount, ensure_tracefs, mount_tmpfs};
-pub use image::{assert_identical, blank_image, check_file_system, check_image, fill_random};
+pub use image::{assert_identical, blank_image, check_file_system, check_image, fill_random, fsck};
 pub use instants::{Point, Stretch, choose, instants, marks, payload_is_offered, prove, restore, time_ns};
 pub use legal::{Found, Illegal, Moment, Operation, Presence, Ticks, judge, now_ns};
 pub use load::{Churn, Fio};
@@ -38,6 +39,7 @@ pub use protect::{Protect, Protection, says};
 pub use random::{Random, seed};
 pub use stamp::Stamp;
 pub use stamped_device::{DeviceHistory, Region, write_one_at_a_time};
+pub use stamped_files::{FileHistory, write_files};
 pub use stamped_ring::write_many_at_a_time;
 pub use workload::{Manifest, Workload};
 

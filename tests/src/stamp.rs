@@ -23,17 +23,18 @@ impl Stamp {
     pub fn sector(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(SECTOR_BYTES);
         for field in [MAGIC, u64::from(self.writer), self.number, self.tick, self.sector] {
-            bytes.extend(field.to_le_bytes());
+            bytes.extend_from_slice(&field.to_le_bytes());
         }
         let seed = blake3::hash(&bytes);
         let seed = u64::from_le_bytes(seed.as_bytes()[..8].try_into().expect("eight bytes"));
-        bytes.extend(Random::new(seed).bytes(SECTOR_BYTES - HEAD_BYTES));
+        bytes.extend_from_slice(&Random::new(seed).bytes(SECTOR_BYTES - HEAD_BYTES));
         bytes
     }
 
     /// Sectors from this one on, of the same operation.
     pub fn sectors(self, count: u64) -> Vec<u8> {
-        (self.sector..self.sector + count).flat_map(|sector| Stamp { sector, ..self }.sector()).collect()
+        let sector = |sector| Stamp { sector, ..self }.sector();
+        (self.sector..self.sector + count).map(sector).collect::<Vec<_>>().concat()
     }
 
     /// Of a sector that is whole: a checksum could not say more than that each byte is what the head makes it.

@@ -61,7 +61,7 @@ impl Region {
     /// A random range in it: a few units mostly, up to 64 KiB.
     pub fn any_range(&self, random: &mut Random) -> (u64, u64) {
         let longest = random.pick(&[4 << 10, 4 << 10, 16 << 10, 64 << 10]) / self.unit;
-        let units = 1 + random.below(longest);
+        let units = (1 + random.below(longest)).min(self.len / self.unit);
         let start = random.below(self.len / self.unit - units + 1);
         (self.start + start * self.unit, units * self.unit)
     }
@@ -182,7 +182,7 @@ fn write_region(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Moment;
+    use crate::{Moment, judge};
 
     const UNIT: u64 = 512;
 
@@ -255,5 +255,85 @@ mod tests {
                 assert!(start.is_multiple_of(4096) && len.is_multiple_of(4096));
             }
         }
+    }
+
+    /// What a simulated device did: writes of two writers in the order of their submission, several under way at once.
+    struct Simulated {
+        history: DeviceHistory,
+        /// Region, number, when it was submitted.
+        submitted: Vec<(usize, usize, u64)>,
+    }
+
+    fn simulate(random: &mut Random) -> Simulated {
+        let initial = vec![0; 8 << 10];
+        let regions = Region::all(2, 4 << 10, UNIT);
+        let mut writes = vec![Vec::new(), Vec::new()];
+        let mut submitted = Vec::new();
+        let mut free_at = [0; 2];
+        for tick in 0..30 {
+            let writer = usize::try_from(random.below(2)).expect("0 or 1");
+            // In milliseconds; a writer has one write under way at a time.
+            let begun = (tick * 10).max(free_at[writer]) + random.below(5);
+            let done = begun + 2 + random.below(40);
+            free_at[writer] = done + 1;
+            let at = |ms: u64| Moment { tick: ms, time_ns: ms * 1_000_000 };
+            let number = writes[writer].len();
+            let region: &Region = &regions[writer];
+            let (start, len) = region.any_range(random);
+            let operation = Operation {
+                writer: region.writer,
+                number: number as u64,
+                begun: at(begun),
+                acknowledged: Some(at(done)),
+            };
+            writes[writer].push(DeviceWrite { operation, first_sector: start / UNIT, sectors: len / UNIT });
+            submitted.push((writer, number, begun + 1));
+        }
+        submitted.sort_by_key(|(_, _, at)| *at);
+        Simulated { history: DeviceHistory::new(initial, regions, writes), submitted }
+    }
+
+    /// The device after the first `count` submissions, less the one numbered `without`, and the instant in nanoseconds.
+    fn prefix(simulated: &Simulated, count: usize, without: Option<usize>) -> (Vec<u8>, u64) {
+        let mut image = simulated.history.initial.clone();
+        for (nth, (writer, number, _)) in simulated.submitted[..count].iter().enumerate() {
+            let write = &simulated.history.writes[*writer][*number];
+            let (first, tick) = (write.first_sector, write.operation.begun.tick);
+            let bytes = Stamp { writer: write.operation.writer, number: *number as u64, tick, sector: first }
+                .sectors(write.sectors);
+            let at = usize::try_from(first * UNIT).expect("small");
+            if Some(nth) != without {
+                image[at..at + bytes.len()].copy_from_slice(&bytes);
+            }
+        }
+        (image, simulated.submitted[count - 1].2 * 1_000_000)
+    }
+
+    #[test]
+    fn every_prefix_of_the_submissions_is_legal_and_one_with_a_hole_is_not() {
+        let (mut holes, mut seen) = (0, 0);
+        for seed in 0..8 {
+            let simulated = simulate(&mut Random::new(seed));
+            for count in 1..=simulated.submitted.len() {
+                let (image, at_ns) = prefix(&simulated, count, None);
+                let found = simulated.history.find(&image).expect("sectors that were written");
+                judge(&found, at_ns).unwrap_or_else(|illegal| panic!("seed {seed}, {count}: {illegal}"));
+                // Any of the submissions missing, but for the last few, which may still have been under way.
+                for without in 0..count {
+                    let (holed, _) = prefix(&simulated, count, Some(without));
+                    let (writer, number, _) = simulated.submitted[without];
+                    let done =
+                        simulated.history.writes[writer][number].operation.acknowledged.expect("all are");
+                    if holed == image || done.time_ns + 1_000_000 > at_ns {
+                        continue;
+                    }
+                    holes += 1;
+                    let found = simulated.history.find(&holed).expect("sectors that were written");
+                    seen += u64::from(judge(&found, at_ns).is_err());
+                }
+            }
+        }
+        assert!(holes > 200, "{holes}");
+        assert_eq!(seen, holes, "a lost write was taken for legal");
     }
 }

@@ -10,6 +10,8 @@ use afterwrite_tests::*;
 use anyhow::{Context, Result, ensure};
 
 const DEVICE_BYTES: u64 = 32 * MIB;
+/// Of a file system: room for what the writers append.
+const VOLUME_BYTES: u64 = 64 * MIB;
 const REGION_BYTES: u64 = 2 * MIB;
 const WRITERS: u32 = 4;
 
@@ -102,6 +104,46 @@ fn points(
     Ok(points)
 }
 
+/// Writes to files on the device, and judges instants of it: the kernel recovers the file system, and then it is sound.
+fn file_system(device: &dyn Device, fs: Fs, capture: Capture) -> Result<()> {
+    let mut random = Random::new(seed());
+    let mount = Mount::make(fs, device.path())?;
+    let (protection, name) = protection(device, capture)?;
+    let protect = protection.start()?;
+    // Beside them what nobody syncs.
+    let churn = Churn::trimming(mount.point(), "churn", Random::new(random.number()), u64::MAX)?;
+    protect.mark("before")?;
+
+    let load = Duration::from_secs(load_seconds());
+    let begun_ns = now_ns();
+    let files = std::thread::scope(|scope| {
+        let marks = scope.spawn(|| mark_during(&protect, load));
+        let files = write_files(mount.point(), load, &mut random);
+        marks.join().expect("marks are made or not, without a panic")?;
+        files
+    })?;
+    let ended_ns = now_ns();
+    churn.finish()?;
+    mount.unmount()?;
+    protect.stop()?;
+    println!("{name}: {} operations on files", files.iter().map(FileHistory::len).sum::<usize>());
+
+    let points = points(&protection, capture, begun_ns, ended_ns, &mut random)?;
+    prove(&protection, &points, |image| {
+        let device = Loop::over(image)?;
+        let options = if fs == Fs::Xfs { "nouuid" } else { "rw" };
+        let mount =
+            Mount::with_options(device.path(), fs.name(), options).context("recovery by the kernel")?;
+        let mut found = Vec::new();
+        for file in &files {
+            found.extend(file.find(mount.point())?);
+        }
+        mount.unmount()?;
+        fsck(fs, device.path()).context("after the recovery")?;
+        Ok(found)
+    })
+}
+
 #[test]
 fn marks_on_a_bare_loop_device_are_legal() -> Result<()> {
     bare_device(&Loop::new(DEVICE_BYTES)?, 512, Writing::OneAtATime, Capture::Extents)
@@ -142,4 +184,46 @@ fn instants_on_a_bare_zram_device_with_writes_under_way_are_legal() -> Result<()
         return Ok(());
     }
     bare_device(&Zram::new(DEVICE_BYTES)?, 4096, Writing::ManyAtATime, Capture::Payload)
+}
+
+#[test]
+fn marks_of_ext4_are_legal() -> Result<()> {
+    file_system(&Loop::new(VOLUME_BYTES)?, Fs::Ext4, Capture::Extents)
+}
+
+#[test]
+fn marks_of_xfs_are_legal() -> Result<()> {
+    file_system(&Zram::new(VOLUME_BYTES)?, Fs::Xfs, Capture::Extents)
+}
+
+#[test]
+fn instants_of_ext4_on_loop_are_legal() -> Result<()> {
+    if !payload_is_offered("instants of ext4 on loop")? {
+        return Ok(());
+    }
+    file_system(&Loop::new(VOLUME_BYTES)?, Fs::Ext4, Capture::Payload)
+}
+
+#[test]
+fn instants_of_ext4_on_zram_are_legal() -> Result<()> {
+    if !payload_is_offered("instants of ext4 on zram")? {
+        return Ok(());
+    }
+    file_system(&Zram::new(VOLUME_BYTES)?, Fs::Ext4, Capture::Payload)
+}
+
+#[test]
+fn instants_of_xfs_on_loop_are_legal() -> Result<()> {
+    if !payload_is_offered("instants of xfs on loop")? {
+        return Ok(());
+    }
+    file_system(&Loop::new(VOLUME_BYTES)?, Fs::Xfs, Capture::Payload)
+}
+
+#[test]
+fn instants_of_xfs_on_zram_are_legal() -> Result<()> {
+    if !payload_is_offered("instants of xfs on zram")? {
+        return Ok(());
+    }
+    file_system(&Zram::new(VOLUME_BYTES)?, Fs::Xfs, Capture::Payload)
 }

@@ -78,6 +78,11 @@ impl Mount {
         Mount::with_options(device, fs.name(), fs.read_only_options())
     }
 
+    /// As after a power cut: the kernel replays the log. The volume that this is a copy of may be mounted beside it.
+    pub fn recovered(fs: Fs, device: &Path) -> Result<Mount> {
+        Mount::with_options(device, fs.name(), if fs == Fs::Xfs { "nouuid" } else { "rw" })
+    }
+
     pub fn with_options(device: &Path, kind: &str, options: &str) -> Result<Mount> {
         let dir = scratch()?;
         let point = dir.path().join("mnt");

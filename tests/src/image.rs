@@ -55,7 +55,7 @@ pub fn check_file_system(fs: Fs, image: &Path) -> Result<()> {
     let copy = dir.path().join("recovered.img");
     run(Command::new("cp").arg("--sparse=always").arg(image).arg(&copy))?;
     let device = Loop::over(&copy)?;
-    Mount::with_options(device.path(), fs.name(), "nouuid")?.unmount()?;
+    Mount::recovered(fs, device.path())?.unmount()?;
     fsck(fs, device.path())
 }
 

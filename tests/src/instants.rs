@@ -8,23 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::legal::judge;
-use crate::{Found, Operation, Presence, Protection, Random, afterwrite, number_from_env, run};
-
-/// How many instants a test restores.
-pub fn instants() -> u64 {
-    number_from_env("AFTERWRITE_INSTANTS", 6).max(1)
-}
-
-/// With payload every write is in the journal, in the order of submission. While the program under test does not offer
-/// it, a test that needs it can't run: says so, in a line that `cargo xtask test` counts.
-pub fn payload_is_offered(test: &str) -> Result<bool> {
-    let help = run(afterwrite().args(["protect", "--help"]))?;
-    let offered = help.contains("payload");
-    if !offered {
-        println!("SKIP: {test}: this afterwrite knows no `protect --capture payload`");
-    }
-    Ok(offered)
-}
+use crate::{Found, Operation, Presence, Protection, Random, afterwrite, run};
 
 /// What `replay --to` takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,28 +66,33 @@ pub fn time_ns(value: &Value) -> Result<u64> {
     Ok(u64::try_from(time.duration_since(UNIX_EPOCH)?.as_nanos())?)
 }
 
-/// Instants of a load that lasted from `from_ns` to `until_ns`, half of them times, half LSNs, and the ends of each stretch.
+/// Instants of a load, half of them times, half LSNs, and the ends of each stretch. `load`: when it was, since 1970.
 /// An error if less than half of that time can be restored: then there would be little to prove.
-pub fn choose(stretches: &[Stretch], from_ns: u64, until_ns: u64, random: &mut Random) -> Result<Vec<Point>> {
+pub fn choose(
+    stretches: &[Stretch],
+    load: std::ops::Range<u64>,
+    count: u64,
+    random: &mut Random,
+) -> Result<Vec<Point>> {
     let within: Vec<Stretch> = stretches
         .iter()
-        .filter(|stretch| stretch.to_ns > from_ns && stretch.from_ns < until_ns)
+        .filter(|stretch| stretch.to_ns > load.start && stretch.from_ns < load.end)
         .copied()
         .collect();
-    let length = |stretch: &Stretch| stretch.to_ns.min(until_ns) - stretch.from_ns.max(from_ns);
-    let covered_ns: u64 = within.iter().map(length).sum();
+    let length = |stretch: &Stretch| stretch.to_ns.min(load.end) - stretch.from_ns.max(load.start);
+    let (covered_ns, load_ns) = (within.iter().map(length).sum::<u64>(), load.end - load.start);
     println!(
         "{} stretches cover {:.1} % of {:.1} s of load",
         within.len(),
-        100.0 * covered_ns as f64 / (until_ns - from_ns) as f64,
-        (until_ns - from_ns) as f64 / 1e9
+        100.0 * covered_ns as f64 / load_ns as f64,
+        load_ns as f64 / 1e9
     );
-    ensure!(covered_ns * 2 >= until_ns - from_ns, "too little of the load can be restored: {stretches:?}");
+    ensure!(covered_ns * 2 >= load_ns, "too little of the load can be restored: {stretches:?}");
     let mut points: Vec<Point> = within
         .iter()
         .flat_map(|stretch| [Point::Lsn(stretch.from_lsn), Point::Lsn(stretch.to_lsn)])
         .collect();
-    for nth in 0..instants() {
+    for nth in 0..count {
         // Weighed by their length in time.
         let mut at_ns = random.below(covered_ns);
         let stretch = within.iter().find(|stretch| {
@@ -113,7 +102,7 @@ pub fn choose(stretches: &[Stretch], from_ns: u64, until_ns: u64, random: &mut R
         });
         let stretch = stretch.context("the sum of the lengths is the length")?;
         points.push(match nth % 2 {
-            0 => Point::Time(stretch.from_ns.max(from_ns) + at_ns),
+            0 => Point::Time(stretch.from_ns.max(load.start) + at_ns),
             _ => Point::Lsn(stretch.from_lsn + random.below(stretch.to_lsn - stretch.from_lsn + 1)),
         });
     }
@@ -203,8 +192,9 @@ mod tests {
     fn points_are_within_the_stretches_and_the_load() {
         let stretches = [stretch(1, 5, 0, 1000), stretch(10, 20, 2000, 5000), stretch(30, 40, 9000, 9500)];
         for seed in 0..50 {
-            let points = choose(&stretches, 500, 6000, &mut Random::new(seed)).expect("enough is covered");
-            assert_eq!(points.len() as u64, 4 + instants());
+            let points =
+                choose(&stretches, 500..6000, 10, &mut Random::new(seed)).expect("enough is covered");
+            assert_eq!(points.len() as u64, 4 + 10);
             for point in points {
                 match point {
                     Point::Time(ns) => {
@@ -215,7 +205,10 @@ mod tests {
                 }
             }
         }
-        assert!(choose(&stretches, 5000, 9400, &mut Random::new(1)).is_err(), "little of it can be restored");
+        assert!(
+            choose(&stretches, 5000..9400, 10, &mut Random::new(1)).is_err(),
+            "little of it can be restored"
+        );
     }
 
     #[test]

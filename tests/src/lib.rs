@@ -18,8 +18,11 @@ mod instants;
 mod legal;
 mod load;
 mod pace;
+mod postgres;
+mod proof;
 mod protect;
 mod random;
+mod sqlite;
 mod stamp;
 mod stamped_device;
 mod stamped_files;
@@ -32,11 +35,14 @@ pub use devices::{Device, Loop, Zram};
 pub use disk::{Breakage, Disk};
 pub use filesystem::{Fs, Mount, ensure_tracefs, mount_tmpfs};
 pub use image::{assert_identical, blank_image, check_file_system, check_image, fill_random, fsck};
-pub use instants::{Point, Stretch, choose, instants, marks, payload_is_offered, prove, restore, time_ns};
+pub use instants::{Point, prove};
 pub use legal::{Found, Illegal, Moment, Operation, Presence, Ticks, judge, now_ns};
 pub use load::{Churn, Fio};
+pub use postgres::Postgres;
+pub use proof::Capture;
 pub use protect::{Protect, Protection, says};
 pub use random::{Random, seed};
+pub use sqlite::Sqlite;
 pub use stamp::Stamp;
 pub use stamped_device::{DeviceHistory, Region, write_one_at_a_time};
 pub use stamped_files::{FileHistory, write_files};
@@ -61,6 +67,11 @@ pub fn load_seconds() -> u64 {
 /// How many times crash.rs kills.
 pub fn kills() -> u64 {
     number_from_env("AFTERWRITE_KILLS", 20)
+}
+
+/// How many instants a test restores: few by default, or that would be all that tests do.
+pub fn instants(by_default: u64) -> u64 {
+    number_from_env("AFTERWRITE_INSTANTS", by_default).max(1)
 }
 
 /// A directory of the test's own, removed when dropped.

@@ -55,11 +55,12 @@ pub fn check_file_system(fs: Fs, image: &Path) -> Result<()> {
     let copy = dir.path().join("recovered.img");
     run(Command::new("cp").arg("--sparse=always").arg(image).arg(&copy))?;
     let device = Loop::over(&copy)?;
-    Mount::with_options(device.path(), fs.name(), "nouuid")?.unmount()?;
+    Mount::recovered(fs, device.path())?.unmount()?;
     fsck(fs, device.path())
 }
 
-fn fsck(fs: Fs, image: &Path) -> Result<()> {
+/// The file system's own check of an image or device as it lies there, which is only read.
+pub fn fsck(fs: Fs, image: &Path) -> Result<()> {
     let mut check = match fs {
         Fs::Ext4 => Command::new("e2fsck"),
         Fs::Xfs => Command::new("xfs_repair"),

@@ -4,27 +4,49 @@
 //! The tests need root, loop devices and zram, and a built binary: `cargo build -p afterwrite` (or AFTERWRITE_BIN).
 //! Every test makes its own devices, so they run in parallel; on two cores the default number of threads is right.
 //! AFTERWRITE_SECONDS is how long a test keeps its load up (default 4), AFTERWRITE_KILLS how often crash.rs kills
-//! (default 20), AFTERWRITE_RUNS how many runs completions.rs makes (default 4), AFTERWRITE_SEED what the random
-//! choices start from, AFTERWRITE_TMP where images, journals and targets go (default /dev/shm).
+//! (default 20), AFTERWRITE_RUNS how many runs completions.rs makes (default 4), AFTERWRITE_INSTANTS how many instants
+//! each test of instants.rs and databases.rs restores (default 6, and 2), AFTERWRITE_SEED what the random choices start
+//! from, AFTERWRITE_TMP where images, journals and targets go (default /dev/shm).
 
+mod aligned;
 mod command;
 mod devices;
 mod disk;
 mod filesystem;
 mod image;
+mod instants;
+mod legal;
 mod load;
+mod pace;
+mod postgres;
+mod proof;
 mod protect;
 mod random;
+mod sqlite;
+mod stamp;
+mod stamped_device;
+mod stamped_files;
+mod stamped_ring;
 mod workload;
 
+pub use aligned::Aligned;
 pub use command::{Finished, afterwrite, binary, finish, run, wait_until};
 pub use devices::{Device, Loop, Zram};
 pub use disk::{Breakage, Disk};
 pub use filesystem::{Fs, Mount, ensure_tracefs, mount_tmpfs};
-pub use image::{assert_identical, blank_image, check_file_system, check_image, fill_random};
+pub use image::{assert_identical, blank_image, check_file_system, check_image, fill_random, fsck};
+pub use instants::{Point, prove};
+pub use legal::{Found, Illegal, Moment, Operation, Presence, Ticks, judge, now_ns};
 pub use load::{Churn, Fio};
+pub use postgres::Postgres;
+pub use proof::Capture;
 pub use protect::{Protect, Protection, says};
 pub use random::{Random, seed};
+pub use sqlite::Sqlite;
+pub use stamp::Stamp;
+pub use stamped_device::{DeviceHistory, Region, write_one_at_a_time};
+pub use stamped_files::{FileHistory, write_files};
+pub use stamped_ring::write_many_at_a_time;
 pub use workload::{Manifest, Workload};
 
 use std::path::PathBuf;
@@ -45,6 +67,11 @@ pub fn load_seconds() -> u64 {
 /// How many times crash.rs kills.
 pub fn kills() -> u64 {
     number_from_env("AFTERWRITE_KILLS", 20)
+}
+
+/// How many instants a test restores: few by default, or that would be all that tests do.
+pub fn instants(by_default: u64) -> u64 {
+    number_from_env("AFTERWRITE_INSTANTS", by_default).max(1)
 }
 
 /// A directory of the test's own, removed when dropped.

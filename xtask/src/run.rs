@@ -33,11 +33,15 @@ pub fn program(name: &str) -> Result<Command> {
     Ok(Command::new(path))
 }
 
-/// Looks in PATH and in the administrator's directories, which a user's PATH lacks on Debian.
+/// Looks in PATH, in the administrator's directories, which a user's PATH lacks on Debian, and in those where Debian has
+/// PostgreSQL's programs, one for each version.
 pub fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(sbin).map(|dir| dir.join(name)).find(|file| file.is_file())
+    let postgresql = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let postgresql = postgresql.map(|version| version.path().join("bin"));
+    let dirs = std::env::split_paths(&path).chain(sbin).chain(postgresql);
+    dirs.map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
 /// Prints the command and runs it; fails unless it exits with 0.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::run;
 
 /// Programs that building, tests and the demo start, and Debian's package of each.
-const PROGRAMS: [(&str, &str); 33] = [
+const PROGRAMS: [(&str, &str); 36] = [
     ("cc", "gcc"),
     ("c++", "g++"),
     ("make", "make"),
@@ -27,6 +27,9 @@ const PROGRAMS: [(&str, &str); 33] = [
     ("mkfs.btrfs", "btrfs-progs"),
     ("fio", "fio"),
     ("sqlite3", "sqlite3"),
+    ("initdb", "postgresql"),
+    ("pg_amcheck", "postgresql"),
+    ("pgbench", "postgresql"),
     ("dmsetup", "dmsetup"),
     ("lvm", "lvm2"),
     ("mdadm", "mdadm"),
@@ -47,6 +50,9 @@ const PROGRAMS: [(&str, &str); 33] = [
     ("busybox", "busybox-static"),
 ];
 
+/// The tracers that `bench capture` compares with.
+const TRACERS: [(&str, &str); 2] = [("blktrace", "blktrace"), ("bpftrace", "bpftrace")];
+
 /// LLVM to build bpf-linker against: at least the one inside the compiler.
 const LLVM_PACKAGES: [&str; 2] = ["llvm-22-dev", "libpolly-22-dev"];
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
@@ -55,7 +61,7 @@ const CARGO_FUZZ_VERSION: &str = "0.13.2";
 
 /// Installs what is missing for `build`, `test` and `demo`.
 pub fn setup() -> Result<()> {
-    let packages = missing_packages(|name| run::find(name).is_some());
+    let packages = missing_packages(&PROGRAMS, |name| run::find(name).is_some());
     let toolchain = tracer_build::find();
     if let (true, Ok(toolchain)) = (packages.is_empty(), &toolchain) {
         eprintln!("setup: all there; BPF toolchain: {toolchain}");
@@ -99,13 +105,22 @@ fn setup_cargo_tool(name: &str, version: &str) -> Result<()> {
     run::run(cargo_install().args([name, "--version", version]))
 }
 
+/// The tracers that `bench capture` compares with.
+pub fn setup_tracers() -> Result<()> {
+    let packages = missing_packages(&TRACERS, |name| run::find(name).is_some());
+    if !packages.is_empty() && !is_debian() {
+        bail!("{}", instructions(&packages, None));
+    }
+    install(&packages)
+}
+
 /// Reads apt's lists anew.
 pub fn refresh_apt() -> Result<()> {
     run::run(as_root("apt-get")?.arg("update"))
 }
 
-fn missing_packages(is_there: impl Fn(&str) -> bool) -> Vec<&'static str> {
-    let missing = PROGRAMS.iter().filter(|(program, _)| !is_there(program));
+fn missing_packages(programs: &[(&str, &'static str)], is_there: impl Fn(&str) -> bool) -> Vec<&'static str> {
+    let missing = programs.iter().filter(|(program, _)| !is_there(program));
     let mut packages: Vec<_> = missing.map(|(_, package)| *package).collect();
     packages.dedup();
     packages
@@ -242,13 +257,13 @@ mod tests {
 
     #[test]
     fn a_complete_machine_needs_nothing() {
-        assert!(missing_packages(|_| true).is_empty());
+        assert!(missing_packages(&PROGRAMS, |_| true).is_empty());
     }
 
     #[test]
     fn a_package_of_several_missing_programs_is_named_once() {
         let is_there = |name: &str| name != "e2fsck" && name != "mkfs.ext4";
-        assert_eq!(missing_packages(is_there), ["e2fsprogs"]);
+        assert_eq!(missing_packages(&PROGRAMS, is_there), ["e2fsprogs"]);
     }
 
     #[test]

@@ -8,8 +8,9 @@ use crate::tally::Tally;
 use crate::vm::{self, Choice, How};
 use crate::{build, run, setup};
 
-/// Runs of a stress test that a default run makes a few of.
-const RUNS_OF_ALL: &str = "200";
+/// For the complete set, what a default run does a few times: runs of a stress test, and instants that each test of
+/// restored instants judges (eight tests of 125 are a thousand; those of databases keep to 50).
+const NUMBERS_OF_ALL: [(&str, &str); 2] = [("AFTERWRITE_RUNS", "200"), ("AFTERWRITE_INSTANTS", "125")];
 
 pub fn test(names: &[String], all: bool) -> Result<()> {
     if !run::is_root() {
@@ -42,9 +43,8 @@ fn cargo_tests(names: &[String], afterwrite: &Path, all: bool) -> Result<Tally> 
         .arg("--show-output")
         .args(names)
         .env("AFTERWRITE_BIN", afterwrite);
-    if all && std::env::var_os("AFTERWRITE_RUNS").is_none() {
-        cargo.env("AFTERWRITE_RUNS", RUNS_OF_ALL);
-    }
+    let unset = |(name, _): &&(&str, &str)| all && std::env::var_os(name).is_none();
+    cargo.envs(NUMBERS_OF_ALL.iter().filter(unset).copied());
     let mut tally = Tally::default();
     let succeeded = run::watch(&mut cargo, |line| tally.see_cargo_test(line))?;
     if !succeeded && tally.failed == 0 {

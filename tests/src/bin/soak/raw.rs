@@ -82,9 +82,10 @@ impl RawWriters {
             thread.join().map_err(|_| anyhow!("a writer panicked"))?.context("a writer failed")?;
         }
         let file = File::options().read(true).custom_flags(OFlag::O_DIRECT.bits()).open(&self.device)?;
-        let mut aligned = Aligned::new(usize::try_from(MIB)?);
+        let chunk = usize::try_from(MIB)?;
+        let mut aligned = Aligned::new(chunk);
         for (writer, model) in self.writers.iter().zip(&self.pause().models) {
-            for (at, wanted) in (writer.start..).step_by(aligned.len).zip(model.chunks(aligned.len)) {
+            for (at, wanted) in (writer.start..).step_by(chunk).zip(model.chunks(chunk)) {
                 let found = &mut aligned.bytes()[..wanted.len()];
                 file.read_exact_at(found, at)?;
                 ensure!(found == wanted, "the source itself has other bytes than were written, near {at}");
@@ -213,21 +214,4 @@ fn put(model: &mut [u8], at: u64, bytes: &[u8]) -> Result<()> {
 fn zero(model: &mut [u8], at: u64, len: u64) -> Result<()> {
     model[usize::try_from(at)?..usize::try_from(at + len)?].fill(0);
     Ok(())
-}
-
-/// Memory that direct I/O accepts.
-struct Aligned {
-    memory: Vec<u8>,
-    len: usize,
-}
-
-impl Aligned {
-    fn new(len: usize) -> Aligned {
-        Aligned { memory: vec![0; len + 4096], len }
-    }
-
-    fn bytes(&mut self) -> &mut [u8] {
-        let skip = self.memory.as_ptr().align_offset(4096);
-        &mut self.memory[skip..skip + self.len]
-    }
 }

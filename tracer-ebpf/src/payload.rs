@@ -145,9 +145,9 @@ impl Walk {
 
     #[inline(always)]
     fn emit(&self, kind: u8, piece: Piece) -> bool {
-        let Some(mut slot) = EVENTS.reserve::<PayloadEvent>(0) else { return false };
         let bytes = piece.extent.bytes;
         let event = report::event(piece.extent, self.key, OP_WRITE, kind, self.seq, 0, 0);
+        let Some(mut slot) = EVENTS.reserve::<PayloadEvent>(0) else { return false };
         let slot_ptr = slot.as_mut_ptr();
         // SAFETY: the slot is a PayloadEvent's size; what is not written of it nobody reads.
         let copied = unsafe {

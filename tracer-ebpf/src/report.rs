@@ -207,12 +207,14 @@ fn complete(extent: Extent, key: u64, op: u8, part: u16, error: u32) {
 
 #[inline(always)]
 pub fn emit(extent: Extent, key: u64, op: u8, kind: u8, seq: u64, part: u16, error: u32) -> bool {
+    let event = event(extent, key, op, kind, seq, part, error);
     let Some(mut slot) = EVENTS.reserve::<BlockEvent>(0) else { return false };
-    slot.write(event(extent, key, op, kind, seq, part, error));
+    slot.write(event);
     slot.submit(BPF_RB_NO_WAKEUP);
     true
 }
 
+/// To be made before room is taken in the ring: then what was acknowledged before its time stands before it in the ring.
 #[inline(always)]
 pub fn event(extent: Extent, key: u64, op: u8, kind: u8, seq: u64, part: u16, error: u32) -> BlockEvent {
     // SAFETY: the helper has no preconditions.

@@ -253,14 +253,13 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             }
             let Some(event) = self.probes.next_event() else {
                 self.ring_emptied = true;
+                self.history_reaches(now);
                 break;
             };
             any = true;
             match event {
                 Some(Event::Submit { key, first, range, change, time_ns, seq, payload }) => {
-                    let since = time_ns.min(now);
-                    let time = self.time_of(since);
-                    self.submitted(Submission { key, first, range, change, seq, payload, since, time });
+                    self.submitted(Submission { key, first, range, change, seq, payload, time_ns }, now);
                 }
                 Some(Event::Piece { seq, range, bytes }) => {
                     self.piece(seq, range, &bytes);

@@ -74,8 +74,8 @@ pub struct Situation {
     pub time: Timestamp,
     /// All that was ever submitted is done, read, and handed to the journal.
     pub drained: bool,
-    /// What was journaled is a crash point, though writes may be under way.
-    pub exact: bool,
+    /// What was journaled is a crash point of this time, though writes may be under way.
+    pub exact: Option<Timestamp>,
     pub ready_bytes: u64,
     /// Something can be read, or waits for room in the journal's queue.
     pub copying: bool,
@@ -162,12 +162,13 @@ impl MarkInProgress {
                 }
             }
             Stage::Quiet { quiet } => {
-                let class = match situation.drained || situation.exact {
-                    true => PointClass::Crash,
-                    false if quiet.is_over(situation) => PointClass::Fuzzy,
-                    false => return Ok(Outcome::InProgress),
+                let (class, time) = match situation.exact {
+                    _ if situation.drained => (PointClass::Crash, situation.time),
+                    Some(time) => (PointClass::Crash, time),
+                    None if quiet.is_over(situation) => (PointClass::Fuzzy, situation.time),
+                    None => return Ok(Outcome::InProgress),
                 };
-                return Ok(Outcome::Made { class, time: situation.time, frozen: None });
+                return Ok(Outcome::Made { class, time, frozen: None });
             }
             Stage::Syncing { .. } | Stage::HeadStart { .. } | Stage::Freezing { .. } => {}
         }
@@ -206,7 +207,7 @@ mod tests {
             now: begun + Duration::from_secs(seconds),
             time: Timestamp(0),
             drained: false,
-            exact: false,
+            exact: None,
             ready_bytes: 0,
             copying,
             seen,
@@ -234,7 +235,7 @@ mod tests {
                 now: begun + Duration::from_millis(*millis),
                 time: Timestamp(0),
                 drained: false,
-                exact: false,
+                exact: None,
                 ready_bytes: 4096,
                 copying: true,
                 seen: millis / 5,

@@ -36,7 +36,10 @@ pub fn run_journal(
             }
             Ok(Entry::Ordered { records }) => {
                 for (time, body) in records {
-                    writer.append(time, body)?;
+                    match body.content_range() {
+                        Some(_) => writer.append_ordered(time, body)?,
+                        None => writer.append(time, body)?,
+                    };
                 }
             }
             Ok(Entry::Mark { time, mark, frozen_ms, reply }) => {

@@ -46,7 +46,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             now,
             time: realtime(),
             drained: self.drained(),
-            exact: self.is_exact(),
+            exact: self.exact(),
             ready_bytes: self.pending.ready_bytes(),
             copying: self.pending.ready_bytes() > 0 || !self.outbox.is_empty(),
             seen: self.snapshot.counters.seen,

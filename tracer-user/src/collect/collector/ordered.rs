@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Collector, realtime};
+use super::Collector;
 use crate::capture::{Change, Payload};
 use crate::collect::pending::MonotonicNs;
 use crate::collect::slice::slice;
@@ -26,8 +26,7 @@ pub(super) struct Submission {
     pub change: Change,
     pub seq: u64,
     pub payload: Payload,
-    pub since: MonotonicNs,
-    pub time: Timestamp,
+    pub time_ns: MonotonicNs,
 }
 
 /// Where the history stands.
@@ -38,15 +37,20 @@ pub(super) struct History {
     renewed: Option<Instant>,
     /// How far the ring was filled when the device was last read: what such a read may show was submitted before.
     read_at: u64,
+    /// Every write acknowledged before this time has been taken from the ring, none submitted after it.
+    until: MonotonicNs,
 }
 
 impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
-    pub(super) fn submitted(&mut self, submission: Submission) {
-        let Submission { key, first, range, change, seq, payload, since, time } = submission;
+    pub(super) fn submitted(&mut self, submission: Submission, now: MonotonicNs) {
+        let Submission { key, first, range, change, seq, payload, time_ns } = submission;
+        let since = time_ns.min(now);
         if !self.ordered {
             self.pending.submit(key, first, range, change == Change::Discard, since);
             return;
         }
+        self.history_reaches(time_ns);
+        let time = self.time_of(time_ns);
         if first && key != 0 {
             // Its completion was not seen.
             if let Some(range) = self.under_way.lose(key) {
@@ -56,12 +60,12 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         }
         match (payload, change) {
             (Payload::Whole(bytes), _) => {
-                self.begin_write(key, seq, range, true, since, time);
+                self.begin_write(key, seq, range, true, time_ns);
                 self.stage(time, range, bytes);
             }
-            (Payload::Follows, _) => self.begin_write(key, seq, range, false, since, time),
+            (Payload::Follows, _) => self.begin_write(key, seq, range, false, time_ns),
             (Payload::None, Change::Zeroes) => {
-                self.begin_write(key, seq, range, true, since, time);
+                self.begin_write(key, seq, range, true, time_ns);
                 self.staged.push(time, RecordBody::Zero(range));
             }
             // Until it is written again, anything is as good. What it is, is seen once it is done.
@@ -76,17 +80,9 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         }
     }
 
-    fn begin_write(
-        &mut self,
-        key: u64,
-        seq: u64,
-        range: ByteRange,
-        known: bool,
-        since: MonotonicNs,
-        time: Timestamp,
-    ) {
-        if self.under_way.begin(key, seq, range, known, since) {
-            self.break_history(time, range);
+    fn begin_write(&mut self, key: u64, seq: u64, range: ByteRange, known: bool, time_ns: MonotonicNs) {
+        if self.under_way.begin(key, seq, range, known, time_ns) {
+            self.break_history(self.time_of(time_ns), range);
         }
         if known {
             self.pending.overwritten(range);
@@ -177,32 +173,39 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         self.outbox.extend(portions.map(|records| Entry::Ordered { records }));
     }
 
+    /// A write of this time was taken from the ring, or the ring was seen empty after it.
+    pub(super) fn history_reaches(&mut self, time: MonotonicNs) {
+        self.history.until = self.history.until.max(time);
+    }
+
     pub(super) fn has_read(&mut self) {
         self.history.read_at = self.probes.positions().filled;
     }
 
-    /// All that was journaled, up to the last record, is what a power cut at some instant would have left: nothing is in
+    /// Whether all that was journaled, up to the last record, is what a power cut would have left, and when: nothing is in
     /// doubt, and every write that a read may have shown has been taken from the ring since.
-    pub(super) fn is_exact(&self) -> bool {
-        self.ordered
+    pub(super) fn exact(&self) -> Option<Timestamp> {
+        let exact = self.ordered
             && self.scan.is_done()
             && self.pending.is_empty()
             && self.unreadable.is_empty()
             && self.gaps.is_empty()
             && self.staged.is_empty()
             && self.under_way.is_certain()
-            && self.probes.positions().read >= self.history.read_at
+            && self.probes.positions().read >= self.history.read_at;
+        exact.then(|| self.time_of(self.history.until))
     }
 
     /// After a break a mark begins the history anew.
     pub(super) fn renew_history(&mut self) {
         let due = self.history.renewed.is_none_or(|at| at.elapsed() >= RENEW_EVERY);
-        if !self.history.broken || !due || self.mark.is_some() || !self.restorable_made || !self.is_exact() {
+        if !self.history.broken || !due || self.mark.is_some() || !self.restorable_made {
             return;
         }
+        let Some(time) = self.exact() else { return };
         self.history.renewed = Some(Instant::now());
         self.turn_ledger();
-        self.append_mark(String::new(), None, PointClass::Crash, realtime(), None);
+        self.append_mark(String::new(), None, PointClass::Crash, time, None);
     }
 
     pub(super) fn history_begins(&mut self) {

@@ -7,13 +7,20 @@
 /// Bytes in a sector as the block layer counts, whatever the device's own sector size.
 pub const SECTOR_BYTES: u64 = 512;
 
-/// Grows with every change of [`BlockEvent`]: another version's events are not read.
-pub const EVENT_VERSION: u64 = 1;
+/// Grows with every change of [`BlockEvent`] or [`PayloadEvent`]: another version's events are not read.
+pub const EVENT_VERSION: u64 = 2;
 
 /// A write was handed to the driver (request-based) or queued (bio-based). Authoritative.
 pub const KIND_SUBMIT: u8 = 1;
 /// The device reported the write done: its range may be read now. A hint only.
 pub const KIND_COMPLETE: u8 = 2;
+/// As [`KIND_SUBMIT`], and the bytes follow: [`KIND_PIECE`]s under the same `seq`, in order of sectors, unless one found
+/// no room; the write is then in the dirty bitmap, too.
+pub const KIND_SUBMIT_PAYLOAD: u8 = 3;
+/// A [`PayloadEvent`]: bytes of a write, `sector` and `bytes` being those of this piece.
+pub const KIND_PIECE: u8 = 4;
+/// A [`PayloadEvent`] that is submission and only piece in one.
+pub const KIND_WRITE: u8 = 5;
 
 /// Just the range of the completion event is done, more of the request is to come.
 pub const COMPLETE_RANGE: u16 = 0;
@@ -47,7 +54,7 @@ pub struct BlockEvent {
     pub pid: u32,
     /// The completion's `blk_status_t` or errno; 0 is success.
     pub error: u32,
-    /// [`KIND_SUBMIT`] or [`KIND_COMPLETE`].
+    /// `KIND_*`.
     pub kind: u8,
     /// `OP_*`.
     pub op: u8,
@@ -59,6 +66,20 @@ pub struct BlockEvent {
 pub const BLOCK_EVENT_BYTES: usize = 48;
 const _: () = assert!(size_of::<BlockEvent>() == BLOCK_EVENT_BYTES);
 const _: () = assert!(align_of::<BlockEvent>() == 8);
+
+/// Bytes of a write that one event carries at most.
+pub const PIECE_BYTES_MAX: usize = 4096;
+
+/// Bytes of a write as they were when it was submitted.
+#[repr(C)]
+pub struct PayloadEvent {
+    pub event: BlockEvent,
+    /// `event.bytes` of them; the rest is whatever the ring held.
+    pub data: [u8; PIECE_BYTES_MAX],
+}
+
+pub const PAYLOAD_EVENT_BYTES: usize = BLOCK_EVENT_BYTES + PIECE_BYTES_MAX;
+const _: () = assert!(size_of::<PayloadEvent>() == PAYLOAD_EVENT_BYTES);
 
 /// Indexes into the `COUNTERS` array map (u64 each).
 pub mod counter {
@@ -74,7 +95,24 @@ pub mod counter {
     pub const COMPLETE_LOST: u32 = 4;
     /// Kernel memory that could not be read, so that a write may have gone unseen: compare the whole volume.
     pub const READ_FAILED: u32 = 5;
-    pub const COUNT: u32 = 6;
+    /// Submissions of those emitted whose bytes were to follow.
+    pub const PAYLOAD: u32 = 6;
+    /// Of those the ones some of whose bytes did not: no room, or not readable. They are in the dirty bitmap.
+    pub const PAYLOAD_LOST: u32 = 7;
+    pub const COUNT: u32 = 8;
+}
+
+/// Indexes into the `CALIBRATION` array map (u64 each), by which the self-test of payload capture finds where the kernel
+/// maps memory.
+pub mod calibration {
+    /// A number that stands at the beginning of what is written, and nowhere else in memory.
+    pub const MAGIC: u32 = 0;
+    /// `PAGE_CONSTANT` as it was found in the last write …
+    pub const CONSTANT: u32 = 1;
+    /// … in how many writes it was found, and in how many it was looked for.
+    pub const FOUND: u32 = 2;
+    pub const SEARCHED: u32 = 3;
+    pub const COUNT: u32 = 4;
 }
 
 /// Indexes into the `SESSION` array map (u64 each): what pinned probes are, for the process that finds them. No probe
@@ -104,6 +142,8 @@ pub mod session {
     /// Writes the probes could not report (kernel memory not readable, a probe not run) for which the ledger already
     /// calls for a look at the whole volume.
     pub const FAILURES_HANDLED: u32 = 16;
+    /// 1 if they copy what is written.
+    pub const PAYLOAD: u32 = 17;
     pub const COUNT: u32 = 32;
 
     /// "AWSESS" and version 1.

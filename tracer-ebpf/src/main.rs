@@ -8,7 +8,9 @@
 #![feature(core_intrinsics)]
 #![no_main]
 
+mod calibrate;
 mod kernel;
+mod payload;
 mod report;
 mod settings;
 
@@ -49,6 +51,7 @@ hook!(rq_issue_btf, rq_issue_raw, "block_rq_issue", |ctx| report::request_issued
 hook!(rq_complete_btf, rq_complete_raw, "block_rq_complete", |ctx| {
     report::request_completed(ctx.arg(0), ctx.arg::<u64>(1) as u8, ctx.arg::<u64>(2) as u32)
 });
+hook!(calibrate_btf, calibrate_raw, "block_rq_issue", |ctx| calibrate::calibrate(ctx.arg(0)));
 hook!(bio_queue_btf, bio_queue_raw, "block_bio_queue", |ctx| report::bio_queued(ctx.arg(0)));
 hook!(bio_complete_btf, bio_complete_raw, "block_bio_complete", |ctx| report::bio_completed(ctx.arg(1)));
 

@@ -14,18 +14,19 @@ use tracer_common::{
 };
 
 use crate::kernel::{self, Extent, Unreadable};
+use crate::payload;
 use crate::settings as at;
 
 /// The range of a completion that can't say one.
 const NOWHERE: Extent = Extent { sector: 0, bytes: 0 };
-const BPF_F_MMAPABLE: u32 = 1 << 10;
-const BPF_RB_NO_WAKEUP: u64 = 1;
+pub const BPF_F_MMAPABLE: u32 = 1 << 10;
+pub const BPF_RB_NO_WAKEUP: u64 = 1;
 /// More bios than a request holds (the kernel's cap on discard ranges is 65535, NVMe's 256).
 const BIOS_MAX: u32 = 1 << 16;
 
 // Sizes of EVENTS, DIRTY and LEDGER are set by the loader.
 #[map]
-static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 16, 0);
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 16, 0);
 #[map]
 static DIRTY: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
@@ -46,7 +47,11 @@ pub fn request_issued(request: u64) -> Result<(), Unreadable> {
     if op == OP_DISCARD || op == OP_SECURE_ERASE {
         return merged_discard_issued(request, op);
     }
-    submit(kernel::request_extent(request)?, request, op, 0);
+    let extent = kernel::request_extent(request)?;
+    if at::payload() != 0 && op == OP_WRITE {
+        return payload::submit(extent, request, kernel::read(request, at::request_bio())?, true);
+    }
+    submit(extent, request, op, 0);
     Ok(())
 }
 
@@ -114,7 +119,11 @@ pub fn request_completed(request: u64, error: u8, bytes: u32) -> Result<(), Unre
 #[inline(always)]
 pub fn bio_queued(bio: u64) -> Result<(), Unreadable> {
     let Some(op) = kernel::bio_op(bio)? else { return Ok(()) };
-    submit(kernel::bio_extent(bio)?, bio, op, 0);
+    let extent = kernel::bio_extent(bio)?;
+    if at::payload() != 0 && op == OP_WRITE {
+        return payload::submit(extent, bio, bio, false);
+    }
+    submit(extent, bio, op, 0);
     Ok(())
 }
 
@@ -172,9 +181,14 @@ fn field<T>(ctx: &TracePointContext, offset: u32) -> Result<T, Unreadable> {
 }
 
 #[inline(always)]
-fn submit(extent: Extent, key: u64, op: u8, part: u16) {
+pub fn submit(extent: Extent, key: u64, op: u8, part: u16) {
     let Some(extent) = extent.on_volume() else { return };
-    let seq = count(counter::SEEN);
+    emit_or_mark(extent, key, op, count(counter::SEEN), part);
+}
+
+/// Reports the submission that was counted as number `seq`.
+#[inline(always)]
+pub fn emit_or_mark(extent: Extent, key: u64, op: u8, seq: u64, part: u16) {
     if emit(extent, key, op, KIND_SUBMIT, seq, part, 0) {
         count(counter::EMITTED);
     } else {
@@ -192,11 +206,18 @@ fn complete(extent: Extent, key: u64, op: u8, part: u16, error: u32) {
 }
 
 #[inline(always)]
-fn emit(extent: Extent, key: u64, op: u8, kind: u8, seq: u64, part: u16, error: u32) -> bool {
+pub fn emit(extent: Extent, key: u64, op: u8, kind: u8, seq: u64, part: u16, error: u32) -> bool {
     let Some(mut slot) = EVENTS.reserve::<BlockEvent>(0) else { return false };
-    // SAFETY: these helpers have no preconditions.
+    slot.write(event(extent, key, op, kind, seq, part, error));
+    slot.submit(BPF_RB_NO_WAKEUP);
+    true
+}
+
+#[inline(always)]
+pub fn event(extent: Extent, key: u64, op: u8, kind: u8, seq: u64, part: u16, error: u32) -> BlockEvent {
+    // SAFETY: the helper has no preconditions.
     let time_ns = unsafe { bpf_ktime_get_ns() };
-    slot.write(BlockEvent {
+    BlockEvent {
         seq,
         time_ns,
         sector: extent.sector,
@@ -207,9 +228,7 @@ fn emit(extent: Extent, key: u64, op: u8, kind: u8, seq: u64, part: u16, error: 
         kind,
         op,
         part,
-    });
-    slot.submit(BPF_RB_NO_WAKEUP);
-    true
+    }
 }
 
 /// Adds one and returns what was there before.
@@ -229,7 +248,7 @@ struct DirtyWalk {
 
 /// Sets the bits of all granules that the extent touches.
 #[inline(always)]
-fn mark_dirty(extent: Extent) {
+pub fn mark_dirty(extent: Extent) {
     let shift = at::granule_shift() & 63;
     let start = extent.sector - at::volume_start();
     let first = start >> shift;

@@ -41,6 +41,25 @@ settings! {
     BIO_NEXT: u32 = 0, bio_next;
     BIO_SECTOR: u32 = 0, bio_sector;
     BIO_SIZE: u32 = 0, bio_size;
+    BIO_VECS: u32 = 0, bio_vecs;
+    BIO_INDEX: u32 = 0, bio_index;
+    BIO_DONE: u32 = 0, bio_done;
+    /// 0 if this kernel has no inline encryption.
+    BIO_CRYPT: u32 = 0, bio_crypt;
+    VEC_PAGE: u32 = 0, vec_page;
+    VEC_LEN: u32 = 0, vec_len;
+    VEC_OFFSET: u32 = 0, vec_offset;
+    VEC_BYTES: u32 = 16, vec_bytes;
+
+    /// 1: what is written is copied.
+    PAYLOAD: u32 = 0, payload;
+    /// Size of the ring.
+    RING_BYTES: u64 = 0, ring_bytes;
+    /// The kernel's map of all memory and its array of `struct page` both lie in the order of physical memory. So the bytes
+    /// of a page stand at `PAGE_FACTOR` (page size / size of `struct page`) times the address of its `struct page` plus a
+    /// constant.
+    PAGE_FACTOR: u64 = 64, page_factor;
+    PAGE_CONSTANT: u64 = 0, page_constant;
 
     // Offsets of the formatted tracepoints' fields, from tracefs; dev and sector stand first in all of them.
     FORMAT_DEV: u32 = 8, format_dev;

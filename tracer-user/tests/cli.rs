@@ -259,6 +259,58 @@ fn points_tells_class_time_and_label_of_every_mark() {
 }
 
 #[test]
+fn every_write_of_a_stretch_is_listed_restored_and_of_class_crash() {
+    let mut bench = bench();
+    let mut writer = Writer::open(&bench.journal(), JournalOptions::default()).unwrap().0;
+    let mut state = bench.states.last().unwrap().clone();
+    let mark = Mark { id: writer.next_mark(), class: PointClass::Fs, label: "third".into() };
+    writer.append(Timestamp(27 * 60_000_000_000), RecordBody::Mark(mark)).unwrap();
+    bench.states.push(state.clone());
+    for n in 28..31u64 {
+        state[n as usize * 512..][..512].fill(n as u8);
+        bench.states.push(state.clone());
+        let body = RecordBody::Data { start: n * 512, bytes: vec![n as u8; 512] };
+        writer.append_ordered(Timestamp(n * 60_000_000_000), body).unwrap();
+    }
+    writer.append(Timestamp(31 * 60_000_000_000), RecordBody::Zero(ByteRange::new(0, 512))).unwrap();
+    writer.sync().unwrap();
+    let value = json(&bench.run(&["points", "JOURNAL", "--json"]));
+    assert_eq!(
+        value["stretches"],
+        serde_json::json!([{
+            "from_lsn": 27, "from_time": "1970-01-01T00:27:00Z", "to_lsn": 30, "to_time": "1970-01-01T00:30:00Z"
+        }])
+    );
+    let text = stdout(&bench.run(&["points", "JOURNAL"]));
+    assert!(text.contains("every instant between") && text.contains("1970-01-01T00:30:00.000Z"), "{text}");
+    let text = stdout(&bench.run(&["journal", "dump", "JOURNAL", "--from", "29"]));
+    assert!(text.lines().next().unwrap().ends_with("data 14848..15360 (512 bytes) ordered"), "{text}");
+    for (to, lsn) in [
+        ("lsn:28", 28),
+        ("lsn:30", 30),
+        ("time:1970-01-01T00:29:59Z", 29),
+        ("time:1970-01-01T00:40:00Z", 30),
+        ("latest", 27),
+    ] {
+        let output = bench.run(&["replay", "JOURNAL", "--to", to, "--target", "TARGET"]);
+        assert_eq!(code(&output), 0, "{to}: {}", stderr(&output));
+        let text = stdout(&output);
+        let class = if to == "latest" { "class fs" } else { "class crash" };
+        assert!(text.contains(class) && text.contains(&format!("1970-01-01T00:{lsn}:00.000Z")), "{text}");
+        assert!(text.contains("to write"), "{text}");
+        assert!(fs::read(bench.path("target.img")).unwrap() == bench.states[lsn], "{to}");
+        fs::remove_file(bench.path("target.img")).unwrap();
+    }
+    let output = bench.run(&["replay", "JOURNAL", "--to", "lsn:31", "--target", "TARGET"]);
+    assert!(code(&output) == 2 && stderr(&output).contains("mark:4 (record 27"), "{}", stderr(&output));
+    for to in ["before-process:rm", "before-file:/home/*"] {
+        let output = bench.run(&["replay", "JOURNAL", "--to", to, "--target", "TARGET"]);
+        assert!(code(&output) == 2 && stderr(&output).contains("no origin records"), "{}", stderr(&output));
+    }
+    assert!(!bench.path("target.img").exists());
+}
+
+#[test]
 fn replay_gives_back_what_was_there() {
     let bench = bench();
     for (to, lsn) in [("latest", 17), ("mark:first", 9), ("mark:2", 17), ("time:1970-01-01T00:12:00Z", 9)] {

@@ -76,7 +76,33 @@ impl History {
         self.mark(PointClass::Crash);
     }
 
+    /// Content as payload capture journals it, with a fuzzy mark now and then.
+    pub(crate) fn ordered_round(&mut self) {
+        for _ in 0..3 + self.next(6) {
+            let len = 1 + self.next(6_000);
+            let start = self.next(SIZE as u64 - len);
+            match self.next(8) {
+                0 => self.append_ordered(RecordBody::Zero(ByteRange::with_len(start, len))),
+                1 => {
+                    self.mark(PointClass::Fuzzy);
+                }
+                _ => {
+                    let bytes = vec![self.next(255) as u8 + 1; len as usize];
+                    self.append_ordered(RecordBody::Data { start, bytes });
+                }
+            }
+        }
+    }
+
+    pub(crate) fn append_ordered(&mut self, body: RecordBody) {
+        self.take(body, true);
+    }
+
     pub(crate) fn append(&mut self, body: RecordBody) -> Lsn {
+        self.take(body, false)
+    }
+
+    fn take(&mut self, body: RecordBody, ordered: bool) -> Lsn {
         let mut state = self.states.last().unwrap().clone();
         if let Some(range) = body.content_range() {
             let part = &mut state[range.start as usize..range.end as usize];
@@ -85,7 +111,10 @@ impl History {
                 _ => part.fill(0),
             }
         }
-        let lsn = self.writer.append(Timestamp(self.states.len() as u64 * 1_000_000_000), body).unwrap();
+        let time = Timestamp(self.states.len() as u64 * 1_000_000_000);
+        let appended =
+            if ordered { self.writer.append_ordered(time, body) } else { self.writer.append(time, body) };
+        let lsn = appended.unwrap();
         assert_eq!(lsn.0 as usize, self.states.len());
         self.states.push(state);
         lsn

@@ -10,7 +10,9 @@ use crate::capture::attach::{PINNED_MAPS, attach_on, dirty_granules, map_failed}
 use crate::capture::features::{choose_rung, probe_features};
 use crate::capture::ledger::Ledger;
 use crate::capture::mapped::MappedArray;
+use crate::capture::payload::PayloadAccess;
 use crate::capture::pins::{self, Generation};
+use crate::capture::positions::RingPositions;
 use crate::capture::probes::{Capture, Skips};
 use crate::capture::session::{Session, is_foreign, set_ready, settled_mark};
 use crate::capture::{CaptureError, CaptureOptions, VolumeExtent, object};
@@ -36,6 +38,18 @@ impl Capture {
     pub fn attach(volume: VolumeExtent, options: &CaptureOptions) -> Result<Capture, CaptureError> {
         object::inspect_embedded()?;
         attach_new(&volume, VolumeId([0; 16]), options, None)
+    }
+
+    /// The same with payload, for trying it.
+    pub(super) fn attach_with(
+        volume: VolumeExtent,
+        options: &CaptureOptions,
+        id: VolumeId,
+        access: &PayloadAccess,
+    ) -> Result<Capture, CaptureError> {
+        let rung = options.rung.ok_or_else(|| CaptureError::NoRung { reasons: "none was named".into() })?;
+        let session = Session::of(&volume, id, rung, true);
+        attach_on(volume, &session, options, Some(access), None)
     }
 
     /// Takes over the probes that an earlier process left for this volume and its journal, or attaches and pins new ones.
@@ -169,6 +183,7 @@ impl Left {
         self.session.object == *blake3::hash(object::EMBEDDED).as_bytes()
             && self.session.event_version == EVENT_VERSION
             && self.ring_bytes == options.ring_bytes
+            && self.session.payload == options.payload
             && options.rung.is_none_or(|rung| rung == self.session.rung)
     }
 
@@ -182,11 +197,16 @@ impl Left {
                 CaptureError::Pin { path: generation.path(name), source: std::io::Error::other(source) }
             })
         };
+        let ring = ring.map_err(|e| map_failed("EVENTS", e))?;
+        let positions =
+            RingPositions::new(&ring).map_err(|source| CaptureError::Map { map: "EVENTS", source })?;
         Ok(Capture {
             rung: session.rung,
+            payload: session.payload,
             granules,
             ring_bytes,
-            ring: ring.map_err(|e| map_failed("EVENTS", e))?,
+            positions,
+            ring,
             counters: open_words(&generation, "COUNTERS", counter::COUNT as usize)?,
             dirty: open_words(&generation, "DIRTY", granules.words())?,
             ledger: Ledger::new(size_bytes, open_words(&generation, "LEDGER", Ledger::words(size_bytes))?),
@@ -233,23 +253,30 @@ fn attach_new(
     let rungs = choose_rung(&probe_features(), options.rung)?;
     let mut refusals = Vec::new();
     for rung in rungs {
-        let session = Session::of(volume, id, rung);
+        let access = options.payload.then(|| PayloadAccess::find(rung)).and_then(|found| {
+            found
+                .inspect_err(|why| {
+                    log::warn!("what is written can't be copied, only where is recorded: {why}")
+                })
+                .ok()
+        });
+        let session = Session::of(volume, id, rung, access.is_some());
+        let attach = |pins| attach_on(volume.clone(), &session, options, access.as_ref(), pins);
         let mut attached = match pin {
             Some(pin) => {
                 let pins = pin()?;
-                let attached = attach_on(volume.clone(), &session, options, Some(pins.clone()));
-                attached.inspect_err(|_| {
+                attach(Some(pins.clone())).inspect_err(|_| {
                     let _ = pins.remove();
                 })
             }
-            None => attach_on(volume.clone(), &session, options, None),
+            None => attach(None),
         };
         if let Err(CaptureError::Pin { path, source }) = &attached {
             log::warn!(
                 "the probes can't be pinned at {}, so a restart after a crash reads the whole volume: {source}",
                 path.display()
             );
-            attached = attach_on(volume.clone(), &session, options, None);
+            attached = attach(None);
         }
         match attached {
             Ok(capture) => return Ok(capture),

@@ -11,7 +11,9 @@ use crate::capture::features::Rung;
 use crate::capture::layout::{KernelLayout, kernel_btf_path};
 use crate::capture::ledger::Ledger;
 use crate::capture::mapped::MappedArray;
+use crate::capture::payload::PayloadAccess;
 use crate::capture::pins::{self, Generation};
+use crate::capture::positions::RingPositions;
 use crate::capture::probes::{Capture, Skips};
 use crate::capture::session::Session;
 use crate::capture::tracefs::{self, FormatLayout};
@@ -31,11 +33,59 @@ pub fn attach_on(
     volume: VolumeExtent,
     session: &Session,
     options: &CaptureOptions,
+    access: Option<&PayloadAccess>,
     pins: Option<Generation>,
 ) -> Result<Capture, CaptureError> {
     let rung = session.rung;
     let size_bytes = volume.on_disk.len();
     let granules = dirty_granules(&volume);
+    let mut programs = load(&volume, rung, access, options.ring_bytes)?;
+
+    let logger = EbpfLogger::init(&mut programs)
+        .inspect_err(|error| log::debug!("the probes' own log is not available: {error}"))
+        .ok();
+    if let Some(pins) = &pins {
+        pin_maps(&programs, pins)?;
+    }
+    let ring = RingBuf::try_from(take_map(&mut programs, "EVENTS")?).map_err(|e| map_failed("EVENTS", e))?;
+    let counters = map_words(&mut programs, "COUNTERS", counter::COUNT as usize)?;
+    let dirty = map_words(&mut programs, "DIRTY", granules.words())?;
+    let ledger = Ledger::new(size_bytes, map_words(&mut programs, "LEDGER", Ledger::words(size_bytes))?);
+    let words = map_words(&mut programs, "SESSION", session::COUNT as usize)?;
+    session.write(&words);
+    if rung == Rung::Tracepoint {
+        fill_device_numbers(&mut programs, &volume.device_numbers)?;
+    }
+    let skips = attach_hooks(&mut programs, rung, volume.request_based, pins.as_ref())?;
+    Ok(Capture {
+        volume,
+        rung,
+        payload: access.is_some(),
+        granules,
+        positions: RingPositions::new(&ring).map_err(|source| CaptureError::Map { map: "EVENTS", source })?,
+        ring,
+        ring_bytes: options.ring_bytes,
+        counters,
+        dirty,
+        ledger,
+        session: words,
+        skips,
+        logger,
+        pins,
+        in_use: None,
+        _programs: Some(programs),
+    })
+}
+
+/// Hands the object to the kernel, told what to watch and where this kernel keeps things.
+pub fn load(
+    volume: &VolumeExtent,
+    rung: Rung,
+    access: Option<&PayloadAccess>,
+    ring_bytes: u32,
+) -> Result<Ebpf, CaptureError> {
+    let size_bytes = volume.on_disk.len();
+    let granules = dirty_granules(volume);
     let offsets = match rung {
         Rung::TpBtf | Rung::RawTp => KernelLayout::read(&kernel_btf_path())?.offsets,
         Rung::Tracepoint => {
@@ -59,44 +109,45 @@ pub fn attach_on(
         .override_global("VOLUME_START", &start, true)
         .override_global("VOLUME_END", &end, true)
         .override_global("GRANULE_SHIFT", &granule_shift, true)
-        .map_max_entries("EVENTS", options.ring_bytes)
+        .map_max_entries("EVENTS", ring_bytes)
         .map_max_entries("DIRTY", entries(granules.words()))
         .map_max_entries("LEDGER", entries(Ledger::words(size_bytes)));
-    let mut programs =
-        loader.load(object::EMBEDDED).map_err(|source| CaptureError::Load(Box::new(source)))?;
+    let ring_size = u64::from(ring_bytes);
+    if let Some(PayloadAccess { layout, page_constant }) = access {
+        for (name, offset) in &layout.offsets {
+            loader.override_global(name, offset, true);
+        }
+        loader
+            .override_global("PAYLOAD", &1u32, true)
+            .override_global("RING_BYTES", &ring_size, true)
+            .override_global("PAGE_FACTOR", &layout.page_factor, true)
+            .override_global("PAGE_CONSTANT", page_constant, true);
+    }
+    loader.load(object::EMBEDDED).map_err(|source| CaptureError::Load(Box::new(source)))
+}
 
-    let logger = EbpfLogger::init(&mut programs)
-        .inspect_err(|error| log::debug!("the probes' own log is not available: {error}"))
-        .ok();
-    if let Some(pins) = &pins {
-        pin_maps(&programs, pins)?;
+/// Attaches a program that is not pinned, to a tracepoint.
+pub fn attach_program(
+    programs: &mut Ebpf,
+    name: &'static str,
+    rung: Rung,
+    hook: &str,
+) -> Result<(), CaptureError> {
+    let btf = kernel_btf(rung, name)?;
+    let program = program(programs, name)?;
+    load_and_attach(program, btf.as_ref(), hook, false).map_err(|e| attach_failed(name, rung, e))?;
+    Ok(())
+}
+
+fn kernel_btf(rung: Rung, program: &'static str) -> Result<Option<Btf>, CaptureError> {
+    match rung {
+        Rung::TpBtf => Btf::from_sys_fs().map(Some).map_err(|e| attach_failed(program, rung, e)),
+        Rung::RawTp | Rung::Tracepoint => Ok(None),
     }
-    let ring = RingBuf::try_from(take_map(&mut programs, "EVENTS")?).map_err(|e| map_failed("EVENTS", e))?;
-    let counters = map_words(&mut programs, "COUNTERS", counter::COUNT as usize)?;
-    let dirty = map_words(&mut programs, "DIRTY", granules.words())?;
-    let ledger = Ledger::new(size_bytes, map_words(&mut programs, "LEDGER", Ledger::words(size_bytes))?);
-    let words = map_words(&mut programs, "SESSION", session::COUNT as usize)?;
-    session.write(&words);
-    if rung == Rung::Tracepoint {
-        fill_device_numbers(&mut programs, &volume.device_numbers)?;
-    }
-    let skips = attach_hooks(&mut programs, rung, volume.request_based, pins.as_ref())?;
-    Ok(Capture {
-        volume,
-        rung,
-        granules,
-        ring,
-        ring_bytes: options.ring_bytes,
-        counters,
-        dirty,
-        ledger,
-        session: words,
-        skips,
-        logger,
-        pins,
-        in_use: None,
-        _programs: Some(programs),
-    })
+}
+
+fn program<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, CaptureError> {
+    programs.program_mut(name).ok_or_else(|| CaptureError::Object(format!("the program {name} is missing")))
 }
 
 /// A program and the tracepoint it goes to.
@@ -139,15 +190,10 @@ fn attach_hooks(
     pins: Option<&Generation>,
 ) -> Result<Skips, CaptureError> {
     let hooks = hooks(rung, request_based);
-    let btf = match rung {
-        Rung::TpBtf => Some(Btf::from_sys_fs().map_err(|e| attach_failed(hooks.submit.program, rung, e))?),
-        Rung::RawTp | Rung::Tracepoint => None,
-    };
+    let btf = kernel_btf(rung, hooks.submit.program)?;
     let mut attach = |hook: &Hook, number: usize| -> Result<ProgramFd, CaptureError> {
         let name = hook.program;
-        let program = programs
-            .program_mut(name)
-            .ok_or_else(|| CaptureError::Object(format!("the program {name} is missing")))?;
+        let program = program(programs, name)?;
         let link = load_and_attach(program, btf.as_ref(), hook.hook, pins.is_some())
             .map_err(|source| attach_failed(name, rung, source))?;
         if let (Some(pins), Some(link)) = (pins, link) {
@@ -204,7 +250,7 @@ fn take_map(programs: &mut Ebpf, name: &'static str) -> Result<Map, CaptureError
     programs.take_map(name).ok_or_else(|| CaptureError::Object(format!("the map {name} is missing")))
 }
 
-fn map_words(programs: &mut Ebpf, name: &'static str, len: usize) -> Result<MappedArray, CaptureError> {
+pub fn map_words(programs: &mut Ebpf, name: &'static str, len: usize) -> Result<MappedArray, CaptureError> {
     let Map::Array(data) = take_map(programs, name)? else {
         return Err(CaptureError::Object(format!("the map {name} is no array")));
     };

@@ -1,14 +1,36 @@
 use serde::Serialize;
 use tracer_common::{
-    BLOCK_EVENT_BYTES, BlockEvent, COMPLETE_WHOLE, KIND_COMPLETE, KIND_SUBMIT, OP_DISCARD, OP_SECURE_ERASE,
+    BLOCK_EVENT_BYTES, BlockEvent, COMPLETE_WHOLE, KIND_COMPLETE, KIND_PIECE, KIND_SUBMIT,
+    KIND_SUBMIT_PAYLOAD, KIND_WRITE, OP_DISCARD, OP_SECURE_ERASE, OP_WRITE_ZEROES, PIECE_BYTES_MAX,
     SECTOR_BYTES, counter,
 };
 
 use crate::capture::VolumeExtent;
 use crate::model::ByteRange;
 
-/// What a probe reported, with byte ranges relative to the volume.
+/// What is done to a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    Write,
+    /// Reads as zeros once it is done.
+    Zeroes,
+    /// May read as anything.
+    Discard,
+}
+
+/// The bytes of a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// Only where is known.
+    None,
+    /// They come as [`Event::Piece`]s under the same `seq`, in order, all of them or none past some point.
+    Follows,
+    /// As many as the range has.
+    Whole(Vec<u8>),
+}
+
+/// What a probe reported, with byte ranges relative to the volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The range is about to change.
     Submit {
@@ -17,11 +39,14 @@ pub enum Event {
         /// The first range of its request: what was submitted under the same key before is done.
         first: bool,
         range: ByteRange,
-        discard: bool,
+        change: Change,
         /// CLOCK_MONOTONIC.
         time_ns: u64,
         seq: u64,
+        payload: Payload,
     },
+    /// A part of a write's bytes; empty where it lies outside of the volume.
+    Piece { seq: u64, range: ByteRange, bytes: Vec<u8> },
     /// A hint that a range may be read now; also when the write failed, though what the device then holds may still
     /// change.
     Complete { key: u64, range: Option<ByteRange>, whole: bool, failed: bool },
@@ -30,23 +55,49 @@ pub enum Event {
 impl Event {
     /// `None` for bytes that no probe of this version writes. Ring bytes are untrusted: length first, then a copy.
     pub fn parse(bytes: &[u8], volume: &VolumeExtent) -> Option<Event> {
-        let bytes: &[u8; BLOCK_EVENT_BYTES] = bytes.try_into().ok()?;
+        let (event, data) = bytes.split_first_chunk::<BLOCK_EVENT_BYTES>()?;
         // SAFETY: BlockEvent is repr(C) of integers without padding, so any bytes of its size are a value of it.
-        let event: BlockEvent = unsafe { bytes.as_ptr().cast::<BlockEvent>().read_unaligned() };
-        let start = event.sector.checked_mul(SECTOR_BYTES)?;
-        let on_disk = ByteRange::with_len(start, u64::from(event.bytes));
+        let event: BlockEvent = unsafe { event.as_ptr().cast::<BlockEvent>().read_unaligned() };
+        let on_disk = ByteRange::with_len(event.sector.checked_mul(SECTOR_BYTES)?, u64::from(event.bytes));
         let range = on_disk.intersect(volume.on_disk).map(|range| {
             ByteRange::new(range.start - volume.on_disk.start, range.end - volume.on_disk.start)
         });
+        // What of the data lies on the volume.
+        let on_volume = || {
+            let from = volume.on_disk.start.saturating_sub(on_disk.start);
+            let (from, len) =
+                (usize::try_from(from).ok()?, usize::try_from(range.map_or(0, ByteRange::len)).ok()?);
+            data.get(from..from.checked_add(len)?).map(<[u8]>::to_vec)
+        };
+        let carries_data = matches!(event.kind, KIND_PIECE | KIND_WRITE);
+        if data.len() != if carries_data { PIECE_BYTES_MAX } else { 0 }
+            || (carries_data && event.bytes as usize > PIECE_BYTES_MAX)
+        {
+            return None;
+        }
+        let payload = match event.kind {
+            KIND_WRITE => Payload::Whole(on_volume()?),
+            KIND_SUBMIT_PAYLOAD => Payload::Follows,
+            _ => Payload::None,
+        };
         match event.kind {
-            KIND_SUBMIT => Some(Event::Submit {
+            KIND_SUBMIT | KIND_SUBMIT_PAYLOAD | KIND_WRITE => Some(Event::Submit {
                 key: event.key,
                 first: event.part == 0,
                 range: range?,
-                discard: matches!(event.op, OP_DISCARD | OP_SECURE_ERASE),
+                change: match event.op {
+                    OP_DISCARD | OP_SECURE_ERASE => Change::Discard,
+                    OP_WRITE_ZEROES => Change::Zeroes,
+                    _ => Change::Write,
+                },
                 time_ns: event.time_ns,
                 seq: event.seq,
+                payload,
             }),
+            KIND_PIECE => match range {
+                Some(range) => Some(Event::Piece { seq: event.seq, range, bytes: on_volume()? }),
+                None => Some(Event::Piece { seq: event.seq, range: ByteRange::new(0, 0), bytes: Vec::new() }),
+            },
             KIND_COMPLETE => Some(Event::Complete {
                 key: event.key,
                 range,
@@ -69,6 +120,10 @@ pub struct Counters {
     pub marked: u64,
     pub completions_seen: u64,
     pub completions_lost: u64,
+    /// Of those emitted the ones whose bytes were copied, too.
+    pub payload: u64,
+    /// Of those copied the ones not all of whose bytes found room: they are in the dirty bitmap as well.
+    pub payload_lost: u64,
     /// Kernel memory a probe could not read: the volume is then compared as a whole.
     pub read_failed: u64,
 }
@@ -84,13 +139,21 @@ impl Counters {
             seen: value(counter::SEEN),
             completions_seen: value(counter::COMPLETE_SEEN),
             completions_lost: value(counter::COMPLETE_LOST),
+            payload: value(counter::PAYLOAD),
+            payload_lost: value(counter::PAYLOAD_LOST),
             read_failed: value(counter::READ_FAILED),
         }
     }
 
     /// Every submission up to `now` had been reported when these were read, before ring and bitmap were emptied.
     pub fn cover_all_until(&self, now: &Counters) -> bool {
-        self.seen == self.emitted + self.marked && (now.seen, now.marked) == (self.seen, self.marked)
+        self.seen == self.emitted + self.marked
+            && (now.seen, now.in_bitmap()) == (self.seen, self.in_bitmap())
+    }
+
+    /// How often something was put into the dirty bitmap.
+    pub fn in_bitmap(&self) -> u64 {
+        self.marked + self.payload_lost
     }
 }
 
@@ -139,7 +202,7 @@ mod tests {
     #[test]
     fn ranges_become_relative_to_the_volume() {
         let parsed = Event::parse(&bytes_of(event()), &volume());
-        let Some(Event::Submit { range, first: true, discard: false, seq: 7, .. }) = parsed else {
+        let Some(Event::Submit { range, first: true, change: Change::Write, seq: 7, .. }) = parsed else {
             panic!("{parsed:?}")
         };
         assert_eq!(range, ByteRange::new(0, 8192));

@@ -1,6 +1,8 @@
 //! Fuzz targets of what comes from the kernel: see `crate::fuzzing`.
 
-use crate::capture::{Event, VolumeExtent};
+use tracer_common::{BLOCK_EVENT_BYTES, PAYLOAD_EVENT_BYTES};
+
+use crate::capture::{Event, Payload, VolumeExtent};
 use crate::model::ByteRange;
 
 /// A byte that chooses the volume, then the bytes from the ring.
@@ -13,11 +15,16 @@ pub fn event(data: &[u8]) {
     };
     let volume = VolumeExtent { on_disk, ..VolumeExtent::default() };
     let Some(event) = Event::parse(bytes, &volume) else { return };
-    assert_eq!(bytes.len(), 48);
-    let (range, submitted) = match event {
-        Event::Submit { range, .. } => (Some(range), true),
-        Event::Complete { range, .. } => (range, false),
+    let (range, submitted) = match &event {
+        Event::Submit { range, .. } => (Some(*range), true),
+        Event::Piece { range, .. } => (Some(*range).filter(|range| !range.is_empty()), false),
+        Event::Complete { range, .. } => (*range, false),
     };
+    let data = match &event {
+        Event::Submit { payload: Payload::Whole(data), .. } | Event::Piece { bytes: data, .. } => Some(data),
+        _ => None,
+    };
+    assert_eq!(bytes.len(), if data.is_some() { PAYLOAD_EVENT_BYTES } else { BLOCK_EVENT_BYTES });
     // What the event names of the disk, counted without the parser.
     let number =
         |at: usize, len: usize| bytes[at..at + len].iter().rev().fold(0, |n, b| n << 8 | u128::from(*b));
@@ -30,7 +37,14 @@ pub fn event(data: &[u8]) {
             assert!(range.start < range.end && range.end <= on_disk.len());
             assert_eq!(u128::from(range.start + on_disk.start), wanted_start);
             assert_eq!(u128::from(range.end + on_disk.start), wanted_end);
+            if let Some(data) = data {
+                let from =
+                    BLOCK_EVENT_BYTES + usize::try_from(wanted_start - start).expect("within the event");
+                assert_eq!(data[..], bytes[from..from + data.len()]);
+                assert_eq!(data.len() as u64, range.len());
+            }
         }
+        None if data.is_some() => assert!(data.is_some_and(Vec::is_empty)),
         None => assert!(!submitted && wanted_start >= wanted_end),
     }
 }

@@ -12,7 +12,9 @@ pub fn kernel_btf_path() -> PathBuf {
 }
 
 /// (setting of the probes, struct, path to the member)
-const MEMBERS: [(&str, &str, &[&str]); 15] = [
+type Member = (&'static str, &'static str, &'static [&'static str]);
+
+const MEMBERS: [Member; 15] = [
     ("REQUEST_Q", "request", &["q"]),
     ("REQUEST_CMD_FLAGS", "request", &["cmd_flags"]),
     ("REQUEST_DATA_LEN", "request", &["__data_len"]),
@@ -41,16 +43,59 @@ impl KernelLayout {
         let failed = |what: String| CaptureError::Layout { path: path.display().to_string(), what };
         let btf =
             Btf::from_file(path).map_err(|error| failed(format!("readable type information ({error})")))?;
-        let offsets = MEMBERS
-            .iter()
-            .map(|(setting, owner, members)| {
-                offset_of_path(&btf, owner, members)
-                    .map(|offset| (*setting, offset))
-                    .ok_or_else(|| failed(format!("{owner}.{}", members.join("."))))
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(KernelLayout { offsets })
+        Ok(KernelLayout { offsets: offsets_of(&btf, &MEMBERS).map_err(failed)? })
     }
+}
+
+/// Members that copying what is written needs besides.
+const PAYLOAD_MEMBERS: [Member; 6] = [
+    ("BIO_VECS", "bio", &["bi_io_vec"]),
+    ("BIO_INDEX", "bio", &["bi_iter", "bi_idx"]),
+    ("BIO_DONE", "bio", &["bi_iter", "bi_bvec_done"]),
+    ("VEC_PAGE", "bio_vec", &["bv_page"]),
+    ("VEC_LEN", "bio_vec", &["bv_len"]),
+    ("VEC_OFFSET", "bio_vec", &["bv_offset"]),
+];
+const PAGE_BYTES: u64 = 4096;
+
+/// How the kernel describes the memory of a write.
+#[derive(Clone, Debug)]
+pub struct PayloadLayout {
+    pub offsets: Vec<(&'static str, u32)>,
+    /// Size of a page over the size of its description.
+    pub page_factor: u64,
+}
+
+impl PayloadLayout {
+    pub fn read(path: &Path) -> Result<PayloadLayout, CaptureError> {
+        let failed = |what: String| CaptureError::Layout { path: path.display().to_string(), what };
+        let btf =
+            Btf::from_file(path).map_err(|error| failed(format!("readable type information ({error})")))?;
+        let mut offsets = offsets_of(&btf, &PAYLOAD_MEMBERS).map_err(failed)?;
+        let crypt = offset_of_path(&btf, "bio", &["bi_crypt_context"]).unwrap_or(0);
+        let vec_bytes = size_of_struct(&btf, "bio_vec").ok_or_else(|| failed("bio_vec".into()))?;
+        offsets.extend([("BIO_CRYPT", crypt), ("VEC_BYTES", vec_bytes)]);
+        let page =
+            size_of_struct(&btf, "page").map(u64::from).filter(|bytes| PAGE_BYTES.is_multiple_of(*bytes));
+        let page = page.ok_or_else(|| failed("a struct page of 64 bytes or another power of two".into()))?;
+        Ok(PayloadLayout { offsets, page_factor: PAGE_BYTES / page })
+    }
+}
+
+fn offsets_of(btf: &Btf, members: &[Member]) -> Result<Vec<(&'static str, u32)>, String> {
+    let offset = |(setting, owner, members): &Member| {
+        offset_of_path(btf, owner, members)
+            .map(|offset| (*setting, offset))
+            .ok_or_else(|| format!("{owner}.{}", members.join(".")))
+    };
+    members.iter().map(offset).collect()
+}
+
+fn size_of_struct(btf: &Btf, name: &str) -> Option<u32> {
+    btf.resolve_types_by_name(name).ok()?.into_iter().find_map(|found| match found {
+        Type::Struct(body) => u32::try_from(body.size()).ok(),
+        _ => None,
+    })
 }
 
 fn offset_of_path(btf: &Btf, owner: &str, members: &[&str]) -> Option<u32> {

@@ -16,7 +16,9 @@ mod layout;
 mod ledger;
 mod mapped;
 mod object;
+mod payload;
 mod pins;
+mod positions;
 mod probes;
 mod session;
 #[cfg(test)]
@@ -25,10 +27,11 @@ mod tracefs;
 mod volume;
 
 pub use adopt::{Origin, detach, recorded_bytes, unattended_volumes};
-pub use event::{Counters, Event, Skipped};
+pub use event::{Change, Counters, Event, Payload, Skipped};
 pub use features::{Features, Rung, choose_rung, probe_features};
 pub use ledger::Ledger;
 pub use object::{ObjectReport, inspect_embedded};
+pub use positions::Positions;
 pub use probes::Capture;
 pub use volume::{CaptureOptions, VolumeExtent};
 

@@ -8,7 +8,7 @@ use crate::capture::CaptureError;
 /// Compiled by the build script from `tracer-ebpf`.
 pub static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes.bpf.o"));
 
-pub const PROGRAMS: [&str; 11] = [
+pub const PROGRAMS: [&str; 13] = [
     "rq_issue_btf",
     "rq_complete_btf",
     "bio_queue_btf",
@@ -20,8 +20,11 @@ pub const PROGRAMS: [&str; 11] = [
     "bio_queue_tp",
     "rq_complete_tp",
     "bio_complete_tp",
+    "calibrate_btf",
+    "calibrate_raw",
 ];
-pub const MAPS: [&str; 6] = ["EVENTS", "DIRTY", "COUNTERS", "LEDGER", "SESSION", "FORMAT_DEVS"];
+pub const MAPS: [&str; 7] =
+    ["EVENTS", "DIRTY", "COUNTERS", "LEDGER", "SESSION", "FORMAT_DEVS", "CALIBRATION"];
 
 /// What `doctor` shows of the embedded object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -13,6 +13,7 @@ use crate::capture::features::Rung;
 use crate::capture::ledger::Ledger;
 use crate::capture::mapped::MappedArray;
 use crate::capture::pins::{Generation, InUse};
+use crate::capture::positions::{Positions, RingPositions};
 use crate::capture::{CaptureError, Counters, Event, Skipped, VolumeExtent};
 use crate::model::{ByteRangeSet, Granules, MarkId};
 
@@ -22,6 +23,8 @@ pub struct Capture {
     pub(super) volume: VolumeExtent,
     pub(super) rung: Rung,
     pub(super) granules: Granules,
+    pub(super) payload: bool,
+    pub(super) positions: RingPositions,
     pub(super) ring: RingBuf<MapData>,
     pub(super) ring_bytes: u32,
     pub(super) counters: MappedArray,
@@ -40,6 +43,17 @@ impl Capture {
         self.rung
     }
 
+    /// What is written is copied.
+    pub fn copies_payload(&self) -> bool {
+        self.payload
+    }
+
+    /// How far the ring has been read, and how far it has been filled, in bytes since it was made. What was submitted
+    /// before `filled` was read stands before it.
+    pub fn positions(&self) -> Positions {
+        self.positions.get()
+    }
+
     /// The probes outlive this process.
     pub fn is_pinned(&self) -> bool {
         self.pins.is_some()
@@ -50,9 +64,9 @@ impl Capture {
     pub fn next_event(&mut self) -> Option<Option<Event>> {
         let item = self.ring.next()?;
         let event = Event::parse(&item, &self.volume);
-        match event {
-            Some(Event::Submit { range, .. }) => self.ledger.owe(range),
-            Some(Event::Complete { .. }) => {}
+        match &event {
+            Some(Event::Submit { range, .. }) => self.ledger.owe(*range),
+            Some(Event::Piece { .. } | Event::Complete { .. }) => {}
             None => self.ledger.scan_all(),
         }
         Some(event)

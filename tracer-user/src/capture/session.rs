@@ -17,6 +17,8 @@ pub struct Session {
     pub on_disk: ByteRange,
     pub rung: Rung,
     pub request_based: bool,
+    /// They copy what is written.
+    pub payload: bool,
     /// BLAKE3 of the object file.
     pub object: [u8; 32],
     pub event_version: u64,
@@ -24,7 +26,7 @@ pub struct Session {
 
 impl Session {
     /// Of the probes this program has.
-    pub fn of(volume: &VolumeExtent, id: VolumeId, rung: Rung) -> Session {
+    pub fn of(volume: &VolumeExtent, id: VolumeId, rung: Rung, payload: bool) -> Session {
         Session {
             volume: id,
             disk_sequence: volume.disk_sequence,
@@ -32,6 +34,7 @@ impl Session {
             on_disk: volume.on_disk,
             rung,
             request_based: volume.request_based,
+            payload,
             object: *blake3::hash(object::EMBEDDED).as_bytes(),
             event_version: EVENT_VERSION,
         }
@@ -62,6 +65,7 @@ impl Session {
             on_disk: ByteRange::new(start * SECTOR_BYTES, end * SECTOR_BYTES),
             rung: *LADDER.get(usize::try_from(words.get(session::RUNG)).ok()?)?,
             request_based: words.get(session::REQUEST_BASED) != 0,
+            payload: words.get(session::PAYLOAD) != 0,
             object,
             event_version: words.get(session::EVENT_VERSION),
         })
@@ -83,6 +87,7 @@ impl Session {
         let rung = LADDER.iter().position(|rung| *rung == self.rung).expect("every rung is on the ladder");
         words.set(session::RUNG, rung as u64);
         words.set(session::REQUEST_BASED, self.request_based.into());
+        words.set(session::PAYLOAD, self.payload.into());
         bytes(session::OBJECT, &self.object);
         words.set(session::EVENT_VERSION, self.event_version);
     }

@@ -30,10 +30,12 @@ pub struct CaptureOptions {
     pub rung: Option<Rung>,
     /// A power of two, at least 4096.
     pub ring_bytes: u32,
+    /// Copy what is written.
+    pub payload: bool,
 }
 
 impl Default for CaptureOptions {
     fn default() -> Self {
-        CaptureOptions { rung: None, ring_bytes: 16 << 20 }
+        CaptureOptions { rung: None, ring_bytes: 16 << 20, payload: false }
     }
 }

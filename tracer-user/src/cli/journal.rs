@@ -78,11 +78,12 @@ struct Torn<'a> {
 }
 
 /// `dump --json`: one of these a line. `start` and `end` are bytes of the volume, `end` exclusive; a mark has `mark`,
-/// `class` and `label` instead.
+/// `class` and `label` instead. `ordered`: captured as it was submitted, and in that order.
 #[derive(Serialize)]
 struct Dumped<'a> {
     lsn: Lsn,
     time: Timestamp,
+    ordered: bool,
     kind: &'static str,
     #[serde(flatten)]
     detail: Detail<'a>,
@@ -143,7 +144,7 @@ fn ls(args: &LsArgs, out: &mut Output) -> anyhow::Result<Outcome> {
     let heads = ("SEGMENT", "FIRST", "LAST", "BYTES", "MARKS");
     let (name, first, last, bytes, marks) = heads;
     out.line(format_args!("{name:width$}  {first:>10}  {last:>10}  {bytes:>12}  {marks:>7}  STATE"))?;
-    for SegmentInfo { name, first_lsn, last_lsn, bytes, sealed, recovered, marks } in &segments {
+    for SegmentInfo { name, first_lsn, last_lsn, bytes, sealed, recovered, marks, .. } in &segments {
         let (first, last) = (first_lsn.0, last_lsn.0);
         let state = match (sealed, recovered) {
             (true, true) => "sealed by the next writer",
@@ -225,13 +226,14 @@ fn tell_torn(torn: &TornTail) {
 }
 
 fn text(record: &Record) -> String {
-    let Dumped { lsn, time, kind, detail } = Dumped::from(record);
+    let Dumped { lsn, time, ordered, kind, detail } = Dumped::from(record);
     let detail = match detail {
         Detail::Range { start, end } => format!("{start}..{end} ({} bytes)", end - start),
         Detail::Mark { mark, class, label: "" } => format!("{mark} {class}"),
         Detail::Mark { mark, class, label } => format!("{mark} {class} \"{}\"", label.escape_debug()),
     };
-    format!("{lsn} {time} {kind} {detail}")
+    let ordered = if ordered { " ordered" } else { "" };
+    format!("{lsn} {time} {kind} {detail}{ordered}")
 }
 
 impl<'a> From<&'a Record> for Dumped<'a> {
@@ -247,13 +249,13 @@ impl<'a> From<&'a Record> for Dumped<'a> {
                 ("mark", Detail::Mark { mark: mark.id, class: mark.class, label: &mark.label })
             }
         };
-        Dumped { lsn: record.lsn, time: record.time, kind, detail }
+        Dumped { lsn: record.lsn, time: record.time, ordered: record.ordered, kind, detail }
     }
 }
 
 impl<'a> From<&'a SegmentInfo> for Segment<'a> {
     fn from(segment: &'a SegmentInfo) -> Segment<'a> {
-        let SegmentInfo { name, first_lsn, last_lsn, bytes, sealed, recovered, marks } = segment;
+        let SegmentInfo { name, first_lsn, last_lsn, bytes, sealed, recovered, marks, .. } = segment;
         Segment {
             name,
             first_lsn: *first_lsn,

@@ -5,9 +5,9 @@ use serde::Serialize;
 
 use crate::cli::{Outcome, Output, size};
 use crate::journal::Journal;
-use crate::model::{Lsn, Point, VolumeInfo};
+use crate::model::{Lsn, Point, Stretch, Timeline, VolumeInfo};
 
-/// List the points one can restore
+/// List the points one can restore: the marks, and between which records every instant can be restored
 ///
 /// Class says what a point promises: app (frozen after a pre-hook), fs (frozen file system), crash (as after a power
 /// cut), fuzzy (equal to no instant; `replay` takes it with --force only).
@@ -24,12 +24,14 @@ pub(super) struct Args {
 /// `--json`: one object.
 ///
 /// `volume`: `id`, `source`, `identity`, `size_bytes`, `sector_bytes`, `created`; `last_lsn`; `points`: list of `id`,
-/// `class`, `lsn`, `time` (RFC 3339), `label`, `restorable` (without `--force`).
+/// `class`, `lsn`, `time` (RFC 3339), `label`, `restorable` (without `--force`); `stretches`: list of `from_lsn`,
+/// `from_time`, `to_lsn`, `to_time`, between which every record is a point of class crash.
 #[derive(Serialize)]
 struct Listing<'a> {
     volume: &'a VolumeInfo,
     last_lsn: Lsn,
     points: Vec<Listed<'a>>,
+    stretches: &'a [Stretch],
 }
 
 #[derive(Serialize)]
@@ -42,13 +44,12 @@ struct Listed<'a> {
 pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
     let cannot = || format!("cannot list the points of {}", args.journal.display());
     let journal = Journal::open(&args.journal).with_context(cannot)?;
-    let points = journal.points().with_context(cannot)?;
-    let last_lsn = journal.last_lsn().with_context(cannot)?;
+    let Timeline { points, stretches, last_lsn } = journal.timeline().with_context(cannot)?;
     let volume = journal.info();
     if args.json {
         let points =
             points.iter().map(|point| Listed { point, restorable: point.class.restorable() }).collect();
-        out.json(&Listing { volume, last_lsn, points })?;
+        out.json(&Listing { volume, last_lsn, points, stretches: &stretches })?;
         return Ok(Outcome::Done);
     }
     out.line(format_args!("{}, {}, {last_lsn} records", volume.source, size(volume.size_bytes)))?;
@@ -61,6 +62,14 @@ pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
     }
     if points.is_empty() {
         out.line("no point yet: the baseline is not finished")?;
+    }
+    if !stretches.is_empty() {
+        out.line("every instant between these records can be restored, class crash:")?;
+        out.line(format_args!("{:>8}  {:24}  {:>10}  TIME", "FROM", "TIME", "TO"))?;
+    }
+    for Stretch { from_lsn, from_time, to_lsn, to_time } in &stretches {
+        let (from, from_time, to) = (from_lsn.to_string(), from_time.to_string(), to_lsn.to_string());
+        out.line(format_args!("{from:>8}  {from_time:24}  {to:>10}  {to_time}"))?;
     }
     Ok(Outcome::Done)
 }

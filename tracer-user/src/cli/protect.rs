@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::capture::{CaptureOptions, Origin, Rung};
@@ -41,15 +41,33 @@ pub struct ProtectArgs {
     /// When the journal is synced besides at marks: mark, always, interval (each second)
     #[arg(long, value_name = "POLICY", default_value = "interval")]
     sync: SyncPolicy,
-    /// Size of the ring between probes and collector, a power of two
-    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_ring)]
-    ring: u32,
+    /// What is recorded of a write: extents (where it goes; marks can be restored) or payload (its bytes; every instant can)
+    #[arg(long, value_name = "MODE", default_value = "extents")]
+    capture: Mode,
+    /// Size of the ring between probes and collector, a power of two; 16MiB for extents and 64MiB for payload
+    #[arg(long, value_name = "SIZE", value_parser = parse_ring)]
+    ring: Option<u32>,
     /// How to attach the probes instead of the best way: tp_btf, raw_tp, tracepoint
     #[arg(long, value_name = "RUNG")]
     rung: Option<Rung>,
     /// Overwrite a target that is not empty
     #[arg(long)]
     force: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    Extents,
+    Payload,
+}
+
+impl Mode {
+    fn ring_bytes(self) -> u32 {
+        match self {
+            Mode::Extents => 16 << 20,
+            Mode::Payload => 64 << 20,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +99,11 @@ pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
         mark_every: args.mark_every.0,
         freeze_timeout: args.freeze_timeout,
         journal_options: JournalOptions { sync: args.sync, ..JournalOptions::default() },
-        capture: CaptureOptions { rung: args.rung, ring_bytes: args.ring },
+        capture: CaptureOptions {
+            rung: args.rung,
+            ring_bytes: args.ring.unwrap_or(args.capture.ring_bytes()),
+            payload: args.capture == Mode::Payload,
+        },
         force: args.force,
     };
     let mut screen = Screen::new();

@@ -13,7 +13,9 @@ use crate::restore::{ReplayOptions, ReplayOutcome, ReplayPlan, ReplayProgress, r
 /// ends with 0; otherwise it must not be used.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Points: latest, mark:NUMBER, mark:LABEL, time:RFC3339 (the last mark at or before), lsn:NUMBER
+Points: latest (the last mark), mark:NUMBER, mark:LABEL, lsn:NUMBER,
+        time:RFC3339 (the last write at or before, where every write can be restored; else the last mark),
+        before-process:NAME, before-file:GLOB (for journals with origin records)
 
 Examples:
   afterwrite replay /var/lib/afterwrite/home --to latest --target home.img
@@ -41,7 +43,7 @@ pub(super) struct Args {
 /// `--json`: one object.
 ///
 /// `dry_run`; `plan`: `volume`, `source`, `point` (`lsn`, `class`, `mark`, `time`, `label`), `first_lsn`, `last_lsn`,
-/// `journal_bytes`, `volume_bytes`, `target`; and unless it is a dry run `done`: `records`, `data_bytes`, `zero_bytes`,
+/// `journal_bytes`, `write_bytes_max` (null when not known), `volume_bytes`, `target`; and unless it is a dry run `done`: `records`, `data_bytes`, `zero_bytes`,
 /// `written_bytes`, `zeroed_bytes`, `undefined_bytes` (zeros no record speaks of), `seconds`.
 #[derive(Serialize)]
 struct Report<'a> {
@@ -114,9 +116,14 @@ fn report(args: &Args, outcome: &ReplayOutcome, seconds: f64, out: &mut Output) 
         return out.json(&Report { dry_run: args.dry_run, plan, done });
     }
     let ReplayPlan { source, point, first_lsn, last_lsn, journal_bytes, volume_bytes, .. } = plan;
+    let writes = plan.write_bytes_max.map(|bytes| format!(", at most {} to write", size(bytes)));
     out.line(format_args!("point    {point}"))?;
     out.line(format_args!("volume   {source}, {} ({volume_bytes} bytes)", size(*volume_bytes)))?;
-    out.line(format_args!("records  {first_lsn} to {last_lsn}, up to {} of journal", size(*journal_bytes)))?;
+    out.line(format_args!(
+        "records  {first_lsn} to {last_lsn}, up to {} of journal{}",
+        size(*journal_bytes),
+        writes.unwrap_or_default()
+    ))?;
     out.line(format_args!("target   {}", plan.target.display()))?;
     match stats {
         None => out.line("dry run: nothing was written"),

@@ -1,5 +1,6 @@
 mod debt;
 mod marks;
+mod ordered;
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
@@ -10,12 +11,15 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::capture::Event;
 use crate::collect::collector::debt::Debt;
+use crate::collect::collector::ordered::{History, Submission};
 use crate::collect::freezer::Freeze;
 use crate::collect::mark::{MarkInProgress, Quiet};
 use crate::collect::pending::{MonotonicNs, Pending, merge_to};
 use crate::collect::readers::{Read, Readers, Wanted};
 use crate::collect::scan::{Scan, Step, differing};
-use crate::collect::slice::slice;
+use crate::collect::slice::{is_zero, slice};
+use crate::collect::staged::Staged;
+use crate::collect::under_way::UnderWay;
 use crate::collect::{
     Acknowledged, CollectError, CollectorOptions, CollectorStatus, Command, Entry, MarkReply, Probes,
     ReplicaBytes, Source, State,
@@ -90,6 +94,13 @@ pub struct Collector<P, S> {
     size_bytes: u64,
 
     pending: Pending,
+    /// Probes copy what is written.
+    ordered: bool,
+    under_way: UnderWay,
+    staged: Staged,
+    history: History,
+    /// From CLOCK_MONOTONIC to the time of day, in nanoseconds.
+    clock_ns: u64,
     scan: Scan,
     unreadable: ByteRangeSet,
     /// Went through the bitmap, and the journal does not say so yet.
@@ -142,6 +153,11 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         let scan = Scan::new(size_bytes, &begin.unscanned, &begin.same_as_replica);
         Ok(Collector {
             pending,
+            ordered: parts.probes.copy_payload(),
+            under_way: UnderWay::default(),
+            staged: Staged::default(),
+            history: History::default(),
+            clock_ns: 0,
             debt: Debt::new(&scan),
             scan,
             size_bytes,
@@ -210,10 +226,12 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         self.settle(now);
         self.take_commands();
         self.pay_debt();
+        self.flush_staged();
         self.journal_gaps();
         self.flush_outbox()?;
         let copied = self.copy(now)?;
         self.advance_mark()?;
+        self.renew_history();
         self.advance_state();
         if self.housekeeping.elapsed() >= HOUSEKEEPING {
             self.housekeeping = Instant::now();
@@ -227,32 +245,48 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         let counters = self.probes.counters();
         let mut any = false;
         self.ring_emptied = false;
+        self.clock_ns = realtime().0.saturating_sub(now);
         for _ in 0..EVENTS_MAX {
+            // What is copied is kept as it is: the ring is where it waits.
+            if self.staged.is_full() || (self.ordered && !self.outbox.is_empty()) {
+                break;
+            }
             let Some(event) = self.probes.next_event() else {
                 self.ring_emptied = true;
                 break;
             };
             any = true;
             match event {
-                Some(Event::Submit { key, first, range, discard, time_ns, .. }) => {
-                    self.pending.submit(key, first, range, discard, time_ns.min(now));
+                Some(Event::Submit { key, first, range, change, time_ns, seq, payload }) => {
+                    let since = time_ns.min(now);
+                    let time = self.time_of(since);
+                    self.submitted(Submission { key, first, range, change, seq, payload, since, time });
                 }
-                Some(Event::Complete { key, range, whole, failed: true }) => {
-                    self.pending.fail(key, range, whole, now)
+                Some(Event::Piece { seq, range, bytes }) => {
+                    self.piece(seq, range, &bytes);
                 }
-                Some(Event::Complete { key, range, whole, failed: false }) => {
-                    self.pending.complete(key, range, whole, now)
+                Some(Event::Complete { key, range, whole, failed }) => {
+                    self.snapshot.failed_writes += u64::from(failed);
+                    match self.completed(key, range, whole, failed, now) {
+                        true => {}
+                        false if failed => self.pending.fail(key, range, whole, now),
+                        false => self.pending.complete(key, range, whole, now),
+                    }
                 }
                 None => return Err(CollectError::UnknownEvent),
             }
         }
-        if counters.marked != self.snapshot.counters.marked {
+        if counters.in_bitmap() != self.snapshot.counters.in_bitmap() {
             any = true;
             self.overrun_until = Some(Instant::now() + OVERRUN_SHOWN);
             self.take_dirty();
         }
         self.snapshot.counters = counters;
         Ok(any)
+    }
+
+    fn time_of(&self, monotonic: MonotonicNs) -> Timestamp {
+        Timestamp(self.clock_ns.saturating_add(monotonic))
     }
 
     /// A write went unreported: says so, and has the whole volume copied.
@@ -279,6 +313,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
     /// After a mark that is being thawed: what is found out then is no part of it.
     fn journal_gaps(&mut self) {
         if !self.gaps.is_empty() && !self.mark_holds_journal() {
+            self.history_broken();
             let bodies = std::mem::take(&mut self.gaps).iter().map(RecordBody::Gap).collect();
             self.outbox.push_back(Entry::Records { time: realtime(), bodies });
         }
@@ -290,7 +325,8 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
 
     /// Submissions whose completion was not seen are done once the device is idle.
     fn settle(&mut self, now: MonotonicNs) {
-        if !self.pending.awaits_device() || now.saturating_sub(self.settled) < SETTLE_NS {
+        let awaits = self.pending.awaits_device() || !self.under_way.is_empty();
+        if !awaits || now.saturating_sub(self.settled) < SETTLE_NS {
             return;
         }
         // Before the look: what comes after it is not settled by it.
@@ -298,6 +334,8 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         self.settled = now;
         if self.source.writing() == Some(false) {
             self.pending.settle(cutoff, now);
+            let time = self.time_of(now);
+            self.under_way.settle(cutoff).into_iter().for_each(|range| self.doubt(range, now, time));
         }
     }
 
@@ -362,7 +400,10 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             .iter()
             .map(|step| Wanted { range: step.range(), compare: matches!(step, Step::Compare(_)) });
         let wanted: Vec<Wanted> = changed.chain(scanned).collect();
+        spans.iter().flat_map(|span| &span.parts).for_each(|(range, _)| self.under_way.doubt(*range));
+        steps.iter().for_each(|step| self.under_way.doubt(step.range()));
         let mut read = self.readers.read(&wanted).into_iter();
+        self.has_read();
         for (span, read) in spans.iter().zip(read.by_ref()) {
             if let Some(read) = self.readable(span.range, read) {
                 self.journal_parts(span.range.start, &read.bytes, span.parts.iter().copied());
@@ -416,11 +457,16 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         let mut bodies = Vec::new();
         for (range, discarded) in parts {
             let at = |offset: u64| usize::try_from(offset - start).expect("a part lies in the bytes read");
+            if self.ordered && discarded && is_zero(&bytes[at(range.start)..at(range.end)]) {
+                // As it was journaled when it was submitted.
+                continue;
+            }
             bodies.extend(slice(range.start, &bytes[at(range.start)..at(range.end)], discarded));
             self.snapshot.journaled_bytes += range.len();
         }
         if !bodies.is_empty() {
             self.changed_since_mark = true;
+            self.history_broken();
             self.outbox.push_back(Entry::Records { time: realtime(), bodies });
         }
     }
@@ -443,6 +489,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
     fn publish(&mut self) {
         self.snapshot.skipped = self.probes.skipped();
         self.snapshot.overrun = self.overrun_until.is_some_and(|until| Instant::now() < until);
+        self.snapshot.every_write = self.every_write_is_a_point();
         self.snapshot.scan_done_bytes = self.scan.done_bytes();
         self.snapshot.scan_total_bytes = self.scan.total_bytes();
         self.snapshot.pending_bytes = self.pending.bytes();

@@ -74,6 +74,8 @@ pub struct Situation {
     pub time: Timestamp,
     /// All that was ever submitted is done, read, and handed to the journal.
     pub drained: bool,
+    /// What was journaled is a crash point, though writes may be under way.
+    pub exact: bool,
     pub ready_bytes: u64,
     /// Something can be read, or waits for room in the journal's queue.
     pub copying: bool,
@@ -160,7 +162,7 @@ impl MarkInProgress {
                 }
             }
             Stage::Quiet { quiet } => {
-                let class = match situation.drained {
+                let class = match situation.drained || situation.exact {
                     true => PointClass::Crash,
                     false if quiet.is_over(situation) => PointClass::Fuzzy,
                     false => return Ok(Outcome::InProgress),
@@ -204,6 +206,7 @@ mod tests {
             now: begun + Duration::from_secs(seconds),
             time: Timestamp(0),
             drained: false,
+            exact: false,
             ready_bytes: 0,
             copying,
             seen,
@@ -231,6 +234,7 @@ mod tests {
                 now: begun + Duration::from_millis(*millis),
                 time: Timestamp(0),
                 drained: false,
+                exact: false,
                 ready_bytes: 4096,
                 copying: true,
                 seen: millis / 5,

@@ -3,13 +3,17 @@
 mod collector;
 mod compare;
 mod freezer;
+#[cfg(test)]
+mod instants_tests;
 mod mark;
 mod pending;
 mod readers;
 mod scan;
 mod slice;
+mod staged;
 #[cfg(test)]
 mod tests;
+mod under_way;
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -20,7 +24,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::capture::{Capture, Counters, Event, Skipped};
+use crate::capture::{Capture, Counters, Event, Positions, Skipped};
 use crate::io::AlignedBuf;
 use crate::model::{
     ByteRange, ByteRangeSet, GranuleHash, Granules, Mark, MarkId, Point, RecordBody, Timestamp,
@@ -38,6 +42,14 @@ pub trait Probes {
     fn next_event(&mut self) -> Option<Option<Event>>;
     /// Not even an event that a probe has begun to write, and that `next_event` can't give yet.
     fn ring_is_empty(&self) -> bool;
+    /// They copy what is written: then submissions come with payload where there is room.
+    fn copy_payload(&self) -> bool {
+        false
+    }
+    /// How far the ring is read and filled.
+    fn positions(&self) -> Positions {
+        Positions::default()
+    }
     fn counters(&self) -> Counters;
     /// Takes what was put into the dirty bitmap for want of room in the ring.
     fn take_dirty(&mut self) -> ByteRangeSet;
@@ -63,6 +75,14 @@ impl Probes for Capture {
 
     fn ring_is_empty(&self) -> bool {
         Capture::ring_is_empty(self)
+    }
+
+    fn copy_payload(&self) -> bool {
+        self.copies_payload()
+    }
+
+    fn positions(&self) -> Positions {
+        Capture::positions(self)
     }
 
     fn counters(&self) -> Counters {
@@ -136,6 +156,10 @@ pub enum Entry {
         time: Timestamp,
         bodies: Vec<RecordBody>,
     },
+    /// Writes in the order of their submission, and where one is missing a Gap.
+    Ordered {
+        records: Vec<(Timestamp, RecordBody)>,
+    },
     /// To be made durable at once; then whoever asked is answered.
     Mark {
         time: Timestamp,
@@ -207,6 +231,8 @@ pub struct CollectorStatus {
     pub skipped: Skipped,
     /// The ring had no room within the last second: writes go through the dirty bitmap.
     pub overrun: bool,
+    /// Each write since the last mark is a point that can be restored.
+    pub every_write: bool,
     /// Writes that the device said have failed, in this session: what it holds there is read, now and once it was idle.
     pub failed_writes: u64,
     pub scan_done_bytes: u64,

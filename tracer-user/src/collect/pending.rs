@@ -136,6 +136,12 @@ impl Pending {
         vec![range]
     }
 
+    /// What is there now is known: it need not be read.
+    pub fn overwritten(&mut self, range: ByteRange) {
+        self.ready.remove(range);
+        self.discarded.remove(range);
+    }
+
     /// Written at some time before now, nothing known of its completion.
     pub fn insert_unpaired(&mut self, range: ByteRange) {
         self.discarded.remove(range);

@@ -51,7 +51,7 @@ fn runs(bytes: &[u8]) -> Vec<(std::ops::Range<usize>, bool)> {
     merged
 }
 
-fn is_zero(bytes: &[u8]) -> bool {
+pub fn is_zero(bytes: &[u8]) -> bool {
     // SAFETY: any bytes are valid u128s.
     let (head, middle, tail) = unsafe { bytes.align_to::<u128>() };
     middle.iter().all(|word| *word == 0) && head.iter().chain(tail).all(|byte| *byte == 0)

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::*;
+use crate::capture::{Change, Payload};
 use crate::collect::collector::{Collector, CollectorParts};
 use crate::model::PointClass;
 
@@ -41,8 +42,15 @@ impl Disk {
             return;
         }
         self.counters.seen += 1;
-        let event =
-            Event::Submit { key, first: true, range, discard: false, time_ns: 0, seq: self.counters.seen };
+        let event = Event::Submit {
+            key,
+            first: true,
+            range,
+            change: Change::Write,
+            time_ns: 0,
+            seq: self.counters.seen,
+            payload: Payload::None,
+        };
         if self.ring.len() < self.ring_max {
             self.ring.push_back(event);
             self.counters.emitted += 1;
@@ -82,8 +90,8 @@ impl Probes for Shared {
     fn next_event(&mut self) -> Option<Option<Event>> {
         let mut disk = self.disk();
         let event = disk.ring.pop_front()?;
-        if let Event::Submit { range, .. } = event {
-            disk.current.insert(range);
+        if let Event::Submit { range, .. } = &event {
+            disk.current.insert(*range);
         }
         Some(Some(event))
     }
@@ -266,6 +274,7 @@ impl Bench {
                         }
                     }
                 }
+                Entry::Ordered { .. } => unreachable!("these probes copy nothing"),
                 Entry::Mark { mark, .. } => {
                     if mark.class.restorable() && self.image != self.disk.disk().bytes {
                         self.wrong.push(mark.clone());

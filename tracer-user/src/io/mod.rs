@@ -5,6 +5,8 @@ mod coverage;
 mod device;
 mod graph;
 mod mounts;
+#[cfg(feature = "capture")]
+mod scratch_disk;
 mod space;
 pub mod store;
 mod sysfs;
@@ -15,6 +17,8 @@ pub use coverage::Obstacle;
 pub use device::{BlockDevice, DeviceError, Disk, IoCounts};
 pub use graph::{Conflict, DeviceGraph, DeviceNode, FileId, Storage};
 pub use mounts::{MountedFs, MountsError, mounted_on};
+#[cfg(feature = "capture")]
+pub use scratch_disk::ScratchDisk;
 pub use space::Space;
 pub use sysfs::{DeviceNumber, Sysfs};
 pub use topology::{Role, TopologyError, devices_below, devices_of_path, ensure_not_on_volume};

@@ -2,10 +2,10 @@
 
 use crate::io::store::Store;
 use crate::journal::error::JournalError;
-use crate::journal::format::FrameHeader;
-use crate::journal::index::{Entry, Index, point_of};
+use crate::journal::format::{FrameHeader, Version};
+use crate::journal::index::Index;
 use crate::journal::reader::Journal;
-use crate::journal::record::FrameCursor;
+use crate::journal::record::{BodyView, FrameCursor};
 use crate::journal::recovery::TornTail;
 use crate::journal::segment::{Chain, segment_name};
 use crate::journal::walk::{Opened, Step, Walk, io_error};
@@ -54,7 +54,7 @@ impl<S: Store> Journal<S> {
                 }
             };
             chain.expect_header(&walk.header)?;
-            let mut found = Found { last_mark, ..Found::default() };
+            let mut found = Found { index: Index::new(walk.header.version), last_mark, raw: Vec::new() };
             let mut hasher = blake3::Hasher::new();
             hasher.update(&walk.header.encode());
             loop {
@@ -101,7 +101,6 @@ impl<S: Store> Journal<S> {
 }
 
 /// What the records of one segment add up to.
-#[derive(Default)]
 struct Found {
     index: Index,
     last_mark: Option<MarkId>,
@@ -116,20 +115,25 @@ impl Found {
             offset: header.offset,
             what: what.to_owned(),
         };
-        self.index.add_frame(Entry { lsn: header.first_lsn, offset: header.offset });
-        let marks_before = self.index.points().len();
-        let mut cursor = FrameCursor::new(header.first_lsn, header.last_lsn);
+        self.index.add_frame(header);
+        let (mut marks, mut breaks) = (0, 0);
+        let mut cursor = FrameCursor::new(self.index.version(), header.first_lsn, header.last_lsn);
         let at = |error| JournalError::at(&walk.name, header.offset, error);
         while let Some(record) = cursor.next(&self.raw).map_err(at)? {
-            let Some(point) = point_of(&record) else { continue };
-            if self.last_mark.is_some_and(|last| last >= point.id) {
+            self.index.add_record(&record);
+            breaks += u32::from(record.breaks());
+            let BodyView::Mark { id, .. } = record.body else { continue };
+            if self.last_mark.is_some_and(|last| last >= id) {
                 return Err(damaged("a mark whose number does not ascend"));
             }
-            self.last_mark = Some(point.id);
-            self.index.add_point(point);
+            self.last_mark = Some(id);
+            marks += 1;
         }
-        if self.index.points().len() - marks_before != header.marks as usize {
+        if marks != header.marks {
             return Err(damaged("a frame that holds another number of marks than it says"));
+        }
+        if self.index.version() != Version::V1 && breaks != header.breaks {
+            return Err(damaged("a frame that breaks the history more or less often than it says"));
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ pub enum JournalError {
     WrongVolume { segment: String, found: VolumeId, expected: VolumeId },
     #[error("journal {} is in use by another writer; stop that `afterwrite` first", dir.display())]
     Locked { dir: PathBuf },
-    #[error("{file} has format version {version}, this program knows 1; use a newer afterwrite")]
+    #[error("{file} has format version {version}, which this program does not know; use a newer afterwrite")]
     UnsupportedVersion { file: String, version: u64 },
     #[error("{segment} needs features {features:#x} that this program does not know; use a newer afterwrite")]
     UnsupportedFeatures { segment: String, features: u32 },

@@ -5,7 +5,6 @@
 
 use crate::model::{Lsn, Timestamp, VolumeId};
 
-pub const VERSION: u16 = 1;
 pub const SEGMENT_HEADER_LEN: usize = 128;
 pub const FRAME_HEADER_LEN: usize = 64;
 pub const SEAL_LEN: usize = 64;
@@ -20,6 +19,15 @@ pub const FRAME_MAGIC: [u8; 4] = *b"\xA5AWf";
 const SEAL_RECOVERED: u32 = 1;
 
 const _: () = assert!(80 + 44 + 4 == SEGMENT_HEADER_LEN && 60 + 4 == FRAME_HEADER_LEN && 60 + 4 == SEAL_LEN);
+
+/// Layout of a segment: what its header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// No record is ordered; the index knows neither breaks nor times.
+    V1 = 1,
+    /// What is written today.
+    V2 = 2,
+}
 
 /// Why bytes are not what they should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +64,7 @@ impl Seed {
 /// The first 128 bytes of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SegmentHeader {
+    pub version: Version,
     pub volume: VolumeId,
     pub first_lsn: Lsn,
     pub created: Timestamp,
@@ -67,7 +76,7 @@ impl SegmentHeader {
     pub fn encode(&self) -> [u8; SEGMENT_HEADER_LEN] {
         let mut out = [0; SEGMENT_HEADER_LEN];
         out[0..8].copy_from_slice(&SEGMENT_MAGIC);
-        out[8..10].copy_from_slice(&VERSION.to_le_bytes());
+        out[8..10].copy_from_slice(&(self.version as u16).to_le_bytes());
         out[10..12].copy_from_slice(&(SEGMENT_HEADER_LEN as u16).to_le_bytes());
         // 12..16: required features, none so far.
         out[16..32].copy_from_slice(&self.volume.0);
@@ -84,13 +93,13 @@ impl SegmentHeader {
         if bytes[0..8] != SEGMENT_MAGIC {
             return Err(FormatError::Torn("no segment header"));
         }
-        let version = u16::from_le_bytes([bytes[8], bytes[9]]);
-        match version {
-            VERSION => {}
+        let version = match u16::from_le_bytes([bytes[8], bytes[9]]) {
+            1 => Version::V1,
+            2 => Version::V2,
             // There never was such a version: bytes not yet written.
             0 => return Err(FormatError::Torn("an incomplete segment header")),
-            _ => return Err(FormatError::Version(version)),
-        }
+            version => return Err(FormatError::Version(version)),
+        };
         if u16::from_le_bytes([bytes[10], bytes[11]]) as usize != SEGMENT_HEADER_LEN {
             return Err(FormatError::Torn("a wrong length in the segment header"));
         }
@@ -109,6 +118,7 @@ impl SegmentHeader {
             return Err(FormatError::Malformed("a segment that starts at LSN 0"));
         }
         Ok(SegmentHeader {
+            version,
             volume: VolumeId(bytes_at(bytes, 16)),
             first_lsn,
             created: Timestamp(u64_at(bytes, 40)),
@@ -138,6 +148,9 @@ pub struct FrameHeader {
     pub raw_len: u32,
     /// How many of the records are marks: a reader after marks skips the others.
     pub marks: u32,
+    /// How many of the records break the history between two marks: unordered content and gaps. 0 in version 1, where
+    /// all content does.
+    pub breaks: u32,
     pub first_lsn: Lsn,
     pub last_lsn: Lsn,
     /// Byte of the segment this header starts at.
@@ -156,6 +169,7 @@ impl FrameHeader {
         put_u32(&mut out, 8, self.stored_len);
         put_u32(&mut out, 12, self.raw_len);
         put_u32(&mut out, 16, self.marks);
+        put_u32(&mut out, 20, self.breaks);
         put_u64(&mut out, 24, self.first_lsn.0);
         put_u64(&mut out, 32, self.last_lsn.0);
         put_u64(&mut out, 40, self.offset);
@@ -201,7 +215,7 @@ impl FrameHeader {
             1 => Codec::Zstd,
             codec => return Err(FormatError::Unknown(format!("a frame of codec {codec}"))),
         };
-        if bytes[6..8] != [0; 2] || bytes[20..24] != [0; 4] {
+        if bytes[6..8] != [0; 2] {
             return Err(FormatError::Unknown("something in the reserved bytes of a frame".into()));
         }
         let header = FrameHeader {
@@ -210,6 +224,7 @@ impl FrameHeader {
             stored_len: u32_at(bytes, 8),
             raw_len: u32_at(bytes, 12),
             marks: u32_at(bytes, 16),
+            breaks: u32_at(bytes, 20),
             first_lsn: Lsn(u64_at(bytes, 24)),
             last_lsn: Lsn(u64_at(bytes, 32)),
             offset,

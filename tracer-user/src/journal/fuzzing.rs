@@ -3,14 +3,17 @@
 use crate::io::store::faulty::FaultyStore;
 use crate::journal::format::{
     FRAME_HEADER_LEN, FRAME_MAGIC, FrameHeader, FrameKind, RAW_LEN_MAX, SEAL_LEN, SEAL_MAGIC,
-    SEGMENT_HEADER_LEN, Seal, Seed, SegmentHeader, u32_at,
+    SEGMENT_HEADER_LEN, Seal, Seed, SegmentHeader, Version, u32_at,
 };
 use crate::journal::index::Index;
 use crate::journal::record::{self, FrameCursor, RecordView, VOLUME_END_MAX};
 use crate::journal::segment::segment_name;
+use crate::journal::stretches::StretchFinder;
 use crate::journal::volume::{self, VOLUME_NAME};
 use crate::journal::{Journal, JournalError, JournalOptions, Writer};
-use crate::model::{Lsn, Record, Timestamp, VolumeId, VolumeInfo};
+use crate::model::{Lsn, Record, Stretch, Timestamp, VolumeId, VolumeInfo};
+
+const VERSIONS: [Version; 2] = [Version::V1, Version::V2];
 
 /// Where in a file the parts are said to stand: anywhere up to the largest file there can be.
 fn split_offset(data: &[u8]) -> Option<(u64, &[u8])> {
@@ -50,7 +53,11 @@ pub fn frame(data: &[u8]) {
         assert!(header.durable_end <= header.offset && header.end() > offset);
         let payload = &bytes[FRAME_HEADER_LEN..];
         match header.kind {
-            FrameKind::Records => records(payload, header.first_lsn, header.last_lsn),
+            FrameKind::Records => {
+                for version in VERSIONS {
+                    records(version, payload, header.first_lsn, header.last_lsn);
+                }
+            }
             FrameKind::Index => index(payload),
         }
     };
@@ -77,12 +84,12 @@ fn mend_frame(bytes: &mut [u8], offset: u64) -> bool {
 /// The payload of a frame of records; the first byte says how many there should be.
 pub fn record(data: &[u8]) {
     if let Some((count, raw)) = data.split_first() {
-        records(raw, Lsn(1), Lsn(1 + u64::from(*count)));
+        VERSIONS.iter().for_each(|version| records(*version, raw, Lsn(1), Lsn(1 + u64::from(*count))));
     }
 }
 
-fn records(raw: &[u8], first: Lsn, last: Lsn) {
-    let mut cursor = FrameCursor::new(first, last);
+fn records(version: Version, raw: &[u8], first: Lsn, last: Lsn) {
+    let mut cursor = FrameCursor::new(version, first, last);
     let (mut at, mut count) = (0, 0);
     while let Ok(next) = cursor.next(raw) {
         let Some(view) = next else {
@@ -96,18 +103,24 @@ fn records(raw: &[u8], first: Lsn, last: Lsn) {
 
 /// A decoded record is encoded to the very bytes it came from; returns how many those are.
 fn same_bytes(view: RecordView<'_>, bytes: &[u8]) -> usize {
-    let Record { lsn, time, body } = view.to_record();
+    let breaks = view.breaks();
+    let Record { lsn, time, ordered, body } = view.to_record();
+    assert!(!ordered || (body.content_range().is_some() && !breaks));
     let range = body.content_range();
     assert!(range.is_none_or(|range| range.start <= range.end && range.end <= VOLUME_END_MAX));
     let mut again = Vec::new();
-    record::encode(&mut again, lsn, time, &body);
+    record::encode(&mut again, lsn, time, ordered, &body);
     assert_eq!(record::encoded_len(&body), Ok(again.len()));
     assert_eq!(again, bytes[..again.len()]);
     again.len()
 }
 
 pub fn index(data: &[u8]) {
-    let Ok(index) = Index::decode(data) else { return };
+    VERSIONS.iter().for_each(|version| index_of(*version, data));
+}
+
+fn index_of(version: Version, data: &[u8]) {
+    let Ok(index) = Index::decode(version, data) else { return };
     let mut again = Vec::new();
     index.encode(&mut again);
     assert_eq!((again.as_slice(), index.encoded_len()), (data, data.len()));
@@ -115,6 +128,9 @@ pub fn index(data: &[u8]) {
         let before = index.frame_before(point.lsn);
         assert!(before.is_none_or(|entry| entry.lsn <= point.lsn));
     }
+    let mut finder = StretchFinder::default();
+    finder.add(&index, Lsn(1), Lsn(u64::MAX - 1), true);
+    let _ = finder.finish(|lsn| Ok::<_, JournalError>(Timestamp(lsn.0)));
 }
 
 pub fn seal(data: &[u8]) {
@@ -146,10 +162,12 @@ pub fn volume_file(data: &[u8]) {
 }
 
 /// The whole of a journal of one segment, read, checked and recovered. A first byte that is odd leaves the bytes that
-/// follow as they are; else they get a segment header, and frames and seal are put right as far as they go.
+/// follow as they are; else they get a segment header, of version 2 if its next bit is set, and frames and seal are put right
+/// as far as they go.
 pub fn segment(data: &[u8]) {
     let Some((how, data)) = data.split_first() else { return };
-    let bytes = if how & 1 == 1 { data.to_vec() } else { mended(data) };
+    let version = if how & 2 == 2 { Version::V2 } else { Version::V1 };
+    let bytes = if how & 1 == 1 { data.to_vec() } else { mended(version, data) };
     let info = VolumeInfo {
         id: VolumeId([7; 16]),
         source: "/dev/vdb".into(),
@@ -178,7 +196,15 @@ pub fn segment(data: &[u8]) {
             assert_eq!(recovery.cut, report.torn_tail);
             let journal = Journal::open_in(store.clone()).expect("it was opened before");
             assert_eq!(all(&journal).expect("it was just made whole"), read);
-            let points = journal.points().expect("it was just made whole").len() as u64;
+            let timeline = journal.timeline().expect("it was just made whole");
+            let points = timeline.points.len() as u64;
+            let inside = |stretch: &Stretch| {
+                let of_it = |record: &&Record| stretch.contains(record.lsn) && record.lsn > stretch.from_lsn;
+                read.iter()
+                    .filter(of_it)
+                    .all(|record| record.ordered || record.body.content_range().is_none())
+            };
+            assert!(timeline.stretches.iter().all(inside));
             let again = journal.check(&mut |_, _| {}).expect("it was just made whole");
             assert_eq!((again.records, again.marks, points), (report.records, report.marks, report.marks));
             assert_eq!(again.torn_tail, None);
@@ -190,8 +216,9 @@ fn all(journal: &Journal<FaultyStore>) -> Result<Vec<Record>, JournalError> {
     journal.records(Lsn(1), Lsn(u64::MAX))?.collect()
 }
 
-fn mended(data: &[u8]) -> Vec<u8> {
+fn mended(version: Version, data: &[u8]) -> Vec<u8> {
     let header = SegmentHeader {
+        version,
         volume: VolumeId([7; 16]),
         first_lsn: Lsn(1),
         created: Timestamp(0),

@@ -9,6 +9,7 @@ mod format;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod index;
+mod instants;
 mod open_segment;
 mod options;
 mod packing;
@@ -18,6 +19,7 @@ mod records;
 mod recovery;
 mod reopen;
 mod segment;
+mod stretches;
 #[cfg(test)]
 mod tests;
 mod volume;

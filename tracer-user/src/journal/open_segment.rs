@@ -2,7 +2,9 @@
 
 use crate::io::store::Store;
 use crate::journal::error::JournalError;
-use crate::journal::format::{Codec, FRAME_HEADER_LEN, FrameHeader, FrameKind, Seal, Seed, SegmentHeader};
+use crate::journal::format::{
+    Codec, FRAME_HEADER_LEN, FrameHeader, FrameKind, Seal, Seed, SegmentHeader, Version,
+};
 use crate::journal::index::Index;
 use crate::journal::packing::{Packer, len_u32};
 use crate::journal::segment::{Chain, segment_name};
@@ -70,6 +72,7 @@ impl Segment {
             stored_len: len_u32(frame.len() - FRAME_HEADER_LEN),
             raw_len: len_u32(raw_len),
             marks: len_u32(self.index.points().len()),
+            breaks: 0,
             first_lsn: self.first,
             last_lsn: last,
             offset: self.size,
@@ -95,21 +98,54 @@ pub fn create_segment<S: Store>(
     chain: &Chain,
     created: Timestamp,
 ) -> Result<Segment, JournalError> {
+    let name = segment_name(chain.next_lsn);
+    let segment = write_header(store, info, chain, created, name)?;
+    store.sync_dir().map_err(|error| io_error(store, "sync", "", error))?;
+    Ok(segment)
+}
+
+/// [`create_segment`] in the place of a segment that holds no record and is of an older version.
+pub fn replace_segment<S: Store>(
+    store: &mut S,
+    info: &VolumeInfo,
+    chain: &Chain,
+    created: Timestamp,
+) -> Result<Segment, JournalError> {
+    let name = segment_name(chain.next_lsn);
+    let new_name = format!("{name}.new");
+    if store.size(&new_name).is_ok() {
+        // Of a replacement that failed.
+        store.remove(&new_name).map_err(|error| io_error(store, "remove", &new_name, error))?;
+    }
+    let segment = write_header(store, info, chain, created, new_name.clone())?;
+    store
+        .rename(&new_name, &name)
+        .and_then(|()| store.sync_dir())
+        .map_err(|error| io_error(store, "replace", &name, error))?;
+    Ok(Segment { name, ..segment })
+}
+
+fn write_header<S: Store>(
+    store: &mut S,
+    info: &VolumeInfo,
+    chain: &Chain,
+    created: Timestamp,
+    name: String,
+) -> Result<Segment, JournalError> {
+    let version = Version::V2;
     let first = chain.next_lsn;
-    let name = segment_name(first);
-    let header = SegmentHeader { volume: info.id, first_lsn: first, created, previous: chain.hash };
+    let header = SegmentHeader { version, volume: info.id, first_lsn: first, created, previous: chain.hash };
     let mut segment = Segment {
         seed: Seed::new(info.id, first),
         first,
         size: 0,
         synced: 0,
         hasher: blake3::Hasher::new(),
-        index: Index::default(),
+        index: Index::new(version),
         name,
     };
     store.create(&segment.name).map_err(|error| io_error(store, "create", &segment.name, error))?;
     segment.append(store, &header.encode())?;
     segment.sync(store)?;
-    store.sync_dir().map_err(|error| io_error(store, "sync", "", error))?;
     Ok(segment)
 }

@@ -5,15 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::io::store::{DirStore, Store};
 use crate::journal::error::JournalError;
-use crate::journal::format::FRAME_HEADER_LEN;
-use crate::journal::index::{Entry, Index, point_of};
-use crate::journal::record::FrameCursor;
+use crate::journal::format::{FRAME_HEADER_LEN, Version};
+use crate::journal::index::Index;
 use crate::journal::records::Records;
 use crate::journal::recovery::TornTail;
 use crate::journal::segment::{Chain, segment_name};
+use crate::journal::stretches::StretchFinder;
 use crate::journal::volume::read_volume;
 use crate::journal::walk::{Opened, Step, Summary, Walk, io_error, list_segments, summarise};
-use crate::model::{Lsn, Point, VolumeInfo};
+use crate::model::{Lsn, Point, Timeline, VolumeInfo};
 
 /// A journal to read from. Takes no lock and writes nothing; a half-written end is simply where it ends.
 pub struct Journal<S: Store = DirStore> {
@@ -26,6 +26,7 @@ pub struct Journal<S: Store = DirStore> {
 /// How far the open segment was read and verified, and what was found there.
 struct Tail {
     walk: Box<Walk>,
+    /// Without the times of frames that need not be looked into.
     index: Index,
     torn: Option<TornTail>,
     /// The frame read last and its header's bytes, to see whether it is still the same one.
@@ -34,7 +35,8 @@ struct Tail {
 
 impl Tail {
     fn new(walk: Box<Walk>) -> Tail {
-        Tail { walk, index: Index::default(), torn: None, last_frame: None }
+        let index = Index::new(walk.header.version);
+        Tail { walk, index, torn: None, last_frame: None }
     }
 
     /// Whether the last frame is as it was: a recovery may have cut it, and a writer put others there.
@@ -52,21 +54,18 @@ impl Tail {
         while until.is_none_or(|until| self.walk.next_lsn <= until) {
             match self.walk.next(store)? {
                 Step::Records(header) => {
-                    self.index.add_frame(Entry { lsn: header.first_lsn, offset: header.offset });
+                    self.index.add_frame(&header);
                     self.last_frame = self
                         .walk
                         .frame
                         .first_chunk()
                         .map(|bytes: &[u8; FRAME_HEADER_LEN]| (header.offset, *bytes));
-                    if header.marks == 0 {
+                    if !self.index.misses_records_of(&header) {
                         continue;
                     }
                     self.walk.unpack(&header, &mut raw)?;
-                    let mut cursor = FrameCursor::new(header.first_lsn, header.last_lsn);
                     let at = |error| JournalError::at(&self.walk.name, header.offset, error);
-                    while let Some(record) = cursor.next(&raw).map_err(at)? {
-                        point_of(&record).into_iter().for_each(|point| self.index.add_point(point));
-                    }
+                    self.index.add_records(&header, &raw).map_err(at)?;
                 }
                 // Sealed since: all its records were seen.
                 Step::Sealed(..) => break,
@@ -93,6 +92,15 @@ pub struct SegmentInfo {
     /// Sealed by a recovery: its own writer left it open.
     pub recovered: bool,
     pub marks: u64,
+    /// Bytes of its records before compression; `None` in version 1 of the format.
+    pub raw_bytes: Option<u64>,
+}
+
+/// One segment on the way through all of them.
+struct Visited<'a> {
+    info: &'a SegmentInfo,
+    index: &'a Index,
+    torn: Option<&'a TornTail>,
 }
 
 impl Journal {
@@ -122,8 +130,24 @@ impl<S: Store> Journal<S> {
     /// Damage of a header, seal or index, a missing or replaced segment, damage in the open segment.
     pub fn points(&self) -> Result<Vec<Point>, JournalError> {
         let mut points = Vec::new();
-        self.each_segment(|_, index, _| points.extend(index.into_points()))?;
+        self.each_segment(|segment| points.extend_from_slice(segment.index.points()))?;
         Ok(points)
+    }
+
+    /// All that can be restored, seen at once: the marks, and between which records every instant can be.
+    ///
+    /// # Errors
+    /// As [`Journal::points`].
+    pub fn timeline(&self) -> Result<Timeline, JournalError> {
+        let mut timeline = Timeline::default();
+        let mut finder = StretchFinder::default();
+        self.each_segment(|Visited { info, index, .. }| {
+            timeline.points.extend_from_slice(index.points());
+            timeline.last_lsn = info.last_lsn;
+            finder.add(index, info.first_lsn, info.last_lsn, info.sealed);
+        })?;
+        timeline.stretches = finder.finish(|lsn| self.time_of(lsn))?;
+        Ok(timeline)
     }
 
     /// The last record that can be read now; 0 when there is none.
@@ -158,7 +182,7 @@ impl<S: Store> Journal<S> {
     /// As [`Journal::points`].
     pub fn segments(&self) -> Result<Vec<SegmentInfo>, JournalError> {
         let mut segments = Vec::new();
-        self.each_segment(|info, _, _| segments.push(info))?;
+        self.each_segment(|segment| segments.push(segment.info.clone()))?;
         Ok(segments)
     }
 
@@ -168,7 +192,7 @@ impl<S: Store> Journal<S> {
     /// As [`Journal::points`].
     pub fn torn_tail(&self) -> Result<Option<TornTail>, JournalError> {
         let mut torn = None;
-        self.each_segment(|_, _, found| torn = found)?;
+        self.each_segment(|segment| torn = segment.torn.cloned())?;
         Ok(torn)
     }
 
@@ -189,10 +213,7 @@ impl<S: Store> Journal<S> {
         Ok(firsts)
     }
 
-    fn each_segment(
-        &self,
-        mut visit: impl FnMut(SegmentInfo, Index, Option<TornTail>),
-    ) -> Result<(), JournalError> {
+    fn each_segment(&self, mut visit: impl FnMut(Visited<'_>)) -> Result<(), JournalError> {
         let mut chain = Chain::start();
         for first in self.firsts()? {
             chain.expect_name(first)?;
@@ -209,8 +230,9 @@ impl<S: Store> Journal<S> {
                         sealed: true,
                         recovered: sealed.seal.recovered,
                         marks: sealed.index.points().len() as u64,
+                        raw_bytes: sealed.index.raw_bytes(),
                     };
-                    visit(info, sealed.index, None);
+                    visit(Visited { info: &info, index: &sealed.index, torn: None });
                 }
                 Summary::Open(walk) => {
                     chain.expect_header(&walk.header)?;
@@ -230,8 +252,9 @@ impl<S: Store> Journal<S> {
                         sealed: false,
                         recovered: false,
                         marks,
+                        raw_bytes: index.raw_bytes(),
                     };
-                    visit(info, index, torn);
+                    visit(Visited { info: &info, index: &index, torn: torn.as_ref() });
                 }
                 Summary::HalfCreated(torn) => {
                     let last_lsn = Lsn(first.0 - 1);
@@ -243,12 +266,28 @@ impl<S: Store> Journal<S> {
                         sealed: false,
                         recovered: false,
                         marks: 0,
+                        raw_bytes: Some(0),
                     };
-                    visit(info, Index::default(), Some(torn));
+                    let index = Index::new(Version::V2);
+                    visit(Visited { info: &info, index: &index, torn: Some(&torn) });
                 }
             }
         }
         Ok(())
+    }
+
+    /// What is known of the segment that starts with `first`: its index, its last record, and whether all of its records
+    /// were looked at for it. `None` when it holds nothing.
+    pub(super) fn index_of(&self, first: Lsn) -> Result<Option<(Index, Lsn, bool)>, JournalError> {
+        Ok(match summarise(&*self.store, self.info.id, first)? {
+            Summary::HalfCreated(_) => None,
+            Summary::Sealed(sealed) => Some((sealed.index, sealed.seal.last_lsn, true)),
+            Summary::Open(_) => {
+                Some(self.with_tail(first, None, |tail| {
+                    (tail.index.clone(), Lsn(tail.walk.next_lsn.0 - 1), false)
+                })?)
+            }
+        })
     }
 
     /// A walk that stands at a frame that starts at or before `from`; None when the journal ends before it.
@@ -264,7 +303,7 @@ impl<S: Store> Journal<S> {
         match Walk::open(&*self.store, self.info.id, first)? {
             Opened::HalfCreated(_) => Ok(None),
             Opened::Walk(mut walk) => {
-                entry.into_iter().for_each(|entry| walk.seek(entry));
+                entry.into_iter().for_each(|entry| walk.seek(entry.lsn, entry.offset));
                 Ok(Some(walk))
             }
         }

@@ -1,6 +1,6 @@
 //! Records as the bytes of a frame's raw payload: see docs/FORMAT.md. Pure.
 
-use crate::journal::format::{FormatError, u32_at, u64_at};
+use crate::journal::format::{FormatError, Version, u32_at, u64_at};
 use crate::model::{ByteRange, Lsn, Mark, MarkId, PointClass, Record, RecordBody, Timestamp};
 
 pub const RECORD_HEADER_LEN: usize = 40;
@@ -11,12 +11,15 @@ pub const LABEL_LEN_MAX: usize = 4096;
 /// Volumes end here.
 pub const VOLUME_END_MAX: u64 = 1 << 63;
 const MARK_FIXED_LEN: usize = 12;
+/// Bit of a record's flags.
+const ORDERED: u8 = 1;
 
 /// A record whose bytes still stand in the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordView<'a> {
     pub lsn: Lsn,
     pub time: Timestamp,
+    pub ordered: bool,
     pub body: BodyView<'a>,
 }
 
@@ -30,6 +33,15 @@ pub enum BodyView<'a> {
 }
 
 impl RecordView<'_> {
+    /// Ends what can be restored to any instant, until the next restorable mark.
+    pub fn breaks(&self) -> bool {
+        match self.body {
+            BodyView::Data { .. } | BodyView::Zero(_) | BodyView::Discard(_) => !self.ordered,
+            BodyView::Mark { .. } => false,
+            BodyView::Gap(_) => true,
+        }
+    }
+
     pub fn to_record(self) -> Record {
         let body = match self.body {
             BodyView::Data { start, bytes } => RecordBody::Data { start, bytes: bytes.to_vec() },
@@ -40,7 +52,7 @@ impl RecordView<'_> {
             }
             BodyView::Gap(range) => RecordBody::Gap(range),
         };
-        Record { lsn: self.lsn, time: self.time, body }
+        Record { lsn: self.lsn, time: self.time, ordered: self.ordered, body }
     }
 }
 
@@ -82,8 +94,8 @@ pub fn encoded_len(body: &RecordBody) -> Result<usize, String> {
     Ok(RECORD_HEADER_LEN + body_len)
 }
 
-/// Appends a record that [`encoded_len`] accepted.
-pub fn encode(out: &mut Vec<u8>, lsn: Lsn, time: Timestamp, body: &RecordBody) {
+/// Appends a record that [`encoded_len`] accepted. Only content is `ordered`.
+pub fn encode(out: &mut Vec<u8>, lsn: Lsn, time: Timestamp, ordered: bool, body: &RecordBody) {
     let (kind, start, len): (u8, u64, u64) = match body {
         RecordBody::Data { start, bytes } => (1, *start, bytes.len() as u64),
         RecordBody::Zero(range) => (2, range.start, range.len()),
@@ -96,7 +108,7 @@ pub fn encode(out: &mut Vec<u8>, lsn: Lsn, time: Timestamp, body: &RecordBody) {
         RecordBody::Mark(mark) => MARK_FIXED_LEN + mark.label.len(),
         _ => 0,
     };
-    out.extend_from_slice(&[kind, 0, 0, 0]);
+    out.extend_from_slice(&[kind, if ordered { ORDERED } else { 0 }, 0, 0]);
     out.extend_from_slice(&u32::try_from(body_len).expect("encoded_len caps bodies at 4 MiB").to_le_bytes());
     for field in [lsn.0, time.0, start, len] {
         out.extend_from_slice(&field.to_le_bytes());
@@ -117,14 +129,16 @@ pub fn encode(out: &mut Vec<u8>, lsn: Lsn, time: Timestamp, body: &RecordBody) {
 /// Goes through the records of one frame and holds them to what its header promised.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameCursor {
+    version: Version,
     at: usize,
     next: Lsn,
     last: Lsn,
 }
 
 impl FrameCursor {
-    pub fn new(first: Lsn, last: Lsn) -> FrameCursor {
-        FrameCursor { at: 0, next: first, last }
+    /// `version` is that of the segment.
+    pub fn new(version: Version, first: Lsn, last: Lsn) -> FrameCursor {
+        FrameCursor { version, at: 0, next: first, last }
     }
 
     /// The next record of `raw`, the frame's raw payload; None after the last one.
@@ -139,6 +153,9 @@ impl FrameCursor {
         let (record, len) = decode(&raw[self.at..])?;
         if record.lsn != self.next {
             return Err(FormatError::Malformed("a record out of its order"));
+        }
+        if record.ordered && self.version == Version::V1 {
+            return Err(FormatError::Unknown("an ordered record in a segment of version 1".into()));
         }
         self.at += len;
         self.next = self.next.next();
@@ -155,7 +172,8 @@ pub fn decode(bytes: &[u8]) -> Result<(RecordView<'_>, usize), FormatError> {
     let Some(body) = rest.get(..body_len) else {
         return Err(FormatError::Malformed("a record longer than its frame"));
     };
-    if header[1] != 0 || header[2..4] != [0; 2] {
+    let ordered = header[1] & ORDERED != 0 && matches!(header[0], 1..=3);
+    if header[1] != if ordered { ORDERED } else { 0 } || header[2..4] != [0; 2] {
         return Err(FormatError::Unknown(format!("a record with flags {:#04x}", header[1])));
     }
     let (start, len) = (u64_at(header, 24), u64_at(header, 32));
@@ -171,7 +189,8 @@ pub fn decode(bytes: &[u8]) -> Result<(RecordView<'_>, usize), FormatError> {
         1..=3 | 6 | 7 => return Err(FormatError::Malformed("a record whose lengths contradict each other")),
         kind => return Err(FormatError::Unknown(format!("a record of kind {kind}"))),
     };
-    let record = RecordView { lsn: Lsn(u64_at(header, 8)), time: Timestamp(u64_at(header, 16)), body: view };
+    let (lsn, time) = (Lsn(u64_at(header, 8)), Timestamp(u64_at(header, 16)));
+    let record = RecordView { lsn, time, ordered, body: view };
     Ok((record, RECORD_HEADER_LEN + body_len))
 }
 

@@ -53,7 +53,9 @@ impl<S: Store> Records<S> {
                 Step::Records(header) if header.last_lsn < self.from => {}
                 Step::Records(header) => {
                     walk.unpack(&header, &mut self.raw)?;
-                    self.frame = Some((header, FrameCursor::new(header.first_lsn, header.last_lsn)));
+                    let version = walk.header.version;
+                    let cursor = FrameCursor::new(version, header.first_lsn, header.last_lsn);
+                    self.frame = Some((header, cursor));
                 }
                 Step::Sealed(seal, _) => {
                     let chain = Chain::after(walk.header.first_lsn, seal.last_lsn, seal.hash);

@@ -2,11 +2,10 @@
 
 use crate::io::store::Store;
 use crate::journal::error::JournalError;
-use crate::journal::format::{SEAL_LEN, SEGMENT_HEADER_LEN, Seed, SegmentHeader};
-use crate::journal::index::{Entry, Index, point_of};
-use crate::journal::open_segment::{Segment, create_segment};
+use crate::journal::format::{SEAL_LEN, SEGMENT_HEADER_LEN, Seed, SegmentHeader, Version};
+use crate::journal::index::Index;
+use crate::journal::open_segment::{Segment, create_segment, replace_segment};
 use crate::journal::packing::Packer;
-use crate::journal::record::FrameCursor;
 use crate::journal::recovery::{Recovery, TornTail};
 use crate::journal::segment::{Chain, segment_name};
 use crate::journal::walk::{Sealed, Step, Summary, Walk, io_error, list_segments, summarise};
@@ -78,6 +77,9 @@ pub fn reopen<S: Store>(
     }
     let next_lsn = chain.next_lsn;
     let segment = match empty {
+        Some(segment) if segment.index.version() == Version::V1 => {
+            replace_segment(store, info, &chain, created)?
+        }
         Some(segment) => segment,
         None => create_segment(store, info, &chain, created)?,
     };
@@ -107,19 +109,16 @@ fn settle_open<S: Store>(store: &mut S, mut walk: Walk) -> Result<Left, JournalE
     }
     let mut hasher = blake3::Hasher::new();
     hasher.update(&header);
-    let mut index = Index::default();
+    let mut index = Index::new(walk.header.version);
     let mut raw = Vec::new();
     let cut = loop {
         match walk.next(store)? {
             Step::Records(header) => {
                 hasher.update(&walk.frame);
-                index.add_frame(Entry { lsn: header.first_lsn, offset: header.offset });
+                index.add_frame(&header);
                 walk.unpack(&header, &mut raw)?;
-                let mut cursor = FrameCursor::new(header.first_lsn, header.last_lsn);
                 let at = |error| JournalError::at(&walk.name, header.offset, error);
-                while let Some(record) = cursor.next(&raw).map_err(at)? {
-                    point_of(&record).into_iter().for_each(|point| index.add_point(point));
-                }
+                index.add_records(&header, &raw).map_err(at)?;
                 if durable < header.end() {
                     rewrite(store, &walk.name, header.offset, &walk.frame)?;
                 }

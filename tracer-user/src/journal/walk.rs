@@ -6,9 +6,9 @@ use crate::io::store::Store;
 use crate::journal::error::JournalError;
 use crate::journal::format::{
     Codec, FRAME_HEADER_LEN, FRAME_MAGIC, FormatError, FrameHeader, FrameKind, SEAL_LEN, SEGMENT_HEADER_LEN,
-    Seal, Seed, SegmentHeader,
+    Seal, Seed, SegmentHeader, Version,
 };
-use crate::journal::index::{Entry, Index};
+use crate::journal::index::Index;
 use crate::journal::recovery::{
     FrameEvidence, FrameVerdict, HeaderEvidence, HeaderVerdict, TornTail, judge_frame, judge_header,
 };
@@ -108,9 +108,9 @@ impl Walk {
     }
 
     /// Goes on at a frame known from an index.
-    pub fn seek(&mut self, entry: Entry) {
-        self.offset = entry.offset;
-        self.next_lsn = entry.lsn;
+    pub fn seek(&mut self, lsn: Lsn, offset: u64) {
+        self.offset = offset;
+        self.next_lsn = lsn;
     }
 
     pub fn seed(&self) -> Seed {
@@ -223,8 +223,8 @@ impl Walk {
         }
         let mut raw = Vec::new();
         self.unpack(header, &mut raw)?;
-        let index =
-            Index::decode(&raw).map_err(|error| JournalError::at(&self.name, header.offset, error))?;
+        let index = Index::decode(self.header.version, &raw)
+            .map_err(|error| JournalError::at(&self.name, header.offset, error))?;
         Ok(Step::Sealed(seal, index))
     }
 
@@ -251,6 +251,10 @@ impl Walk {
             Ok(header) => header,
             Err(error) => return Ok(Read::Bad(error)),
         };
+        if header.breaks > 0 && self.header.version == Version::V1 {
+            let what = "something in the reserved bytes of a frame".to_owned();
+            return Ok(Read::Bad(FormatError::Unknown(what)));
+        }
         if self.size < header.end() {
             self.size = size_of(store, &self.name)?;
             if self.size < header.end() {
@@ -296,7 +300,7 @@ pub fn summarise<S: Store>(store: &S, volume: VolumeId, first: Lsn) -> Result<Su
         if later_segment(store, first)? {
             // A writer may be sealing it now; else this finds the byte where it is wrong.
             while let Step::Records(_) = walk.next(store)? {}
-            walk.seek(Entry { lsn: first, offset: SEGMENT_HEADER_LEN as u64 });
+            walk.seek(first, SEGMENT_HEADER_LEN as u64);
         } else {
             return Ok(Summary::Open(walk));
         }
@@ -304,7 +308,7 @@ pub fn summarise<S: Store>(store: &S, volume: VolumeId, first: Lsn) -> Result<Su
     let Some((seal, seal_offset)) = walk.seal(store)? else {
         return Err(walk.damaged("it is not sealed though a later segment exists".to_owned()));
     };
-    walk.seek(Entry { lsn: seal.last_lsn.next(), offset: seal.index_offset });
+    walk.seek(seal.last_lsn.next(), seal.index_offset);
     match walk.next(store)? {
         Step::Sealed(seal, index) => {
             let bytes = seal_offset + SEAL_LEN as u64;

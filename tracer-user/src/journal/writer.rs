@@ -7,7 +7,6 @@ use std::time::Instant;
 use crate::io::store::{DirStore, LOCK_NAME, Store};
 use crate::journal::error::JournalError;
 use crate::journal::format::{Codec, FRAME_HEADER_LEN, FrameHeader, FrameKind, SEAL_LEN, SEGMENT_HEADER_LEN};
-use crate::journal::index::Entry;
 use crate::journal::open_segment::{Segment, create_segment};
 use crate::journal::options::{JournalOptions, SyncPolicy};
 use crate::journal::packing::{Packer, len_u32};
@@ -17,7 +16,7 @@ use crate::journal::reopen::{Reopened, reopen};
 use crate::journal::segment::{Chain, segment_name};
 use crate::journal::volume::{VOLUME_NAME, VOLUME_TEMP_NAME, read_volume, write_volume};
 use crate::journal::walk::io_error;
-use crate::model::{Lsn, MarkId, Point, RecordBody, Timestamp, VolumeInfo};
+use crate::model::{Lsn, MarkId, RecordBody, Timestamp, VolumeInfo};
 
 /// A segment is sealed before its index grows past this, far below what one frame holds.
 const INDEX_BYTES_MAX: usize = 8 << 20;
@@ -51,7 +50,8 @@ struct Pending {
     bytes: Vec<u8>,
     first: Lsn,
     first_time: Timestamp,
-    points: Vec<Point>,
+    marks: u32,
+    breaks: u32,
 }
 
 impl Pending {
@@ -61,7 +61,7 @@ impl Pending {
 
     fn clear(&mut self) {
         self.bytes.truncate(FRAME_HEADER_LEN);
-        self.points.clear();
+        (self.marks, self.breaks) = (0, 0);
     }
 }
 
@@ -176,7 +176,8 @@ impl<S: Store> Writer<S> {
                 bytes: vec![0; FRAME_HEADER_LEN],
                 first: next_lsn,
                 first_time: Timestamp(0),
-                points: Vec::new(),
+                marks: 0,
+                breaks: 0,
             },
             compressed: vec![0; FRAME_HEADER_LEN],
             next_lsn,
@@ -220,6 +221,23 @@ impl<S: Store> Writer<S> {
     /// `InvalidRecord` refuses this record only: more than 4 MiB of data, a range past 2^63 or backward, a label
     /// over 4096 bytes, a mark's number below [`Writer::next_mark`]. `NoSpace`, `Io` and `Latched` end the writer.
     pub fn append(&mut self, time: Timestamp, body: RecordBody) -> Result<Lsn, JournalError> {
+        self.take(time, false, body)
+    }
+
+    /// [`Writer::append`] of content as it was submitted, in the order of submission: between two restorable marks where
+    /// all content is ordered, each record is a point one can restore.
+    ///
+    /// # Errors
+    /// As [`Writer::append`]; `InvalidRecord` also for a mark or a gap.
+    pub fn append_ordered(&mut self, time: Timestamp, body: RecordBody) -> Result<Lsn, JournalError> {
+        if body.content_range().is_none() {
+            let what = "a mark or a gap among the ordered ones; append it as it is".to_owned();
+            return Err(JournalError::InvalidRecord(what));
+        }
+        self.take(time, true, body)
+    }
+
+    fn take(&mut self, time: Timestamp, ordered: bool, body: RecordBody) -> Result<Lsn, JournalError> {
         self.refuse_latched()?;
         let len = encoded_len(&body).map_err(JournalError::InvalidRecord)?;
         if let RecordBody::Mark(mark) = &body
@@ -237,11 +255,13 @@ impl<S: Store> Writer<S> {
             self.pending.first = lsn;
             self.pending.first_time = time;
         }
-        encode(&mut self.pending.bytes, lsn, time, &body);
+        encode(&mut self.pending.bytes, lsn, time, ordered, &body);
         self.next_lsn = lsn.next();
         if let RecordBody::Mark(mark) = body {
             self.next_mark = MarkId(mark.id.0 + 1);
-            self.pending.points.push(Point { id: mark.id, class: mark.class, lsn, time, label: mark.label });
+            self.pending.marks += 1;
+        } else {
+            self.pending.breaks += u32::from(!ordered);
         }
         if self.pending.bytes.len() >= frame_max {
             self.flush()?;
@@ -313,7 +333,8 @@ impl<S: Store> Writer<S> {
             codec,
             stored_len: len_u32(stored_len),
             raw_len: len_u32(raw_len),
-            marks: len_u32(self.pending.points.len()),
+            marks: self.pending.marks,
+            breaks: self.pending.breaks,
             first_lsn: self.pending.first,
             last_lsn: Lsn(self.next_lsn.0 - 1),
             offset: self.segment.size,
@@ -326,8 +347,11 @@ impl<S: Store> Writer<S> {
         };
         self.segment.append_frame(&mut self.store, header, frame)?;
         self.bytes_written += frame_len;
-        self.segment.index.add_frame(Entry { lsn: header.first_lsn, offset: header.offset });
-        self.pending.points.drain(..).for_each(|point| self.segment.index.add_point(point));
+        self.segment.index.add_frame(&header);
+        self.segment
+            .index
+            .add_records(&header, &self.pending.bytes[FRAME_HEADER_LEN..])
+            .expect("they were just encoded");
         self.pending.clear();
         self.written = header.last_lsn;
         Ok(())

@@ -8,6 +8,6 @@ mod record;
 
 pub use granule::{GranuleHash, Granules};
 pub use identity::{Lsn, Timestamp, VolumeId, VolumeInfo};
-pub use point::{MarkId, Point, PointClass, Target as PointTarget};
+pub use point::{MarkId, Point, PointClass, Stretch, Target as PointTarget, Timeline};
 pub use range::{ByteRange, ByteRangeSet};
 pub use record::{Mark, Record, RecordBody};

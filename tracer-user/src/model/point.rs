@@ -58,6 +58,42 @@ pub struct Point {
     pub label: String,
 }
 
+/// Records between which every instant of the source can be restored, as class crash: all content after `from` was
+/// captured as it was submitted, and in that order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stretch {
+    /// A restorable mark.
+    pub from_lsn: Lsn,
+    pub from_time: Timestamp,
+    /// The last record before the first one that breaks the history, or the last there is.
+    pub to_lsn: Lsn,
+    pub to_time: Timestamp,
+}
+
+impl Stretch {
+    pub fn contains(&self, lsn: Lsn) -> bool {
+        self.from_lsn <= lsn && lsn <= self.to_lsn
+    }
+}
+
+/// All that can be restored from a journal, in the order of LSNs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Timeline {
+    pub points: Vec<Point>,
+    /// Only those that are more than a mark.
+    pub stretches: Vec<Stretch>,
+    /// The last record there is; 0 when there is none.
+    pub last_lsn: Lsn,
+}
+
+impl Timeline {
+    /// Whether the state after this record is one that the source was in, though it may be no mark.
+    pub fn is_instant(&self, lsn: Lsn) -> bool {
+        let after = self.stretches.partition_point(|stretch| stretch.from_lsn <= lsn);
+        after.checked_sub(1).is_some_and(|at| self.stretches[at].contains(lsn))
+    }
+}
+
 /// What a user asks for with `--to`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -67,13 +103,18 @@ pub enum Target {
     Mark(String),
     /// Exactly this record.
     Lsn(Lsn),
-    /// The last restorable mark at or before this time.
+    /// The last restorable instant at or before this time.
     Time(Timestamp),
+    /// The last one before the first write of a process of this name.
+    BeforeProcess(String),
+    /// The last one before the first write to a file whose path matches.
+    BeforeFile(String),
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "a point is latest, mark:ID, mark:LABEL, lsn:N or time:RFC3339 (time:2026-01-31T12:00:00Z), not {0:?}"
+    "a point is latest, mark:ID, mark:LABEL, lsn:N, time:RFC3339 (time:2026-01-31T12:00:00Z), before-process:NAME or \
+     before-file:GLOB, not {0:?}"
 )]
 pub struct BadTarget(String);
 
@@ -87,6 +128,8 @@ impl FromStr for Target {
             Some(("mark", name)) if !name.is_empty() => Ok(Target::Mark(name.to_owned())),
             Some(("lsn", number)) => number.parse().map(|n| Target::Lsn(Lsn(n))).map_err(|_| bad()),
             Some(("time", time)) => time.parse().map(Target::Time).map_err(|_| bad()),
+            Some(("before-process", name)) if !name.is_empty() => Ok(Target::BeforeProcess(name.to_owned())),
+            Some(("before-file", glob)) if !glob.is_empty() => Ok(Target::BeforeFile(glob.to_owned())),
             _ => Err(bad()),
         }
     }
@@ -102,7 +145,11 @@ mod tests {
         assert_eq!("mark:7".parse::<Target>().unwrap(), Target::Mark("7".into()));
         assert_eq!("lsn:12".parse::<Target>().unwrap(), Target::Lsn(Lsn(12)));
         assert!(matches!("time:2026-01-31T12:00:00Z".parse::<Target>().unwrap(), Target::Time(_)));
-        for wrong in ["", "mark:", "lsn:x", "time:noon", "yesterday", "latest:1"] {
+        assert_eq!("before-process:rm".parse::<Target>().unwrap(), Target::BeforeProcess("rm".into()));
+        assert_eq!("before-file:/etc/*".parse::<Target>().unwrap(), Target::BeforeFile("/etc/*".into()));
+        for wrong in
+            ["", "mark:", "before-process:", "before-file:", "lsn:x", "time:noon", "yesterday", "latest:1"]
+        {
             assert!(wrong.parse::<Target>().is_err(), "{wrong}");
         }
     }

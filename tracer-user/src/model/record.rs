@@ -5,6 +5,8 @@ use crate::model::{ByteRange, Lsn, MarkId, PointClass, Timestamp};
 pub struct Record {
     pub lsn: Lsn,
     pub time: Timestamp,
+    /// Content as it was submitted, in the order of submission: a restorable point, if all since the last restorable mark is.
+    pub ordered: bool,
     pub body: RecordBody,
 }
 

@@ -35,6 +35,8 @@ pub struct ReplayPlan {
     pub last_lsn: Lsn,
     /// Bytes of the journal's files that hold them, at most.
     pub journal_bytes: u64,
+    /// Bytes that are written to the target, at most; `None` for a journal whose segments do not all say that.
+    pub write_bytes_max: Option<u64>,
     /// Size of the volume.
     pub volume_bytes: u64,
     pub target: PathBuf,
@@ -122,11 +124,19 @@ pub fn replay(
 
 fn plan(journal: &Journal, options: &ReplayOptions) -> Result<ReplayPlan, ReplayError> {
     let journal_error = |source| ReplayError::Journal { dir: options.journal.clone(), source };
-    let points = journal.points().map_err(journal_error)?;
-    let last = journal.last_lsn().map_err(journal_error)?;
-    let point = resolve(&points, &options.to, last, options.force)?;
-    let segments = journal.segments().map_err(journal_error)?;
-    let journal_bytes = segments.iter().filter(|s| s.first_lsn <= point.lsn).map(|s| s.bytes).sum();
+    let timeline = journal.timeline().map_err(journal_error)?;
+    let instant = match options.to {
+        PointTarget::Time(time) => journal.last_instant(&timeline.stretches, time).map_err(journal_error)?,
+        _ => None,
+    };
+    let mut point = resolve(&timeline, &options.to, instant, options.force)?;
+    if point.time.is_none() {
+        point.time = Some(journal.time_of(point.lsn).map_err(journal_error)?);
+    }
+    let mut segments = journal.segments().map_err(journal_error)?;
+    segments.retain(|segment| segment.first_lsn <= point.lsn);
+    let journal_bytes = segments.iter().map(|segment| segment.bytes).sum();
+    let write_bytes_max = segments.iter().map(|segment| segment.raw_bytes).sum();
     let info = journal.info();
     Ok(ReplayPlan {
         volume: info.id,
@@ -135,6 +145,7 @@ fn plan(journal: &Journal, options: &ReplayOptions) -> Result<ReplayPlan, Replay
         last_lsn: point.lsn,
         point,
         journal_bytes,
+        write_bytes_max,
         volume_bytes: info.size_bytes,
         target: options.target.clone(),
     })

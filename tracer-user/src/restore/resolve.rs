@@ -2,7 +2,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::model::{Lsn, MarkId, Point, PointClass, PointTarget, Timestamp};
+use crate::model::{Lsn, MarkId, Point, PointClass, PointTarget, Timeline, Timestamp};
 
 /// A point a user asked for, found in a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -13,7 +13,7 @@ pub struct ResolvedPoint {
     pub class: PointClass,
     /// The mark it is; `None` for an LSN without one.
     pub mark: Option<MarkId>,
-    /// Of the mark.
+    /// When its last record was made.
     pub time: Option<Timestamp>,
     /// Of the mark; may be empty.
     pub label: String,
@@ -50,6 +50,11 @@ pub enum ResolveError {
         "the journal ends at record {last}, before record {wanted}. `afterwrite points JOURNAL` lists the points"
     )]
     PastEnd { wanted: Lsn, last: Lsn },
+    #[error(
+        "the journal has no origin records: it does not say which process or file a write came from. Name a time or a \
+         mark; `afterwrite points JOURNAL` lists what there is"
+    )]
+    NoOrigins,
     #[error("there is no restorable point at or before {wanted}: the first is mark {first} at {first_time}")]
     BeforeFirst { wanted: Timestamp, first: MarkId, first_time: Timestamp },
     #[error(
@@ -69,14 +74,16 @@ fn neighbours(before: Option<&Point>, after: Option<&Point>) -> String {
     }
 }
 
-/// Finds what `target` means among the `points` of a journal that ends at `last`. `points` are in the order of their LSN.
-/// `force` allows a fuzzy point. Pure.
+/// Finds what `target` means in a journal. `instant` is the last record in a stretch that was made at or before the time, if
+/// `target` is one. `force` allows a fuzzy point. Pure.
 pub fn resolve(
-    points: &[Point],
+    timeline: &Timeline,
     target: &PointTarget,
-    last: Lsn,
+    instant: Option<(Lsn, Timestamp)>,
     force: bool,
 ) -> Result<ResolvedPoint, ResolveError> {
+    let Timeline { points, last_lsn: last, .. } = timeline;
+    let last = *last;
     let restorable = || points.iter().filter(|point| point.class.restorable());
     match target {
         PointTarget::Latest => {
@@ -89,27 +96,19 @@ pub fn resolve(
             let point = by_number
                 .or_else(|| points.iter().rfind(|point| point.label == *name))
                 .ok_or_else(|| ResolveError::NoSuchMark { name: name.clone() })?;
-            allow(point.into(), format!("mark {}", point.id), points, force)
+            allow(at(timeline, point.lsn), format!("mark {}", point.id), points, force)
         }
         PointTarget::Lsn(lsn) => {
             if *lsn == Lsn::ZERO || *lsn > last {
                 return Err(ResolveError::PastEnd { wanted: *lsn, last });
             }
-            let found = points.iter().find(|point| point.lsn == *lsn).map(ResolvedPoint::from);
-            let found = found.unwrap_or_else(|| ResolvedPoint {
-                lsn: *lsn,
-                class: PointClass::Fuzzy,
-                mark: None,
-                time: None,
-                label: String::new(),
-            });
-            allow(found, format!("record {lsn}"), points, force)
+            allow(at(timeline, *lsn), format!("record {lsn}"), points, force)
         }
         PointTarget::Time(wanted) => {
-            // By time, not by order: a clock may have been set back.
-            let found = restorable().rfind(|point| point.time <= *wanted);
-            match (found, restorable().next()) {
-                (Some(point), _) => Ok(point.into()),
+            // Of those made at or before that time the last one by its number, as a clock may have been set back.
+            let mark = restorable().rfind(|point| point.time <= *wanted).map(|point| (point.lsn, point.time));
+            match (mark.max(instant), restorable().next()) {
+                (Some((lsn, time)), _) => Ok(ResolvedPoint { time: Some(time), ..at(timeline, lsn) }),
                 (None, Some(first)) => Err(ResolveError::BeforeFirst {
                     wanted: *wanted,
                     first: first.id,
@@ -118,6 +117,24 @@ pub fn resolve(
                 (None, None) => Err(ResolveError::NoneYet { last }),
             }
         }
+        PointTarget::BeforeProcess(_) | PointTarget::BeforeFile(_) => Err(ResolveError::NoOrigins),
+    }
+}
+
+/// What the state after a record is.
+fn at(timeline: &Timeline, lsn: Lsn) -> ResolvedPoint {
+    let instant = timeline.is_instant(lsn);
+    let mark = timeline.points.binary_search_by_key(&lsn, |point| point.lsn).ok();
+    let found = mark.map(|at| ResolvedPoint::from(&timeline.points[at])).unwrap_or_else(|| ResolvedPoint {
+        lsn,
+        class: PointClass::Fuzzy,
+        mark: None,
+        time: None,
+        label: String::new(),
+    });
+    match instant && !found.class.restorable() {
+        true => ResolvedPoint { class: PointClass::Crash, ..found },
+        false => found,
     }
 }
 
@@ -153,6 +170,7 @@ impl From<&Point> for ResolvedPoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Stretch;
 
     fn point(id: u64, class: PointClass, lsn: u64, time: u64, label: &str) -> Point {
         Point {
@@ -175,9 +193,14 @@ mod tests {
         ]
     }
 
+    fn timeline(points: Vec<Point>, last: u64) -> Timeline {
+        Timeline { points, stretches: Vec::new(), last_lsn: Lsn(last) }
+    }
+
     fn mark_of(to: &str, force: bool) -> Result<u64, ResolveError> {
         let target = to.parse().unwrap();
-        resolve(&points(), &target, Lsn(45), force).map(|point| point.mark.map_or(0, |mark| mark.0))
+        resolve(&timeline(points(), 45), &target, None, force)
+            .map(|point| point.mark.map_or(0, |mark| mark.0))
     }
 
     #[test]
@@ -211,7 +234,8 @@ mod tests {
             (1..).zip(times).map(|(id, time)| point(id, PointClass::Fs, id * 10, time, "")).collect();
         let mark_at = |made: usize, to: &str| {
             let target = format!("time:1970-01-01T{to}Z").parse().unwrap();
-            resolve(&points[..made], &target, Lsn(99), false).map(|point| point.mark.map_or(0, |mark| mark.0))
+            let timeline = timeline(points[..made].to_vec(), 99);
+            resolve(&timeline, &target, None, false).map(|point| point.mark.map_or(0, |mark| mark.0))
         };
         assert_eq!(mark_at(3, "10:30:00"), Ok(2), "before the clock jumped ahead");
         assert_eq!(mark_at(3, "11:30:00"), Ok(3));
@@ -240,14 +264,48 @@ mod tests {
         assert!(text.contains("none before, mark:2"), "{text}");
         let text = mark_of("mark:6", false).unwrap_err().to_string();
         assert!(text.contains("mark:5") && text.contains("none after"), "{text}");
-        let forced = resolve(&points(), &"mark:6".parse().unwrap(), Lsn(45), true).unwrap();
+        let forced = resolve(&timeline(points(), 45), &"mark:6".parse().unwrap(), None, true).unwrap();
         assert_eq!((forced.class, forced.lsn), (PointClass::Fuzzy, Lsn(40)));
+    }
+
+    #[test]
+    fn every_record_of_a_stretch_is_of_class_crash() {
+        let stretch = |from: u64, to: u64| Stretch {
+            from_lsn: Lsn(from),
+            from_time: Timestamp(from * 10_000_000_000),
+            to_lsn: Lsn(to),
+            to_time: Timestamp(to * 10_000_000_000),
+        };
+        let timeline =
+            Timeline { stretches: vec![stretch(20, 27), stretch(30, 33)], ..timeline(points(), 45) };
+        let found = |to: &str, instant: Option<u64>| {
+            let instant = instant.map(|lsn| (Lsn(lsn), Timestamp(lsn * 10_000_000_000)));
+            resolve(&timeline, &to.parse().unwrap(), instant, false).map(|point| (point.lsn.0, point.class))
+        };
+        assert_eq!(found("lsn:20", None), Ok((20, PointClass::Fs)), "the mark itself");
+        assert_eq!(found("lsn:24", None), Ok((24, PointClass::Crash)));
+        assert_eq!(found("mark:4", None), Ok((25, PointClass::Crash)), "a fuzzy mark breaks nothing");
+        assert_eq!(found("lsn:27", None), Ok((27, PointClass::Crash)));
+        for fuzzy in ["lsn:19", "lsn:28", "lsn:29", "lsn:34", "mark:6"] {
+            assert!(matches!(found(fuzzy, None), Err(ResolveError::Fuzzy { .. })), "{fuzzy}");
+        }
+        assert_eq!(found("time:1970-01-01T00:04:05Z", Some(24)), Ok((24, PointClass::Crash)));
+        assert_eq!(found("time:1970-01-01T00:04:55Z", Some(27)), Ok((27, PointClass::Crash)));
+        assert_eq!(found("time:1970-01-01T00:05:00Z", Some(30)), Ok((30, PointClass::App)), "the mark wins");
+        assert_eq!(found("time:1970-01-01T00:03:20Z", Some(10)), Ok((20, PointClass::Fs)), "a later mark");
+    }
+
+    #[test]
+    fn an_origin_is_not_known_yet() {
+        for to in ["before-process:rm", "before-file:/etc/*"] {
+            assert_eq!(mark_of(to, true), Err(ResolveError::NoOrigins));
+        }
     }
 
     #[test]
     fn a_journal_without_a_restorable_mark_says_so() {
         for to in ["latest", "time:2040-01-01T00:00:00Z"] {
-            let found = resolve(&points()[..1], &to.parse().unwrap(), Lsn(7), false);
+            let found = resolve(&timeline(points()[..1].to_vec(), 7), &to.parse().unwrap(), None, false);
             assert_eq!(found, Err(ResolveError::NoneYet { last: Lsn(7) }));
         }
     }

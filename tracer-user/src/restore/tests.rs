@@ -5,7 +5,7 @@ use super::*;
 use crate::apply::Replica;
 use crate::apply::history::{History, SIZE, snapshot};
 use crate::journal::JournalError;
-use crate::model::{ByteRange, Lsn, PointClass, RecordBody};
+use crate::model::{ByteRange, Lsn, PointClass, RecordBody, Timestamp};
 use crate::target::TargetError;
 
 fn options(history: &History, to: &str, target: &Path) -> ReplayOptions {
@@ -57,6 +57,50 @@ fn a_forced_record_in_between_is_given_back_too() {
 }
 
 #[test]
+fn every_instant_of_a_stretch_is_given_back_byte_for_byte_and_no_other_one() {
+    let mut history = History::new(10, 1);
+    for rounds in [2, 0, 3] {
+        (0..rounds).for_each(|_| history.ordered_round());
+        history.append(RecordBody::Zero(ByteRange::new(0, 512)));
+        history.ordered_round();
+        history.mark(PointClass::Fs);
+    }
+    history.ordered_round();
+    let last = history.sync();
+    let timeline = history.journal().timeline().unwrap();
+    assert_eq!(timeline.stretches.len(), 3, "{:?}", timeline.stretches);
+    let (mut instants, mut fuzzy) = (0, 0);
+    for lsn in (1..=last.0).map(Lsn) {
+        let target = history.target(&format!("at-{lsn}"));
+        let is_mark = timeline.points.iter().any(|point| point.lsn == lsn && point.class.restorable());
+        match run(&options(&history, &format!("lsn:{lsn}"), &target)) {
+            Ok(outcome) => {
+                assert!(timeline.is_instant(lsn) || is_mark, "record {lsn}");
+                assert!(outcome.plan.point.class.restorable());
+                assert!(fs::read(&target).unwrap() == history.state(lsn), "record {lsn}");
+                instants += 1;
+            }
+            Err(ReplayError::Resolve(ResolveError::Fuzzy { .. })) => {
+                assert!(!timeline.is_instant(lsn) && !is_mark, "record {lsn}");
+                fuzzy += 1;
+            }
+            Err(error) => panic!("record {lsn}: {}", chain(&error)),
+        }
+        // The records of a history are a second apart.
+        let target = history.target(&format!("time-{lsn}"));
+        let time = Timestamp(lsn.0 * 1_000_000_000 + 5);
+        let instant = |n: &u64| {
+            timeline.is_instant(Lsn(*n))
+                || timeline.points.iter().any(|p| p.lsn.0 == *n && p.class.restorable())
+        };
+        let wanted = (1..=lsn.0).rev().find(instant).map(Lsn);
+        let found = run(&options(&history, &format!("time:{time}"), &target)).ok();
+        assert_eq!(found.map(|outcome| outcome.plan.last_lsn), wanted, "{time}");
+    }
+    assert!(instants > 20 && fuzzy > 10, "{instants} instants, {fuzzy} fuzzy");
+}
+
+#[test]
 fn a_dry_run_tells_the_plan_that_is_then_carried_out_and_writes_nothing() {
     let history = History::new(3, 2);
     let target = history.target("target");
@@ -65,7 +109,9 @@ fn a_dry_run_tells_the_plan_that_is_then_carried_out_and_writes_nothing() {
     assert!(planned.stats.is_none() && !target.exists());
     let done = run(&real).unwrap();
     assert_eq!(planned.plan, done.plan);
-    assert_eq!(done.stats.unwrap().records, done.plan.last_lsn.0);
+    let stats = done.stats.unwrap();
+    assert_eq!(stats.records, done.plan.last_lsn.0);
+    assert!(Some(stats.written_bytes) <= done.plan.write_bytes_max);
     assert_eq!(done.plan.volume_bytes, SIZE as u64);
 }
 

@@ -34,6 +34,11 @@ pub fn run_journal(
                     writer.append(time, body)?;
                 }
             }
+            Ok(Entry::Ordered { records }) => {
+                for (time, body) in records {
+                    writer.append(time, body)?;
+                }
+            }
             Ok(Entry::Mark { time, mark, frozen_ms, reply }) => {
                 let point = append_mark(&mut writer, time, mark)?;
                 publish(&writer, progress, Some(&point));

@@ -181,7 +181,7 @@ impl Running {
             source: options.source.display().to_string(),
             size_bytes: info.size_bytes,
             pid: std::process::id(),
-            capture: "extents",
+            capture: if capture.copies_payload() { "payload" } else { "extents" },
             rung,
             pinned: capture.is_pinned(),
             probes: origin,

@@ -41,6 +41,10 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
     /// Journal and device say the same at this instant. A mark of it is to follow, or not.
     pub(super) fn turn_ledger(&mut self) {
         self.probes.turn();
+        // Of these the journal has what was submitted; what they leave on the device is not known yet.
+        for range in self.under_way.ranges() {
+            self.probes.owe(range);
+        }
         self.debt.turned = true;
         self.debt.mark = None;
     }

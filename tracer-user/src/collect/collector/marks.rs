@@ -26,6 +26,8 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
     pub(super) fn drained(&mut self) -> bool {
         if !(self.scan.is_done()
             && self.pending.is_empty()
+            && self.under_way.is_empty()
+            && self.staged.is_empty()
             && self.unreadable.is_empty()
             && self.gaps.is_empty()
             && self.outbox.is_empty())
@@ -44,6 +46,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             now,
             time: realtime(),
             drained: self.drained(),
+            exact: self.is_exact(),
             ready_bytes: self.pending.ready_bytes(),
             copying: self.pending.ready_bytes() > 0 || !self.outbox.is_empty(),
             seen: self.snapshot.counters.seen,
@@ -128,7 +131,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         Ok(())
     }
 
-    fn append_mark(
+    pub(super) fn append_mark(
         &mut self,
         label: String,
         reply: Option<MarkReply>,
@@ -147,6 +150,9 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             );
         }
         self.mark_appended(mark.id, class);
+        if class.restorable() {
+            self.history_begins();
+        }
         // Who hears of the mark and then asks for the status is not to see an older one.
         self.publish();
         self.outbox.push_back(Entry::Mark { time, mark, frozen_ms, reply });

@@ -61,7 +61,7 @@ fn every_flipped_byte_is_reported_at_its_place_and_never_read() {
 
 #[test]
 fn truncation_at_every_length_of_the_open_segment_leaves_a_prefix_to_append_on() {
-    let (store, records) = sample(4096, 5, 60);
+    let (store, records) = sample(4096, 5, 66);
     let last = segments(&store).pop().unwrap();
     let first: usize = last[..20].parse().unwrap();
     let good = store.content(&last);
@@ -264,7 +264,7 @@ fn newer_versions_and_features_are_refused_and_nothing_is_cut() {
             assert!(copy.content(name) == bytes, "nothing was changed");
             error
         };
-        assert!(matches!(newer(8, 2), JournalError::UnsupportedVersion { version: 2, .. }));
+        assert!(matches!(newer(8, 3), JournalError::UnsupportedVersion { version: 3, .. }));
         assert!(matches!(newer(13, 1), JournalError::UnsupportedFeatures { features: 256, .. }));
         assert!(matches!(newer(100, 1), JournalError::UnsupportedRecord { .. }));
     }
@@ -310,20 +310,34 @@ fn an_index_that_lies_is_found() {
     let seal = Seal::decode(&good[good.len() - 64..], seed, good.len() as u64 - 64).unwrap();
     let at = usize::try_from(seal.index_offset).unwrap();
     let header = FrameHeader::decode(&good[at..], seed, seal.index_offset).unwrap();
-    // An index without anything, and all checksums and the hash to go with it.
-    let raw = [0; 8];
-    let header = FrameHeader {
-        codec: Codec::Raw,
-        stored_len: 8,
-        raw_len: 8,
-        payload_crc: seed.payload_crc(seal.index_offset, &raw),
-        ..header
+    let decompressed = zstd::bulk::decompress(&good[at + 64..good.len() - 64], 1 << 20).unwrap();
+    let without_last_break = {
+        let mut raw = decompressed.clone();
+        raw[8] -= 1;
+        raw[..raw.len() - 16].to_vec()
     };
-    let mut bytes = [&good[..at], &header.encode(seed), &raw].concat();
-    let seal = Seal { hash: *blake3::hash(&bytes).as_bytes(), ..seal };
-    bytes.extend_from_slice(&seal.encode(seed, bytes.len() as u64));
-    store.put(&name, &bytes);
-    let error = check(&store).unwrap_err();
-    assert!(error.to_string().contains("the index is not that of the records"), "{error}");
-    assert_eq!(place(&error), (name, seal.index_offset));
+    let changed = |byte: usize| {
+        let mut raw = decompressed.clone();
+        raw[byte] ^= 1;
+        raw
+    };
+    // Lies, and all checksums and the hash to go with them: nothing at all, one break less, other bytes, another last time,
+    // another earliest time of the first entry.
+    for raw in [vec![0; 32], without_last_break, changed(16), changed(24), changed(48)] {
+        let len = u32::try_from(raw.len()).unwrap();
+        let header = FrameHeader {
+            codec: Codec::Raw,
+            stored_len: len,
+            raw_len: len,
+            payload_crc: seed.payload_crc(seal.index_offset, &raw),
+            ..header
+        };
+        let mut bytes = [&good[..at], &header.encode(seed), &raw].concat();
+        let seal = Seal { hash: *blake3::hash(&bytes).as_bytes(), ..seal };
+        bytes.extend_from_slice(&seal.encode(seed, bytes.len() as u64));
+        store.put(&name, &bytes);
+        let error = check(&store).unwrap_err();
+        assert!(error.to_string().contains("the index is not that of the records"), "{error}");
+        assert_eq!(place(&error), (name.clone(), seal.index_offset));
+    }
 }

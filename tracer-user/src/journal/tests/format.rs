@@ -17,6 +17,7 @@ fn header() -> FrameHeader {
         stored_len: 100,
         raw_len: 100,
         marks: 1,
+        breaks: 3,
         first_lsn: Lsn(5),
         last_lsn: Lsn(9),
         offset: 4096,
@@ -31,9 +32,10 @@ proptest! {
         let _ = SegmentHeader::decode(&bytes);
         let _ = FrameHeader::decode(&bytes, seed(), offset);
         let _ = Seal::decode(&bytes, seed(), offset);
-        let _ = Index::decode(&bytes);
+        let _ = Index::decode(Version::V1, &bytes);
+        let _ = Index::decode(Version::V2, &bytes);
         let _ = record::decode(&bytes);
-        let mut cursor = FrameCursor::new(Lsn(1), Lsn(3));
+        let mut cursor = FrameCursor::new(Version::V2, Lsn(1), Lsn(3));
         while let Ok(Some(_)) = cursor.next(&bytes) {}
     }
 
@@ -44,28 +46,31 @@ proptest! {
         let data = RecordBody::Data { start: 512, bytes: vec![3; 60] };
         let mark = RecordBody::Mark(Mark { id: MarkId(1), class: PointClass::App, label: "label".into() });
         for (lsn, body) in [(1, &data), (2, &mark), (3, &RecordBody::Zero(ByteRange::new(0, 512)))] {
-            record::encode(&mut raw, Lsn(lsn), Timestamp(1), body);
+            record::encode(&mut raw, Lsn(lsn), Timestamp(1), lsn == 1, body);
         }
         let mut index = Vec::new();
         let (_, records) = sample(4096, 3, 40);
-        let mut found = Index::default();
-        for record in &records {
-            if let RecordBody::Mark(mark) = &record.body {
-                let (id, class, label) = (mark.id, mark.class, mark.label.clone());
-                found.add_point(crate::model::Point { id, class, lsn: record.lsn, time: record.time, label });
+        for version in [Version::V1, Version::V2] {
+            let mut found = Index::new(version);
+            found.add_frame(&header());
+            for Record { lsn, time, ordered, body } in &records {
+                let mut bytes = Vec::new();
+                record::encode(&mut bytes, *lsn, *time, *ordered, body);
+                found.add_record(&record::decode(&bytes).unwrap().0);
             }
+            index.clear();
+            found.encode(&mut index);
+            prop_assert_eq!(index.len(), found.encoded_len());
+            prop_assert_eq!(Index::decode(version, &index), Ok(found));
         }
-        found.encode(&mut index);
-        prop_assert_eq!(index.len(), found.encoded_len());
-        prop_assert_eq!(Index::decode(&index), Ok(found));
         for (at, value) in changes {
             let (raw_len, index_len) = (raw.len(), index.len());
             raw[at % raw_len] = value;
             index[at % index_len] = value;
         }
-        let mut cursor = FrameCursor::new(Lsn(1), Lsn(3));
+        let mut cursor = FrameCursor::new(Version::V2, Lsn(1), Lsn(3));
         while let Ok(Some(_)) = cursor.next(&raw) {}
-        let _ = Index::decode(&index);
+        let _ = Index::decode(Version::V2, &index);
     }
 }
 
@@ -106,21 +111,26 @@ fn contradictions_under_a_right_checksum_are_no_torn_write() {
 #[test]
 fn what_is_not_known_is_refused_by_name() {
     let mut raw = Vec::new();
-    record::encode(&mut raw, Lsn(1), Timestamp(1), &RecordBody::Zero(ByteRange::new(0, 512)));
-    for (at, value) in [(0, 4), (0, 5), (0, 8), (0, 255), (1, 1), (2, 1), (3, 1)] {
+    record::encode(&mut raw, Lsn(1), Timestamp(1), false, &RecordBody::Zero(ByteRange::new(0, 512)));
+    for (at, value) in [(0, 4), (0, 5), (0, 8), (0, 255), (1, 2), (1, 3), (2, 1), (3, 1)] {
         let mut changed = raw.clone();
         changed[at] = value;
         assert!(matches!(record::decode(&changed), Err(FormatError::Unknown(_))), "byte {at} = {value}");
     }
     let mut mark = Vec::new();
     let body = RecordBody::Mark(Mark { id: MarkId(1), class: PointClass::App, label: "é".into() });
-    record::encode(&mut mark, Lsn(1), Timestamp(1), &body);
+    record::encode(&mut mark, Lsn(1), Timestamp(1), false, &body);
     assert_eq!(record::decode(&mark).unwrap().0.to_record().body, body);
-    for (at, value) in [(48, 0), (48, 5), (49, 1)] {
+    for (at, value) in [(1, 1), (48, 0), (48, 5), (49, 1)] {
         let mut changed = mark.clone();
         changed[at] = value;
         assert!(matches!(record::decode(&changed), Err(FormatError::Unknown(_))), "byte {at} = {value}");
     }
+    raw[1] = 1;
+    let read =
+        |version| FrameCursor::new(version, Lsn(1), Lsn(1)).next(&raw).map(|record| record.unwrap().ordered);
+    assert_eq!(read(Version::V2), Ok(true));
+    assert!(matches!(read(Version::V1), Err(FormatError::Unknown(_))), "ordered in version 1");
     mark[53] = 0xFF;
     assert!(matches!(record::decode(&mark), Err(FormatError::Malformed(_))), "not UTF-8");
 }

@@ -61,8 +61,13 @@ fn work<S: Store>(
         let time = Timestamp(sample_info().created.0 + writer.next_lsn().0 * 1_000_000);
         let body = body(random, writer.next_mark());
         let mark = matches!(body, RecordBody::Mark(_));
-        appended.push(Record { lsn: writer.next_lsn(), time, body: body.clone() });
-        writer.append(time, body)?;
+        let ordered = body.content_range().is_some() && random.below(3) > 0;
+        appended.push(Record { lsn: writer.next_lsn(), time, ordered, body: body.clone() });
+        if ordered {
+            writer.append_ordered(time, body)?
+        } else {
+            writer.append(time, body)?
+        };
         if mark {
             assert_eq!(writer.sync()?, appended.last().unwrap().lsn);
         } else if random.below(5) == 0 {
@@ -108,7 +113,7 @@ fn append_on(store: &FaultyStore, wanted: &[Record]) {
     let lsn = writer.append(time, body.clone()).unwrap();
     writer.sync().unwrap();
     let mut wanted = wanted.to_vec();
-    wanted.push(Record { lsn, time, body });
+    wanted.push(Record { lsn, time, ordered: false, body });
     assert_eq!(read_all(store).unwrap(), wanted);
     let report = check(store).unwrap();
     assert_eq!((report.last_lsn, report.torn_tail), (lsn, None));

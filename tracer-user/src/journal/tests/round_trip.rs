@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::Point;
+use crate::model::{Point, Stretch, Timeline};
 
 fn any_body() -> impl Strategy<Value = RecordBody> {
     let range = (0u64..1 << 40, 0u64..1 << 30).prop_map(|(start, len)| ByteRange::with_len(start, len));
@@ -34,11 +34,34 @@ fn points_of(records: &[Record]) -> Vec<Point> {
     records.iter().filter_map(point).collect()
 }
 
+/// By the definition: record for record.
+fn timeline_of(records: &[Record]) -> Timeline {
+    let mut stretches: Vec<Stretch> = Vec::new();
+    let mut intact = false;
+    for Record { lsn, time, ordered, body } in records {
+        match body {
+            RecordBody::Mark(mark) if mark.class.restorable() && !intact => {
+                let (from_lsn, from_time) = (*lsn, *time);
+                stretches.push(Stretch { from_lsn, from_time, to_lsn: from_lsn, to_time: from_time });
+                intact = true;
+            }
+            RecordBody::Mark(_) => {}
+            _ => intact &= ordered,
+        }
+        if let Some(last) = stretches.last_mut().filter(|_| intact) {
+            (last.to_lsn, last.to_time) = (*lsn, *time);
+        }
+    }
+    stretches.retain(|stretch| stretch.from_lsn < stretch.to_lsn);
+    let last_lsn = records.last().map_or(Lsn::ZERO, |record| record.lsn);
+    Timeline { points: points_of(records), stretches, last_lsn }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
     #[test]
     fn what_was_appended_is_read(
-        bodies in prop::collection::vec((any_body(), any::<u64>(), 0u8..8), 1..80),
+        bodies in prop::collection::vec((any_body(), any::<u64>(), 0u8..8, 0u8..5), 1..80),
         frame_bytes_max in 1usize..2000,
         segment_bytes_max in 0u64..8000,
         zstd_level in 0i32..3,
@@ -50,19 +73,22 @@ proptest! {
         // One that follows all along, and so has a warm cache.
         let follower = Journal::open_in(store.clone()).unwrap();
         let mut wanted = Vec::new();
-        for (mut body, time, then) in bodies {
+        for (mut body, time, then, order) in bodies {
             if let RecordBody::Mark(mark) = &mut body {
                 mark.id = writer.next_mark();
             }
             let time = Timestamp(time);
-            let lsn = writer.append(time, body.clone()).unwrap();
-            wanted.push(Record { lsn, time, body });
+            let ordered = order > 0 && body.content_range().is_some();
+            let appended =
+                if ordered { writer.append_ordered(time, body.clone()) } else { writer.append(time, body.clone()) };
+            let lsn = appended.unwrap();
+            wanted.push(Record { lsn, time, ordered, body });
             match then {
                 0 => prop_assert_eq!(writer.sync().unwrap(), lsn),
                 1 => {
                     writer.flush().unwrap();
                     prop_assert_eq!(follower.last_lsn().unwrap(), lsn);
-                    prop_assert_eq!(follower.points().unwrap(), points_of(&wanted));
+                    prop_assert_eq!(follower.timeline().unwrap(), timeline_of(&wanted));
                 }
                 2 => {
                     writer.sync().unwrap();
@@ -78,6 +104,16 @@ proptest! {
         writer.sync().unwrap();
         let journal = Journal::open_in(store.clone()).unwrap();
         prop_assert_eq!(journal.points().unwrap(), points_of(&wanted));
+        let timeline = timeline_of(&wanted);
+        prop_assert_eq!(&journal.timeline().unwrap(), &timeline);
+        for journal in [&journal, &follower] {
+            for record in &wanted {
+                let found = journal.last_instant(&timeline.stretches, record.time).unwrap();
+                let of_it = |other: &&Record| timeline.is_instant(other.lsn) && other.time <= record.time;
+                let last = wanted.iter().rfind(of_it).map(|record| (record.lsn, record.time));
+                prop_assert_eq!(found, last, "at {}", record.time);
+            }
+        }
         let (from, to) = (Lsn(window.0), Lsn(window.1));
         for journal in [&journal, &follower] {
             let all: Result<Vec<_>, _> = journal.records(Lsn::ZERO, Lsn(u64::MAX)).unwrap().collect();
@@ -114,6 +150,9 @@ fn refused_records_leave_the_writer_working() {
         mark(u64::MAX, "the last one"),
         mark(6, &"x".repeat(4097)),
     ];
+    for body in [RecordBody::Gap(ByteRange::new(0, 512)), mark(6, "six")] {
+        assert!(matches!(writer.append_ordered(Timestamp(2), body), Err(JournalError::InvalidRecord(_))));
+    }
     for body in refused {
         assert!(matches!(writer.append(Timestamp(2), body), Err(JournalError::InvalidRecord(_))));
     }

@@ -1,0 +1,70 @@
+//! Between which records every instant can be restored, from the indexes of the segments. Pure.
+
+use crate::journal::index::Index;
+use crate::model::{Lsn, Stretch, Timestamp};
+
+/// Goes along the segments of a journal.
+#[derive(Default)]
+pub struct StretchFinder {
+    found: Vec<Found>,
+    /// The restorable mark since which nothing broke the history.
+    since: Option<(Lsn, Timestamp)>,
+    last: Lsn,
+    /// Of the record `last`; `None` when the index does not say.
+    last_time: Option<Timestamp>,
+}
+
+struct Found {
+    from: (Lsn, Timestamp),
+    to: Lsn,
+    to_time: Option<Timestamp>,
+}
+
+impl StretchFinder {
+    /// The index of the next segment, which holds the records `first..=last`. `whole` is false when not all of its
+    /// records were looked at.
+    pub fn add(&mut self, index: &Index, first: Lsn, last: Lsn, whole: bool) {
+        if last < first {
+            return;
+        }
+        let mut marks = index.points().iter().filter(|point| point.class.restorable()).peekable();
+        for broken in index.breaks(first, last) {
+            while let Some(mark) = marks.next_if(|mark| mark.lsn < broken.lsn) {
+                self.since.get_or_insert((mark.lsn, mark.time));
+            }
+            let to_time = match broken.lsn == first {
+                true => self.last_time,
+                false => whole.then_some(broken.time_before),
+            };
+            self.end(Lsn(broken.lsn.0 - 1), to_time);
+        }
+        for mark in marks {
+            self.since.get_or_insert((mark.lsn, mark.time));
+        }
+        self.last = last;
+        let knows_times = whole && index.raw_bytes().is_some();
+        self.last_time = knows_times.then_some(index.last_time());
+    }
+
+    /// `time_of` is asked for the times that no index tells.
+    pub fn finish<E>(
+        mut self,
+        mut time_of: impl FnMut(Lsn) -> Result<Timestamp, E>,
+    ) -> Result<Vec<Stretch>, E> {
+        self.end(self.last, self.last_time);
+        let stretch = |found: Found| {
+            let Found { from: (from_lsn, from_time), to: to_lsn, to_time } = found;
+            let to_time = to_time.map_or_else(|| time_of(to_lsn), Ok)?;
+            Ok(Stretch { from_lsn, from_time, to_lsn, to_time })
+        };
+        self.found.into_iter().map(stretch).collect()
+    }
+
+    fn end(&mut self, to: Lsn, to_time: Option<Timestamp>) {
+        if let Some(from) = self.since.take()
+            && from.0 < to
+        {
+            self.found.push(Found { from, to, to_time });
+        }
+    }
+}

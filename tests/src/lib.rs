@@ -17,6 +17,7 @@ mod image;
 mod instants;
 mod legal;
 mod load;
+mod measured;
 mod pace;
 mod postgres;
 mod proof;
@@ -38,6 +39,7 @@ pub use image::{assert_identical, blank_image, check_file_system, check_image, f
 pub use instants::{Point, prove};
 pub use legal::{Found, Illegal, Moment, Operation, Presence, Ticks, judge, now_ns};
 pub use load::{Churn, Fio};
+pub use measured::{Counters, Measured, Writer, counters, cpu_seconds, median, risen};
 pub use postgres::Postgres;
 pub use proof::Capture;
 pub use protect::{Protect, Protection, says};

@@ -8,6 +8,8 @@
 //! The format: Documentation/admin-guide/device-mapper/log-writes.rst and drivers/md/dm-log-writes.c of the kernel. A
 //! sector of superblock; then for each entry a sector that says what it is, and the sectors that were written.
 
+mod instants;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -33,6 +35,8 @@ pub struct Images<'a> {
     pub volume: &'a Path,
     /// ext4, with the journal in `/journal`.
     pub journal: &'a Path,
+    /// How many instants besides the marks are restored and found in the log, see `log_writes/instants.rs`.
+    pub instants: u64,
 }
 
 /// Compares each mark that is noted in the log. `Err` inside says what is wrong; else how many marks were equal.
@@ -80,6 +84,11 @@ pub fn check(images: &Images<'_>, afterwrite: &Path, dir: &Path) -> Result<Resul
     }
     if fs::read(images.volume)? != image {
         return Ok(Err("the whole log of the writes does not give the volume".to_owned()));
+    }
+    if images.instants > 0
+        && let Err(why) = instants::check(&log, &journal, images.instants, afterwrite, dir, image.len())?
+    {
+        return Ok(Err(why));
     }
     fs::remove_dir_all(&journal)?;
     Ok(Ok(equal))
@@ -221,7 +230,7 @@ mod tests {
     }
 
     /// Writes 1s, marks, writes 2s, flushes, discards, writes 3s, marks.
-    fn example(name: &str) -> Log {
+    pub fn example(name: &str) -> Log {
         let entries = [
             entry(0, 2, 0, &[1; 1024]),
             entry(0, 0, MARK, b"before-x"),

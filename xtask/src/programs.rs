@@ -27,6 +27,23 @@ pub enum Bench {
         #[arg(long, value_name = "GIB", default_value_t = 2)]
         fill_gib: u64,
     },
+    /// What capture costs a writer, beside blktrace and bpftrace, on zram and on loop over memory and disk
+    Capture {
+        /// How often each is measured, in turns
+        #[arg(long, default_value_t = 5)]
+        rounds: u64,
+        /// How long the writer writes each time
+        #[arg(long, default_value_t = 4)]
+        seconds: u64,
+        /// Only these volumes: zram, loop-memory, loop-disk
+        volumes: Vec<String>,
+    },
+    /// Up to which rate of writes rings of 1, 4, 16 and 64 MiB hold what capture sees, and the processor time it takes
+    Ring {
+        /// How long each rate is kept up
+        #[arg(long, default_value_t = 4)]
+        seconds: u64,
+    },
 }
 
 pub fn soak(arguments: &SoakArguments) -> Result<()> {
@@ -35,14 +52,30 @@ pub fn soak(arguments: &SoakArguments) -> Result<()> {
     become_program("soak", &settings)
 }
 
-pub fn bench(Bench::Restart { repeats, fill_gib }: &Bench) -> Result<()> {
-    let mut settings =
-        vec![("AFTERWRITE_REPEATS", repeats.to_string()), ("AFTERWRITE_FILL_GIB", fill_gib.to_string())];
-    if std::env::var_os("AFTERWRITE_TMP").is_none() {
-        // A disk, where the tests' default is memory.
-        settings.push(("AFTERWRITE_TMP", "/var/tmp".into()));
+pub fn bench(bench: &Bench) -> Result<()> {
+    match bench {
+        Bench::Restart { repeats, fill_gib } => {
+            let mut settings = vec![
+                ("AFTERWRITE_REPEATS", repeats.to_string()),
+                ("AFTERWRITE_FILL_GIB", fill_gib.to_string()),
+            ];
+            if std::env::var_os("AFTERWRITE_TMP").is_none() {
+                // A disk, where the tests' default is memory.
+                settings.push(("AFTERWRITE_TMP", "/var/tmp".into()));
+            }
+            become_program("restart", &settings)
+        }
+        Bench::Capture { rounds, seconds, volumes } => {
+            setup::setup_tracers()?;
+            let settings = [
+                ("AFTERWRITE_ROUNDS", rounds.to_string()),
+                ("AFTERWRITE_SECONDS", seconds.to_string()),
+                ("AFTERWRITE_VOLUMES", volumes.join(" ")),
+            ];
+            become_program("capture", &settings)
+        }
+        Bench::Ring { seconds } => become_program("ring", &[("AFTERWRITE_SECONDS", seconds.to_string())]),
     }
-    become_program("restart", &settings)
 }
 
 /// Builds the program and runs it instead of this one, so that Ctrl-C is for it alone to handle.

@@ -16,7 +16,7 @@
 //! # compare: source@1048576+134217728 target
 //! # fsck: target
 //! # cuts: 3 30
-//! # log-writes: log source journal
+//! # log-writes: log source journal 40
 //! ```
 //!
 //! `disks` are virtio-blk, `nvme` the namespaces of one NVMe controller, `scsi` disks of one virtio-scsi adapter; a
@@ -25,7 +25,7 @@
 //! `compare` has the host compare the images after power-off: the bytes of the first, from the offset and of the
 //! length given, with as many of the second. Then it checks the file system on each disk of `fsck`. `cuts` are the power
 //! cuts by default and in full (`cuts.rs`), with `timeout` for each boot. `log-writes` names the disks of the log, of the volume under it and of
-//! the journal (`log_writes.rs`). A word and a colon that is none of these is an error: a misspelt
+//! the journal (`log_writes.rs`), and of how many instants are compared besides the marks. A word and a colon that is none of these is an error: a misspelt
 //! directive must not be silently ignored.
 
 use std::fs;
@@ -72,6 +72,8 @@ pub struct LogWrites {
     pub log: String,
     pub volume: String,
     pub journal: String,
+    /// How many instants besides the marks are compared.
+    pub instants: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -247,12 +249,14 @@ fn cuts(value: &str) -> Result<Cuts> {
 }
 
 fn log_writes(value: &str) -> Result<LogWrites> {
-    match value.split_whitespace().collect::<Vec<_>>()[..] {
-        [log, volume, journal] => {
-            Ok(LogWrites { log: log.to_owned(), volume: volume.to_owned(), journal: journal.to_owned() })
-        }
+    let words: Vec<_> = value.split_whitespace().collect();
+    let (disks, instants) = match words[..] {
+        [log, volume, journal] => ([log, volume, journal], 0),
+        [log, volume, journal, instants] => ([log, volume, journal], instants.parse()?),
         _ => bail!("log-writes: `{value}` is not the disks of the log, of the volume and of the journal"),
-    }
+    };
+    let [log, volume, journal] = disks.map(str::to_owned);
+    Ok(LogWrites { log, volume, journal, instants })
 }
 
 /// `1048576`, `4K`, `192M` or `1G`, in powers of 1024.
@@ -284,7 +288,7 @@ mod tests {
             "# disks: source=192M target=1G\n# modules: dm-mod ext4\n# tools: fio\n# default: 6.12\n# timeout: 60\n\
              # compare: source@1M+134217728 target\n# compare: target@4K source\n# nvme: fast=4M/4096\n\
              # parameters: brd.rd_nr=1\n# cmdline: nvme_core.multipath=N\n\
-             # fsck: target\n# cuts: 3 30\n# log-writes: target source source",
+             # fsck: target\n# cuts: 3 30\n# log-writes: target source source 5",
         )
         .expect("a good head");
         assert_eq!(read.name, "part");
@@ -303,7 +307,8 @@ mod tests {
         assert_eq!(read.compare[1].left, part("target", 4096, None));
         assert_eq!(read.fsck, ["target"]);
         assert_eq!(read.cuts, Some(Cuts { by_default: 3, in_full: 30 }));
-        assert_eq!(read.log_writes.expect("named").log, "target");
+        let log_writes = read.log_writes.expect("named");
+        assert_eq!((&*log_writes.log, log_writes.instants), ("target", 5));
     }
 
     #[test]
@@ -335,6 +340,7 @@ mod tests {
             "# default: yes\n# cuts: 0 30",
             "# default: yes\n# fsck: target",
             "# default: yes\n# disks: log=1M\n# log-writes: log",
+            "# default: yes\n# disks: log=1M\n# log-writes: log log log some",
             "# default: yes\n# disks: log=1M\n# log-writes: log log journal",
         ] {
             assert!(scenario(bad).is_err(), "{bad}");

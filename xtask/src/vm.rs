@@ -402,7 +402,8 @@ fn check_disks(scenario: &Scenario, dir: &Path, afterwrite: &Path) -> Result<Out
     if let Some(disks) = &scenario.log_writes {
         let [log, volume, journal] =
             [&disks.log, &disks.volume, &disks.journal].map(|name| disk_image(dir, name));
-        let images = log_writes::Images { log: &log, volume: &volume, journal: &journal };
+        let images =
+            log_writes::Images { log: &log, volume: &volume, journal: &journal, instants: disks.instants };
         match log_writes::check(&images, afterwrite, dir)? {
             Err(why) => return Ok(Outcome::Failed(why)),
             Ok(0) => return Ok(Outcome::Failed("no mark was noted in the log of the writes".to_owned())),

@@ -1,0 +1,172 @@
+//! What may watch a volume while it is written.
+
+use std::fmt;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use afterwrite_tests::*;
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const TRACEFS: &str = "/sys/kernel/tracing";
+/// Between bpftrace's programs being loaded and their being attached.
+const ATTACHING: Duration = Duration::from_millis(500);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tracer {
+    Untraced,
+    Afterwrite(Capture),
+    Blktrace,
+    /// The kernel's half of blktrace, read through ftrace: where lockdown forbids debugfs, which the tool reads.
+    BlkTracer,
+    Bpftrace,
+}
+
+impl fmt::Display for Tracer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Tracer::Untraced => "untraced",
+            Tracer::Afterwrite(Capture::Extents) => "extents",
+            Tracer::Afterwrite(Capture::Payload) => "payload",
+            Tracer::Blktrace => "blktrace",
+            Tracer::BlkTracer => "blk tracer",
+            Tracer::Bpftrace => "bpftrace",
+        })
+    }
+}
+
+/// Processes that trace; ended and waited for when dropped.
+pub struct Tracing {
+    processes: Vec<Child>,
+    /// To be written when it ends, so that the kernel is left as it was.
+    undo: Vec<(PathBuf, &'static str)>,
+}
+
+impl Drop for Tracing {
+    fn drop(&mut self) {
+        for process in &mut self.processes {
+            let pid = Pid::from_raw(i32::try_from(process.id()).expect("process ids are small"));
+            // One that has ended by itself has nothing left to write out.
+            let _ = kill(pid, Signal::SIGINT);
+            drop(process.wait());
+        }
+        for (path, value) in &self.undo {
+            if let Err(error) = std::fs::write(path, value) {
+                eprintln!("cleaning up: {}: {error}", path.display());
+            }
+        }
+    }
+}
+
+/// Of blktrace, what works here; or why nothing does.
+pub fn blktrace_here(device: &Path, dir: &Path) -> Result<Result<Tracer, String>> {
+    let mut once = Command::new("blktrace");
+    once.arg("-d").arg(device).arg("-D").arg(dir).args(["-w", "1"]);
+    let tried = finish(&mut once, PATIENCE)?;
+    if tried.code == Some(0) && !tried.stderr.contains("FAILED") {
+        return Ok(Ok(Tracer::Blktrace));
+    }
+    println!("blktrace does not work here: {}", tried.stderr.lines().next().unwrap_or_default());
+    let tracers = std::fs::read_to_string(Path::new(TRACEFS).join("available_tracers")).unwrap_or_default();
+    if !tracers.split_whitespace().any(|name| name == "blk") {
+        return Ok(Err(tried.stderr));
+    }
+    let current = std::fs::read_to_string(Path::new(TRACEFS).join("current_tracer"))?;
+    ensure!(current.trim() == "nop", "ftrace is at work for somebody else: {current}");
+    println!(
+        "in its place: the kernel's blk tracer, read binary through ftrace, as blktrace would through debugfs"
+    );
+    Ok(Ok(Tracer::BlkTracer))
+}
+
+/// blktrace with its defaults: all it can see, to files.
+pub fn blktrace(device: &Path, dir: &Path) -> Result<Tracing> {
+    let mut command = Command::new("blktrace");
+    command.arg("-d").arg(device).arg("-D").arg(dir);
+    let tracing = Tracing { processes: vec![spawn(&mut command, &dir.join("log"))?], undo: Vec::new() };
+    let enable = trace_of(device)?.join("enable");
+    wait_until("blktrace traces", PATIENCE, || Ok(std::fs::read_to_string(&enable)?.trim() == "1"))?;
+    Ok(tracing)
+}
+
+pub fn blk_tracer(device: &Path, dir: &Path) -> Result<Tracing> {
+    let (tracer, enable) = (Path::new(TRACEFS).join("current_tracer"), trace_of(device)?.join("enable"));
+    let mut tracing =
+        Tracing { processes: Vec::new(), undo: vec![(enable.clone(), "0"), (tracer.clone(), "nop")] };
+    std::fs::write(tracer, "blk")?;
+    std::fs::write(enable, "1")?;
+    for entry in std::fs::read_dir(Path::new(TRACEFS).join("per_cpu"))? {
+        let cpu = entry?;
+        let mut read = Command::new("cat");
+        read.arg(cpu.path().join("trace_pipe_raw")).stdout(File::create(dir.join(cpu.file_name()))?);
+        let process = read.stdin(Stdio::null()).stderr(Stdio::null()).spawn().context("cannot run cat")?;
+        tracing.processes.push(process);
+    }
+    Ok(tracing)
+}
+
+/// A line for each write, at the tracepoint where Afterwrite sees it too: at submission.
+pub fn bpftrace(device: &Path, dir: &Path) -> Result<Tracing> {
+    let name = name_of(device)?;
+    let (major, minor) = number_of(name)?;
+    let tracepoint = match Path::new("/sys/block").join(name).join("mq").exists() {
+        true => "block_rq_issue",
+        false => "block_bio_queue",
+    };
+    let program = format!(
+        "tracepoint:block:{tracepoint} /args->dev == {} && strncmp(args->rwbs, \"W\", 1) == 0/ \
+         {{ printf(\"%llu %d %llu %u\\n\", nsecs, pid, args->sector, args->nr_sector); }}",
+        major << 20 | minor
+    );
+    let mut command = Command::new("bpftrace");
+    command.arg("-o").arg(dir.join("events")).args(["-e", &program]);
+    let log = dir.join("log");
+    let mut tracing = Tracing { processes: vec![spawn(&mut command, &log)?], undo: Vec::new() };
+    let process = &mut tracing.processes[0];
+    let fds = format!("/proc/{}/fd", process.id());
+    wait_until("bpftrace has loaded its program", PATIENCE, || {
+        ensure!(process.try_wait()?.is_none(), "bpftrace: {}", std::fs::read_to_string(&log)?);
+        let links =
+            std::fs::read_dir(&fds)?.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        Ok(links.into_iter().any(|link| link.to_string_lossy().contains("bpf-prog")))
+    })?;
+    std::thread::sleep(ATTACHING);
+    Ok(tracing)
+}
+
+/// How many events it has seen, if it has told; what it lost is in the log.
+pub fn bpftrace_events(dir: &Path) -> Result<String> {
+    let events = std::fs::read(dir.join("events"))?;
+    let lines = events.iter().filter(|byte| **byte == b'\n').count();
+    let log = std::fs::read_to_string(dir.join("log"))?;
+    let all = String::from_utf8_lossy(&events);
+    let lost: u64 = all
+        .lines()
+        .chain(log.lines())
+        .filter_map(|line| line.strip_prefix("Lost ")?.split(' ').next()?.parse::<u64>().ok())
+        .sum();
+    Ok(format!("{lines} lines, {lost} lost"))
+}
+
+fn spawn(command: &mut Command, log: &Path) -> Result<Child> {
+    let log = File::create(log)?;
+    let command = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    command.spawn().with_context(|| format!("cannot run {command:?}: is it installed?"))
+}
+
+fn name_of(device: &Path) -> Result<&str> {
+    device.file_name().and_then(|name| name.to_str()).context("a device has a name")
+}
+
+fn trace_of(device: &Path) -> Result<PathBuf> {
+    Ok(Path::new("/sys/block").join(name_of(device)?).join("trace"))
+}
+
+fn number_of(name: &str) -> Result<(u64, u64)> {
+    let text = std::fs::read_to_string(format!("/sys/block/{name}/dev"))?;
+    let (major, minor) = text.trim().split_once(':').context("MAJOR:MINOR")?;
+    Ok((major.parse()?, minor.parse()?))
+}

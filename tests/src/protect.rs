@@ -153,7 +153,8 @@ impl Protection {
     /// Whether anything of this protection is at work in the kernel, or left over there.
     pub fn is_in_kernel(&self) -> bool {
         let name = self.device.file_name().expect("a device has a name");
-        Path::new("/sys/fs/bpf/afterwrite").join(name).exists()
+        let pins = Path::new("/sys/fs/bpf/afterwrite").join(name);
+        std::fs::read_dir(pins).is_ok_and(|mut generations| generations.next().is_some())
     }
 
     /// `afterwrite journal check`, which must find nothing.

@@ -183,6 +183,19 @@ fn a_failing_target_does_not_stop_the_journal() -> Result<()> {
 }
 
 #[test]
+fn a_target_that_fails_while_nothing_is_applied_is_noticed() -> Result<()> {
+    let disk = Loop::new(SIZE)?;
+    let small = SmallDisk::new(200 * MIB)?;
+    let protection =
+        Protection::new(disk.path())?.target_at(&small.point().join("replica.img")).arg("--mark-every=never");
+    let mut protect = protection.start()?;
+    small.pull()?;
+    protect.wait_for("says that the target fails", |status| !status[0]["replica"]["error"].is_null())?;
+    small.plug()?;
+    heals(protect, &protection, disk.path())
+}
+
+#[test]
 fn a_target_that_is_gone_is_found_again() -> Result<()> {
     let mut random = Random::new(seed());
     let disk = Zram::new(SIZE)?;

@@ -196,6 +196,12 @@ impl Replica {
         &self.checkpoint
     }
 
+    /// Whether the target can still be read: one that fails while there is nothing to apply would else go unnoticed.
+    pub fn look(&self) -> Result<(), ApplyError> {
+        let mut bytes = [0; 512];
+        Ok(self.target.read_at(0, &mut bytes)?)
+    }
+
     /// The record that an interrupted apply must go on to before anything else; see `Checkpoint::applying`.
     pub fn pending(&self) -> Option<Lsn> {
         self.checkpoint.applying

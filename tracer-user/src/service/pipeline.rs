@@ -15,6 +15,8 @@ use crate::service::progress::SharedProgress;
 const TICK: Duration = Duration::from_millis(100);
 /// A target that failed is tried again this soon.
 const RETRY_TARGET: Duration = Duration::from_secs(2);
+/// While nothing is applied, the target is looked at this often.
+const LOOK_AT_TARGET: Duration = Duration::from_secs(10);
 /// Hashed anew at each look that finds nothing to apply: 4 MiB, some 10 times a second.
 const REFRESHED_GRANULES: usize = 64;
 const FINISH_HASHES_MAX: Duration = Duration::from_secs(2);
@@ -98,6 +100,7 @@ pub fn run_applier(
     progress: &SharedProgress,
 ) {
     let mut replica = Some(replica);
+    let mut looked = Instant::now();
     loop {
         let (goal, mark, ended, rests) = {
             let p = progress.wait(TICK * 2);
@@ -117,6 +120,10 @@ pub fn run_applier(
                 advance(replica, journal, goal, mark.as_ref(), progress)
             }
             Some(replica) if ended => return finish_hashes(replica),
+            Some(replica) if looked.elapsed() >= LOOK_AT_TARGET => {
+                looked = Instant::now();
+                replica.look().map_err(anyhow::Error::from)
+            }
             Some(replica) => {
                 replica.refresh_hashes(REFRESHED_GRANULES);
                 continue;

@@ -34,6 +34,7 @@ pub enum Content {
 pub struct Plan {
     pub kind: Kind,
     pub content: Content,
+    pub capture: &'static str,
     pub rung: &'static str,
     pub ring: &'static str,
     pub sync: &'static str,
@@ -58,6 +59,7 @@ impl Plan {
         let mut plan = Plan {
             kind: random.pick(&[Kind::Loop512, Kind::Loop4096, Kind::Zram, Kind::Partition]),
             content,
+            capture: random.pick(&["extents", "extents", "payload"]),
             rung: random.pick(&["tp_btf", "tp_btf", "raw_tp", "tracepoint"]),
             ring: random.pick(&["64KiB", "256KiB", "1MiB", "16MiB"]),
             sync: random.pick(&["mark", "interval", "interval", "always"]),
@@ -90,8 +92,10 @@ impl Plan {
         }
     }
 
-    pub fn arguments(&self) -> [&str; 10] {
+    pub fn arguments(&self) -> [&str; 12] {
         [
+            "--capture",
+            self.capture,
             "--rung",
             self.rung,
             "--ring",
@@ -111,9 +115,10 @@ impl fmt::Display for Plan {
         let name = |fs: Option<Fs>| fs.map_or("device", Fs::name);
         write!(
             f,
-            "{:?} {:?}, {}, ring {}, sync {}, marks {}, journal on {}, target on {}: {:?}{}",
+            "{:?} {:?}, {}, {}, ring {}, sync {}, marks {}, journal on {}, target on {}: {:?}{}",
             self.kind,
             self.content,
+            self.capture,
             self.rung,
             self.ring,
             self.sync,

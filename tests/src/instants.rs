@@ -43,7 +43,13 @@ pub struct Stretch {
 
 impl Stretch {
     /// `stretches` of `afterwrite points --json`.
-    pub fn all(listing: &Value) -> Result<Vec<Stretch>> {
+    pub fn of_journal(journal: &Path) -> Result<Vec<Stretch>> {
+        let listing = run(afterwrite().arg("points").arg(journal).arg("--json"))?;
+        Stretch::all(&serde_json::from_str(&listing).with_context(|| format!("not JSON: {listing}"))?)
+    }
+
+    /// Of what `points --json` prints.
+    fn all(listing: &Value) -> Result<Vec<Stretch>> {
         let stretches = listing["stretches"].as_array().context("`points --json` lists no stretches")?;
         stretches.iter().map(|stretch| Stretch::of(stretch).with_context(|| stretch.to_string())).collect()
     }

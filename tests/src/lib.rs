@@ -36,7 +36,7 @@ pub use devices::{Device, Loop, Zram};
 pub use disk::{Breakage, Disk};
 pub use filesystem::{Fs, Mount, ensure_tracefs, mount_tmpfs};
 pub use image::{assert_identical, blank_image, check_file_system, check_image, fill_random, fsck};
-pub use instants::{Point, prove};
+pub use instants::{Point, Stretch, prove};
 pub use legal::{Found, Illegal, Moment, Operation, Presence, Ticks, judge, now_ns};
 pub use load::{Churn, Fio};
 pub use measured::{Counters, Measured, Writer, counters, cpu_seconds, median, risen};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::instants::{Point, Stretch, choose, marks};
 use crate::{Protect, Protection, Random, afterwrite, run};
@@ -75,9 +75,8 @@ impl Capture {
             points.swap_remove(usize::try_from(random.below(points.len() as u64))?);
         }
         if self == Capture::Payload {
-            let listing = run(afterwrite().arg("points").arg(protection.journal()).arg("--json"))?;
-            let listing = serde_json::from_str(&listing).with_context(|| format!("not JSON: {listing}"))?;
-            points.extend(choose(&Stretch::all(&listing)?, begun_ns..ended_ns, count, random)?);
+            let stretches = Stretch::of_journal(protection.journal())?;
+            points.extend(choose(&stretches, begun_ns..ended_ns, count, random)?);
         }
         Ok((done, points))
     }

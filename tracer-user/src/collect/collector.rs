@@ -16,6 +16,7 @@ use crate::collect::freezer::Freeze;
 use crate::collect::mark::{MarkInProgress, Quiet};
 use crate::collect::pending::{MonotonicNs, Pending, merge_to};
 use crate::collect::readers::{Read, Readers, Wanted};
+use crate::collect::sample::Sample;
 use crate::collect::scan::{Scan, Step, differing};
 use crate::collect::slice::{is_zero, slice};
 use crate::collect::staged::Staged;
@@ -26,6 +27,8 @@ use crate::collect::{
 };
 use crate::model::{ByteRange, ByteRangeSet, MarkId, RecordBody, Timestamp};
 
+/// Ranges are widened to it for direct reads.
+const BLOCK_BYTES: u64 = 4096;
 /// One turn of the loop reads no more than this before it looks at the ring again.
 const SPANS_MAX: usize = 32;
 const SPAN_BYTES_MAX: u64 = 256 << 10;
@@ -99,6 +102,7 @@ pub struct Collector<P, S> {
     under_way: UnderWay,
     staged: Staged,
     history: History,
+    sample: Sample,
     /// From CLOCK_MONOTONIC to the time of day, in nanoseconds.
     clock_ns: u64,
     scan: Scan,
@@ -141,7 +145,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         let source = Arc::new(parts.source);
         let hashes = parts.replica.as_ref().and_then(|replica| replica.hashes());
         let readers = Readers::start(source.clone(), hashes).map_err(CollectError::Readers)?;
-        let mut pending = Pending::new(size_bytes, 4096);
+        let mut pending = Pending::new(size_bytes, BLOCK_BYTES);
         // What is still under way of it is not known either.
         begin.owed.iter().for_each(|range| pending.insert_unpaired(range));
         let mut gaps = begin.owed;
@@ -157,6 +161,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             under_way: UnderWay::default(),
             staged: Staged::default(),
             history: History::default(),
+            sample: Sample::default(),
             clock_ns: 0,
             debt: Debt::new(&scan),
             scan,
@@ -230,6 +235,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         self.journal_gaps();
         self.flush_outbox()?;
         let copied = self.copy(now)?;
+        self.look_at_sample(now);
         self.advance_mark()?;
         self.renew_history();
         self.advance_state();
@@ -262,7 +268,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
                     self.submitted(Submission { key, first, range, change, seq, payload, time_ns }, now);
                 }
                 Some(Event::Piece { seq, range, bytes }) => {
-                    self.piece(seq, range, &bytes);
+                    self.piece(seq, range, &bytes, now);
                 }
                 Some(Event::Complete { key, range, whole, failed }) => {
                     self.snapshot.failed_writes += u64::from(failed);
@@ -302,6 +308,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
 
     /// The ring was full: what was written is in the bitmap, its history until the next mark is not known.
     fn take_dirty(&mut self) {
+        self.sample.give_up();
         for range in self.probes.take_dirty().iter() {
             self.pending.insert_unpaired(range);
             self.gaps.insert(range);

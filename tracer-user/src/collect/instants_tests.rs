@@ -176,7 +176,7 @@ impl Disk {
             self.failed.retain(|other| !overwrites(other));
         }
         // One that failed may have been written all the same.
-        if !failed || which % 2 == 0 {
+        if !failed || which.is_multiple_of(2) {
             let number = if write.number == 0 { ANYTHING } else { write.number };
             self.content[write.block as usize..(write.block + write.blocks) as usize].fill(number);
         }

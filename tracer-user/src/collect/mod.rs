@@ -8,6 +8,7 @@ mod instants_tests;
 mod mark;
 mod pending;
 mod readers;
+mod sample;
 mod scan;
 mod slice;
 mod staged;
@@ -233,6 +234,9 @@ pub struct CollectorStatus {
     pub overrun: bool,
     /// Each write since the last mark is a point that can be restored.
     pub every_write: bool,
+    /// Copied writes that were otherwise on the device once they were done, of the few that are compared: their memory was
+    /// changed while it was written.
+    pub unstable_writes: u64,
     /// Writes that the device said have failed, in this session: what it holds there is read, now and once it was idle.
     pub failed_writes: u64,
     pub scan_done_bytes: u64,

@@ -25,6 +25,15 @@ pub struct Done {
     pub doubtful: bool,
 }
 
+/// A write of which the last bytes came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whole {
+    pub key: u64,
+    pub range: ByteRange,
+    pub since: MonotonicNs,
+    pub bytes: Vec<u8>,
+}
+
 #[derive(Default)]
 pub struct UnderWay {
     writes: HashMap<u64, Write>,
@@ -50,14 +59,10 @@ impl UnderWay {
         overlaps
     }
 
-    /// The next bytes of a write: once they are the last, all of it, and when it was submitted.
-    pub fn piece(
-        &mut self,
-        seq: u64,
-        range: ByteRange,
-        bytes: &[u8],
-    ) -> Option<(ByteRange, MonotonicNs, Vec<u8>)> {
-        let write = self.writes.get_mut(self.keys.get(&seq)?)?;
+    /// The next bytes of a write: all of it, once they are the last.
+    pub fn piece(&mut self, seq: u64, range: ByteRange, bytes: &[u8]) -> Option<Whole> {
+        let key = *self.keys.get(&seq)?;
+        let write = self.writes.get_mut(&key)?;
         let so_far = write.assembling.as_mut()?;
         if range.start == write.range.start + so_far.len() as u64 && range.end <= write.range.end {
             so_far.extend_from_slice(bytes);
@@ -66,7 +71,8 @@ impl UnderWay {
             return None;
         }
         self.keys.remove(&seq);
-        write.assembling.take().map(|whole| (write.range, write.since, whole))
+        let (range, since) = (write.range, write.since);
+        write.assembling.take().map(|bytes| Whole { key, range, since, bytes })
     }
 
     /// All that is under way there becomes doubtful.
@@ -166,7 +172,10 @@ mod tests {
         assert!(!under_way.is_certain());
         assert_eq!(under_way.piece(7, range(0, 4), b"abcd"), None);
         assert_eq!(under_way.piece(8, range(4, 2), b"xx"), None, "another write's");
-        assert_eq!(under_way.piece(7, range(4, 2), b"ef"), Some((range(0, 6), 5, b"abcdef".to_vec())));
+        assert_eq!(
+            under_way.piece(7, range(4, 2), b"ef"),
+            Some(Whole { key: 1, range: range(0, 6), since: 5, bytes: b"abcdef".to_vec() })
+        );
         assert!(!under_way.finish(1).unwrap().doubtful);
 
         under_way.begin(1, 9, range(0, 6), false, 0);

@@ -5,11 +5,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::Collector;
+use super::{BLOCK_BYTES, Collector};
 use crate::capture::{Change, Payload};
 use crate::collect::pending::MonotonicNs;
 use crate::collect::slice::slice;
-use crate::collect::under_way::Done;
+use crate::collect::under_way::{Done, Whole};
 use crate::collect::{Entry, Probes, Source};
 use crate::model::{ByteRange, PointClass, RecordBody, Timestamp};
 
@@ -50,10 +50,12 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             return;
         }
         self.history_reaches(time_ns);
+        self.sample.overwritten(range);
         let time = self.time_of(time_ns);
         if first && key != 0 {
             // Its completion was not seen.
             if let Some(range) = self.under_way.lose(key) {
+                self.sample.give_up();
                 self.doubt(range, since, time);
             }
             self.pending.complete(key, None, true, since);
@@ -61,7 +63,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         match (payload, change) {
             (Payload::Whole(bytes), _) => {
                 self.begin_write(key, seq, range, true, time_ns);
-                self.stage(time, range, bytes);
+                self.stage(Whole { key, range, since: time_ns, bytes }, now);
             }
             (Payload::Follows, _) => self.begin_write(key, seq, range, false, time_ns),
             (Payload::None, Change::Zeroes) => {
@@ -89,14 +91,17 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         }
     }
 
-    pub(super) fn piece(&mut self, seq: u64, range: ByteRange, bytes: &[u8]) {
-        if let Some((range, since, whole)) = self.under_way.piece(seq, range, bytes) {
-            self.pending.overwritten(range);
-            self.stage(self.time_of(since), range, whole);
+    pub(super) fn piece(&mut self, seq: u64, range: ByteRange, bytes: &[u8], now: MonotonicNs) {
+        if let Some(whole) = self.under_way.piece(seq, range, bytes) {
+            self.pending.overwritten(whole.range);
+            self.stage(whole, now);
         }
     }
 
-    fn stage(&mut self, time: Timestamp, range: ByteRange, bytes: Vec<u8>) {
+    fn stage(&mut self, whole: Whole, now: MonotonicNs) {
+        let Whole { key, range, since, bytes } = whole;
+        let time = self.time_of(since);
+        self.sample.begin(key, range, &bytes, now);
         if bytes.len() <= AS_IT_IS_BYTES {
             self.staged.push(time, RecordBody::Data { start: range.start, bytes });
         } else {
@@ -130,9 +135,34 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
                 }
                 if failed || doubtful {
                     self.doubt(range, now, time);
+                } else {
+                    self.sample.done(key);
                 }
                 true
             }
+        }
+    }
+
+    /// Compares a write with what came of it; if that is something else, it is read and journaled like any doubt.
+    pub(super) fn look_at_sample(&mut self, now: MonotonicNs) {
+        if let Some(range) = self.sample.wanted() {
+            let around = range.align_outward(BLOCK_BYTES, self.size_bytes);
+            let from = usize::try_from(range.start - around.start).expect("less than a block");
+            match self.source.read(around) {
+                Ok(bytes) => {
+                    let len = usize::try_from(range.len()).expect("it was in memory");
+                    self.sample.read(&bytes[from..from + len], self.probes.positions().filled);
+                }
+                // Whoever has to read it will say so.
+                Err(_) => self.sample.give_up(),
+            }
+        }
+        if let Some(range) = self.sample.verdict(self.probes.positions().read) {
+            self.snapshot.unstable_writes += 1;
+            log::warn!(
+                "memory was changed while it was written to bytes {range}: reading what the device holds"
+            );
+            self.doubt(range, now, self.time_of(now));
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::fcntl::OFlag;
 
 use crate::pace::Pace;
@@ -120,7 +120,8 @@ impl FileHistory {
     pub fn find(&self, dir: &Path) -> Result<Vec<(Operation, Presence)>> {
         let path = dir.join(name(self.writer));
         let content = match std::fs::read(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => bail!("{} is gone", path.display()),
+            // Not made yet; if it was, its operations are missed.
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
             content => content?,
         };
         let found = match self.habit {

@@ -158,7 +158,7 @@ fn run_under(
             let measured = traced(tracer::blktrace(volume.path(), dir.path(), volume.debugfs())?)?;
             Ok((measured, Counters::new(), written(dir.path())?))
         }
-        Tracer::BlkTracer => {
+        Tracer::KernelBlk => {
             let measured = traced(tracer::blk_tracer(volume.path(), dir.path())?)?;
             Ok((measured, Counters::new(), written(dir.path())?))
         }

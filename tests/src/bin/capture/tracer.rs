@@ -21,7 +21,7 @@ pub enum Tracer {
     Afterwrite(Capture),
     Blktrace,
     /// The kernel's half of blktrace, read through ftrace: where lockdown forbids debugfs, which the tool reads.
-    BlkTracer,
+    KernelBlk,
     Bpftrace,
 }
 
@@ -32,7 +32,7 @@ impl fmt::Display for Tracer {
             Tracer::Afterwrite(Capture::Extents) => "extents",
             Tracer::Afterwrite(Capture::Payload) => "payload",
             Tracer::Blktrace => "blktrace",
-            Tracer::BlkTracer => "blk tracer",
+            Tracer::KernelBlk => "blk tracer",
             Tracer::Bpftrace => "bpftrace",
         })
     }
@@ -79,7 +79,7 @@ pub fn blktrace_here(device: &Path, dir: &Path, debugfs: &Path) -> Result<Result
     println!(
         "in its place: the kernel's blk tracer, read binary through ftrace, as blktrace would through debugfs"
     );
-    Ok(Ok(Tracer::BlkTracer))
+    Ok(Ok(Tracer::KernelBlk))
 }
 
 /// blktrace with its defaults: all it can see, to files.

@@ -63,7 +63,7 @@ fn compare(volume: &Volume, writer: Writer, rounds: u64, seconds: u64) -> Result
         true => tracers.push(Tracer::Afterwrite(Capture::Payload)),
         false => absent.push("payload: this afterwrite knows no `protect --capture payload`".into()),
     }
-    match tracer::blktrace_here(volume.path(), volume.elsewhere()?.path())? {
+    match tracer::blktrace_here(volume.path(), volume.elsewhere()?.path(), volume.debugfs())? {
         Ok(tracer) => tracers.push(tracer),
         Err(why) => absent.push(format!("blktrace: {}", why.trim())),
     }
@@ -155,10 +155,10 @@ fn run_under(
     match tracer {
         Tracer::Untraced => Ok((measure()?, Counters::new(), String::new())),
         Tracer::Blktrace => {
-            let measured = traced(tracer::blktrace(volume.path(), dir.path())?)?;
+            let measured = traced(tracer::blktrace(volume.path(), dir.path(), volume.debugfs())?)?;
             Ok((measured, Counters::new(), written(dir.path())?))
         }
-        Tracer::BlkTracer => {
+        Tracer::KernelBlk => {
             let measured = traced(tracer::blk_tracer(volume.path(), dir.path())?)?;
             Ok((measured, Counters::new(), written(dir.path())?))
         }

@@ -21,7 +21,7 @@ pub enum Tracer {
     Afterwrite(Capture),
     Blktrace,
     /// The kernel's half of blktrace, read through ftrace: where lockdown forbids debugfs, which the tool reads.
-    BlkTracer,
+    KernelBlk,
     Bpftrace,
 }
 
@@ -32,7 +32,7 @@ impl fmt::Display for Tracer {
             Tracer::Afterwrite(Capture::Extents) => "extents",
             Tracer::Afterwrite(Capture::Payload) => "payload",
             Tracer::Blktrace => "blktrace",
-            Tracer::BlkTracer => "blk tracer",
+            Tracer::KernelBlk => "blk tracer",
             Tracer::Bpftrace => "bpftrace",
         })
     }
@@ -62,9 +62,9 @@ impl Drop for Tracing {
 }
 
 /// Of blktrace, what works here; or why nothing does.
-pub fn blktrace_here(device: &Path, dir: &Path) -> Result<Result<Tracer, String>> {
-    let mut once = Command::new("blktrace");
-    once.arg("-d").arg(device).arg("-D").arg(dir).args(["-w", "1"]);
+pub fn blktrace_here(device: &Path, dir: &Path, debugfs: &Path) -> Result<Result<Tracer, String>> {
+    let mut once = blktrace_of(device, dir, debugfs);
+    once.args(["-w", "1"]);
     let tried = finish(&mut once, PATIENCE)?;
     if tried.code == Some(0) && !tried.stderr.contains("FAILED") {
         return Ok(Ok(Tracer::Blktrace));
@@ -79,17 +79,22 @@ pub fn blktrace_here(device: &Path, dir: &Path) -> Result<Result<Tracer, String>
     println!(
         "in its place: the kernel's blk tracer, read binary through ftrace, as blktrace would through debugfs"
     );
-    Ok(Ok(Tracer::BlkTracer))
+    Ok(Ok(Tracer::KernelBlk))
 }
 
 /// blktrace with its defaults: all it can see, to files.
-pub fn blktrace(device: &Path, dir: &Path) -> Result<Tracing> {
-    let mut command = Command::new("blktrace");
-    command.arg("-d").arg(device).arg("-D").arg(dir);
+pub fn blktrace(device: &Path, dir: &Path, debugfs: &Path) -> Result<Tracing> {
+    let mut command = blktrace_of(device, dir, debugfs);
     let tracing = Tracing { processes: vec![spawn(&mut command, &dir.join("log"))?], undo: Vec::new() };
     let enable = trace_of(device)?.join("enable");
     wait_until("blktrace traces", PATIENCE, || Ok(std::fs::read_to_string(&enable)?.trim() == "1"))?;
     Ok(tracing)
+}
+
+fn blktrace_of(device: &Path, dir: &Path, debugfs: &Path) -> Command {
+    let mut command = Command::new("blktrace");
+    command.arg("-d").arg(device).arg("-D").arg(dir).arg("-r").arg(debugfs);
+    command
 }
 
 pub fn blk_tracer(device: &Path, dir: &Path) -> Result<Tracing> {

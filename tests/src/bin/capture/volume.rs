@@ -37,6 +37,8 @@ pub struct Volume {
     _image: Option<TempDir>,
     memory: Option<Mount>,
     disk: PathBuf,
+    /// Which blktrace reads, and not every machine has mounted.
+    debugfs: Mount,
 }
 
 impl Volume {
@@ -55,7 +57,8 @@ impl Volume {
         };
         let memory = if kind == Kind::LoopDisk { Some(mount_tmpfs(MEMORY_BYTES)?) } else { None };
         fill_random(device.path(), VOLUME_BYTES, &mut Random::new(1))?;
-        Ok(Volume { device, kind, _image: image, memory, disk: disk.to_owned() })
+        let debugfs = Mount::with_options(Path::new("debugfs"), "debugfs", "rw")?;
+        Ok(Volume { device, kind, _image: image, memory, disk: disk.to_owned(), debugfs })
     }
 
     pub fn path(&self) -> &Path {
@@ -64,6 +67,10 @@ impl Volume {
 
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+
+    pub fn debugfs(&self) -> &Path {
+        self.debugfs.point()
     }
 
     /// A new directory on a file system that is not the volume's.

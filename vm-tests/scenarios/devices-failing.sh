@@ -51,6 +51,7 @@ swap_table "$FLAKEY 0 60 1 error_writes"
 failing_writes /dev/mapper/flakey
 # It can be read all the time, and nothing else writes: the mark has to tell what the device holds.
 mark failed
+[ "$(counter failed_writes)" -ge $failed ] || fail "$failed writes failed, status counts $(counter failed_writes)"
 swap_table "$FLAKEY 60 0"
 expect_failed_point /dev/mapper/flakey
 

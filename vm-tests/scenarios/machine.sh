@@ -6,7 +6,7 @@
 # modules: ext4 loop brd
 # tools: mkfs.ext4 e2fsck fio
 # default: no
-# timeout: 1800
+# timeout: 3600
 # compare: source target
 # fsck: source target
 . /lib.sh

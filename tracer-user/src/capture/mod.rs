@@ -31,6 +31,7 @@ pub use event::{Change, Counters, Event, Payload, Skipped};
 pub use features::{Features, Rung, choose_rung, probe_features};
 pub use ledger::Ledger;
 pub use object::{ObjectReport, inspect_embedded};
+pub use payload::payload_obstacle;
 pub use positions::Positions;
 pub use probes::Capture;
 pub use volume::{CaptureOptions, VolumeExtent};

@@ -46,6 +46,11 @@ impl PayloadAccess {
     }
 }
 
+/// Why what is written can't be copied on this rung; `None` when it can. Makes a loop device for a moment.
+pub fn payload_obstacle(rung: Rung) -> Option<String> {
+    PayloadAccess::find(rung).err()
+}
+
 /// A verifier's log would follow it.
 fn first_line(error: CaptureError) -> String {
     let text = format!("{:#}", anyhow::Error::new(error));

@@ -5,7 +5,8 @@ use clap::Args;
 use serde_json::json;
 
 use crate::capture::{
-    Capture, CaptureError, CaptureOptions, Rung, VolumeExtent, inspect_embedded, probe_features,
+    Capture, CaptureError, CaptureOptions, Rung, VolumeExtent, inspect_embedded, payload_obstacle,
+    probe_features,
 };
 use crate::cli::{Outcome, Output};
 use crate::io::{BlockDevice, mounted_on};
@@ -40,6 +41,7 @@ pub fn run(args: &DoctorArgs, out: &mut Output) -> anyhow::Result<Outcome> {
         })
         .collect();
     let best = rungs.iter().find(|(_, obstacle)| obstacle.is_none()).map(|(rung, _)| *rung);
+    let payload = best.map(payload_obstacle);
     let mounts =
         device.as_ref().map(|device| mounted_on(device.number)).transpose().context("what is mounted")?;
 
@@ -52,6 +54,7 @@ pub fn run(args: &DoctorArgs, out: &mut Output) -> anyhow::Result<Outcome> {
                 "tracefs": features.tracefs,
                 "rung": best,
                 "rungs": rungs.iter().map(|(rung, why)| json!({"rung": rung, "obstacle": why})).collect::<Vec<_>>(),
+                "payload": payload.as_ref().map(|obstacle| json!({"obstacle": obstacle})),
                 "object": object,
                 "device": device.as_ref().map(|device| json!({
                     "path": device.path,
@@ -98,6 +101,9 @@ pub fn run(args: &DoctorArgs, out: &mut Output) -> anyhow::Result<Outcome> {
             "block rung      {rung:<11} {}{used}",
             obstacle.as_deref().unwrap_or("works")
         ))?;
+    }
+    if let Some(payload) = &payload {
+        out.line(format_args!("payload         {}", payload.as_deref().unwrap_or("works")))?;
     }
     if let Some(device) = &device {
         let how = if device.request_based {

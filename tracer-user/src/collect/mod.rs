@@ -3,8 +3,6 @@
 mod collector;
 mod compare;
 mod freezer;
-#[cfg(test)]
-mod instants_tests;
 mod mark;
 mod pending;
 mod readers;

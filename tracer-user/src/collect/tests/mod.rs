@@ -1,5 +1,7 @@
 //! The collector against a simulated disk: every restorable mark has to equal the disk at that very instant.
 
+mod instants;
+
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::*;
 use crate::capture::{Change, Payload};
 use crate::collect::collector::{Collector, CollectorParts};
+use crate::collect::*;
 
 const BLOCK: u64 = 4096;
 const BLOCKS: u64 = 12;

@@ -7,6 +7,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::capture::{CaptureOptions, Origin, Rung};
+use crate::cli::retention::RetentionArgs;
 use crate::cli::{Outcome, say, size};
 use crate::collect::State;
 use crate::journal::{JournalOptions, SyncPolicy};
@@ -50,6 +51,9 @@ pub struct ProtectArgs {
     /// Overwrite a target that is not empty
     #[arg(long)]
     force: bool,
+    /// Given any of these, old history is folded and thinned out now and then, as `journal prune` does; else all is kept
+    #[command(flatten)]
+    retention: RetentionArgs,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -83,6 +87,7 @@ pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
         journal_options: JournalOptions { sync: args.sync, ..JournalOptions::default() },
         capture: CaptureOptions { rung: args.rung, ring_bytes: args.ring },
         force: args.force,
+        retention: args.retention.are_given().then(|| args.retention.options(true)),
     };
     let mut screen = Screen::new();
     let summary = protect(&options, &mut |event| screen.show(&event))?;

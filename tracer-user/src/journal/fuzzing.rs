@@ -128,7 +128,7 @@ fn index_of(version: Version, data: &[u8]) {
         let before = index.frame_before(point.lsn);
         assert!(before.is_none_or(|entry| entry.lsn <= point.lsn));
     }
-    let mut finder = StretchFinder::default();
+    let mut finder = StretchFinder::from(None);
     finder.add(&index, Lsn(1), Lsn(u64::MAX - 1), true);
     let _ = finder.finish(|lsn| Ok::<_, JournalError>(Timestamp(lsn.0)));
 }

@@ -223,55 +223,50 @@ fn options_of_writer() -> JournalOptions {
 #[test]
 fn killed_cut_off_or_failing_at_every_operation_of_a_prune_no_kept_point_is_lost() {
     let (mut before, mut after) = (0, 0);
-    for page_bytes in [64, 512] {
-        let mut history = History::new(5, page_bytes);
-        history.go_on(20);
-        prune(&history.store, &keep(12, 14, 1), history.now).unwrap();
-        history.go_on(20);
-        let options = PruneOptions { image_factor: 1, ..keep(18, 20, 3) };
-        let must = kept_by(&options, &history.points(), history.now);
-        let copy = history.store.copy();
-        let begun = copy.operations();
-        let plan = prune(&copy, &options, history.now).unwrap();
-        assert!(plan.made() >= 1 && plan.segments() >= 2 && plan.image.is_some(), "{plan:?}");
-        let operations = copy.operations() - begun;
-        assert!(operations > 20, "{operations}");
-        for at in 0..operations {
-            for fault in [Fault::PowerCut, Fault::Eio, Fault::ShortWrite, Fault::NoSpace] {
-                for seed in 0..3 {
-                    let context =
-                        format!("{fault:?} at {at} of {operations}, page {page_bytes}, seed {seed}");
-                    let store = history.store.copy();
-                    store.fail_at(store.operations() + at, fault, seed);
-                    let result = prune(&store, &options, history.now);
-                    let store = match fault {
-                        Fault::PowerCut => {
-                            assert!(result.is_err(), "{context}");
-                            store.after_power_cut(seed)
-                        }
-                        _ => store,
-                    };
-                    assert_kept(&store, &history.states, &must, &context);
-                    if fault == Fault::Eio {
-                        // And the power goes after all.
-                        assert_kept(&store.after_power_cut(at), &history.states, &must, &context);
-                    }
-                    let folded = crate::journal::folds::read_folds(&store).unwrap();
-                    *(if folded.images.is_empty() { &mut before } else { &mut after }) += 1;
-                    // The next writer and the next prune go on.
-                    let (writer, recovery) = Writer::open_in(store.clone(), options_of_writer())
-                        .unwrap_or_else(|error| panic!("{context}: {error:?}"));
-                    assert_eq!(recovery.last_lsn.0 as usize, history.states.len() - 1, "{context}");
-                    drop(writer);
-                    prune(&store, &options, history.now)
-                        .unwrap_or_else(|error| panic!("{context}: {error:?}"));
-                    assert_kept(&store, &history.states, &must, &context);
-                    assert_eq!(leftovers(&store), 0, "{context}");
-                }
+    let mut history = History::new(5, 64);
+    history.go_on(14);
+    prune(&history.store, &keep(8, 10, 1), history.now).unwrap();
+    history.go_on(18);
+    let options = PruneOptions { image_factor: 1, ..keep(15, 16, 3) };
+    let must = kept_by(&options, &history.points(), history.now);
+    let copy = history.store.copy();
+    let plan = prune(&copy, &options, history.now).unwrap();
+    assert!(plan.made() >= 1 && plan.segments() >= 2 && plan.image.is_some(), "{plan:?}");
+    let operations = copy.operations();
+    assert!(operations > 20, "{operations}");
+    for at in 0..operations {
+        for fault in [Fault::PowerCut, Fault::Eio, Fault::ShortWrite, Fault::NoSpace] {
+            // What they do to an append, and at most to that, one in three shows.
+            if at % 3 > 0 && matches!(fault, Fault::ShortWrite | Fault::NoSpace) {
+                continue;
             }
+            let context = format!("{fault:?} at {at} of {operations}");
+            let store = history.store.copy();
+            store.fail_at(at, fault, at);
+            let result = prune(&store, &options, history.now);
+            let store = match fault {
+                Fault::PowerCut => {
+                    assert!(result.is_err(), "{context}");
+                    store.after_power_cut(at)
+                }
+                // The process is killed, and after every other time the power goes, too.
+                _ if at % 2 == 0 => store.after_power_cut(at),
+                _ => store,
+            };
+            assert_kept(&store, &history.states, &must, &context);
+            let folded = crate::journal::folds::read_folds(&store).unwrap();
+            *(if folded.images.is_empty() { &mut before } else { &mut after }) += 1;
+            // The next writer and the next prune go on.
+            let opened = Writer::open_in(store.clone(), options_of_writer());
+            let (writer, recovery) = opened.unwrap_or_else(|error| panic!("{context}: {error:?}"));
+            assert_eq!(recovery.last_lsn.0 as usize, history.states.len() - 1, "{context}");
+            drop(writer);
+            prune(&store, &options, history.now).unwrap_or_else(|error| panic!("{context}: {error:?}"));
+            assert_kept(&store, &history.states, &must, &context);
+            assert_eq!(leftovers(&store), 0, "{context}");
         }
     }
-    assert!(before > 100 && after > 20, "{before} before the manifest, {after} after");
+    assert!(before > 30 && after > 10, "{before} before the manifest, {after} after");
 }
 
 #[test]

@@ -7,7 +7,7 @@
 pub use crate::apply::fuzzing::{checkpoint, hash_list};
 #[cfg(feature = "capture")]
 pub use crate::capture::fuzzing::event;
-pub use crate::journal::fuzzing::{frame, index, record, seal, segment, segment_header, volume_file};
+pub use crate::journal::fuzzing::{folds, frame, index, record, seal, segment, segment_header, volume_file};
 #[cfg(feature = "capture")]
 pub use crate::service::fuzzing::request;
 
@@ -21,6 +21,7 @@ mod tests {
         ("checkpoint", super::checkpoint),
         #[cfg(feature = "capture")]
         ("event", super::event),
+        ("folds", super::folds),
         ("frame", super::frame),
         ("hash_list", super::hash_list),
         ("index", super::index),

@@ -159,6 +159,7 @@ fn every_command_has_help_with_an_example_on_stdout() {
         &["journal", "ls"],
         &["journal", "dump"],
         &["journal", "check"],
+        &["journal", "prune"],
         &["completions"],
         &["man"],
     ] {
@@ -308,6 +309,65 @@ fn every_write_of_a_stretch_is_listed_restored_and_of_class_crash() {
         assert!(code(&output) == 2 && stderr(&output).contains("no origin records"), "{}", stderr(&output));
     }
     assert!(!bench.path("target.img").exists());
+}
+
+#[test]
+fn prune_says_what_goes_then_does_it_and_every_command_works_on_what_is_left() {
+    let bench = bench();
+    let before = bench.hash();
+    // The records are of 1970, so all of them are old enough.
+    let args =
+        ["journal", "prune", "JOURNAL", "--drop-labelled", "--daily", "0", "--weekly", "0", "--hourly", "1"];
+    let dry = json(&bench.run(&[&args[..], &["--dry-run", "--json"]].concat()));
+    assert_eq!(bench.hash(), before, "a dry run changes nothing");
+    let text = stdout(&bench.run(&[&args[..], &["--dry-run"]].concat()));
+    assert!(text.contains("mark 1 crash") && text.contains("nothing was changed"), "{text}");
+    assert_eq!(
+        (&dry["upto"], &dry["folds_made"], &dry["dropped"][0]["label"]),
+        (&17.into(), &1.into(), &"first".into())
+    );
+    let output = bench.run(&[&args[..], &["--json"]].concat());
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let done = json(&output);
+    assert_eq!((&done["segments"], &done["freed_bytes"]), (&dry["segments"], &dry["freed_bytes"]));
+    for segment in done["segments"].as_array().unwrap() {
+        assert!(!bench.journal().join(segment.as_str().unwrap()).exists());
+    }
+    let again = bench.run(&args);
+    assert_eq!((code(&again), stdout(&again).starts_with("nothing to do")), (0, true), "{}", stdout(&again));
+
+    let points = json(&bench.run(&["points", "JOURNAL", "--json"]));
+    let ids: Vec<_> =
+        points["points"].as_array().unwrap().iter().map(|p| p["id"].as_u64().unwrap()).collect();
+    assert_eq!(ids, [2, 3]);
+    let listed = json(&bench.run(&["journal", "ls", "JOURNAL", "--json"]));
+    assert_eq!((&listed["folds"][0]["upto"], &listed["folds"][0]["marks"]), (&17.into(), &1.into()));
+    assert!(stdout(&bench.run(&["journal", "ls", "JOURNAL"])).contains("folded"));
+    let checked = json(&bench.run(&["journal", "check", "JOURNAL", "--json"]));
+    assert_eq!((&checked["whole"], &checked["folds"]), (&true.into(), &1.into()));
+    let output = bench.run(&["replay", "JOURNAL", "--to", "latest", "--target", "TARGET"]);
+    assert!(code(&output) == 0 && stdout(&output).contains("base     the volume at record 17"), "{output:?}");
+    assert!(fs::read(bench.path("target.img")).unwrap() == bench.states[17]);
+    for args in [
+        &["replay", "JOURNAL", "--to", "lsn:9", "--target", "TARGET", "--force"][..],
+        &["journal", "dump", "JOURNAL", "--from", "1"],
+    ] {
+        let output = bench.run(args);
+        assert!(code(&output) == 2 && stderr(&output).contains("not in the journal any more"), "{output:?}");
+    }
+    assert_eq!(code(&bench.run(&["journal", "dump", "JOURNAL"])), 0);
+    // A writer goes on, and knows the last mark's number.
+    let (writer, recovery) = Writer::open(&bench.journal(), JournalOptions::default()).unwrap();
+    assert_eq!((recovery.last_lsn.0, writer.next_mark().0), (26, 4));
+    // One byte of the base is enough to be found.
+    let base = fs::read_dir(bench.journal()).unwrap().map(|entry| entry.unwrap().path());
+    let base =
+        base.into_iter().find(|p| p.to_str().unwrap().contains("fold-") && p.extension().unwrap() == "awj");
+    let mut bytes = fs::read(base.as_ref().unwrap()).unwrap();
+    bytes[300] ^= 1;
+    fs::write(base.unwrap(), bytes).unwrap();
+    let output = bench.run(&["journal", "check", "JOURNAL"]);
+    assert!(code(&output) == 1 && stdout(&output).contains("fold-"), "{output:?}");
 }
 
 #[test]

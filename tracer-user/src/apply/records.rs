@@ -1,16 +1,14 @@
 use crate::apply::ApplyError;
 use crate::apply::hash_list::KeptHashes;
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Journal, JournalError, Leg, Way};
 use crate::model::{ByteRangeSet, Lsn, Record, RecordBody};
 use crate::target::{Coalescer, TargetWriter};
 
 /// How far an `apply` is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ApplyProgress {
-    /// The last record read.
-    pub lsn: Lsn,
-    /// The record it ends with.
-    pub to: Lsn,
+    /// Records read so far.
+    pub records: u64,
     /// Bytes of Data records so far.
     pub data_bytes: u64,
     /// Bytes of Data, Zero and Discard records so far.
@@ -45,23 +43,23 @@ impl ApplyStats {
     }
 }
 
-/// Applies the records after `from_exclusive` up to and including `to`. Does not sync the target. Applying records
-/// again is harmless as long as it goes on to the same or a later record than before.
+/// Goes a way of the journal from its beginning. Does not sync the target. Going it again is harmless as long as it ends at the
+/// same or a later record than before.
 ///
 /// # Errors
-/// When the journal is damaged or ends before `to`, or the target cannot be written: it then holds a part of them.
+/// When the journal is damaged or ends before, or was pruned meanwhile, or the target cannot be written: it then holds a part
+/// of the records.
 pub fn apply(
     journal: &Journal,
     target: &mut TargetWriter,
-    from_exclusive: Lsn,
-    to: Lsn,
+    way: &Way,
     progress: &mut dyn FnMut(ApplyProgress),
 ) -> Result<ApplyStats, ApplyError> {
     let mut stats = ApplyStats::default();
-    if from_exclusive < to {
-        let records = journal.records(from_exclusive.next(), to)?;
+    for leg in &way.legs {
+        let records = journal.leg_records(leg)?;
         let onto = Onto { target, hashes: &mut KeptHashes::none() };
-        apply_some(records, onto, Span { from_exclusive, to }, u64::MAX, &mut stats, progress)?;
+        apply_some(records, onto, Span::of(leg), u64::MAX, &mut stats, progress)?;
     }
     Ok(stats)
 }
@@ -71,6 +69,12 @@ pub fn apply(
 pub(super) struct Span {
     pub(super) from_exclusive: Lsn,
     pub(super) to: Lsn,
+}
+
+impl Span {
+    pub(super) fn of(leg: &Leg) -> Span {
+        Span { from_exclusive: leg.records_after, to: leg.records_to }
+    }
 }
 
 /// What records are applied to, and the list that has to know of it.
@@ -103,7 +107,7 @@ pub(super) fn apply_some(
         if coalescer.is_full() {
             flush(&mut coalescer, &mut onto, stats)?;
             let content_bytes = stats.data_bytes + stats.zero_bytes;
-            progress(ApplyProgress { lsn: last, to: span.to, data_bytes: stats.data_bytes, content_bytes });
+            progress(ApplyProgress { records: stats.records, data_bytes: stats.data_bytes, content_bytes });
         }
         if last == span.to || content_bytes >= content_bytes_max {
             break;
@@ -114,7 +118,7 @@ pub(super) fn apply_some(
     }
     flush(&mut coalescer, &mut onto, stats)?;
     let content_bytes = stats.data_bytes + stats.zero_bytes;
-    progress(ApplyProgress { lsn: last, to: span.to, data_bytes: stats.data_bytes, content_bytes });
+    progress(ApplyProgress { records: stats.records, data_bytes: stats.data_bytes, content_bytes });
     Ok(last)
 }
 

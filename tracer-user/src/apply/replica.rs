@@ -4,7 +4,7 @@ use crate::apply::decision::{Decision, Found, decide};
 use crate::apply::hash_list::KeptHashes;
 use crate::apply::records::{Onto, Span, apply_some};
 use crate::apply::{ApplyError, ApplyStats, Checkpoint};
-use crate::journal::Journal;
+use crate::journal::{Journal, Leg};
 use crate::model::{Lsn, Point, VolumeInfo};
 use crate::target::{OpenTarget, TargetWriter};
 
@@ -157,11 +157,18 @@ impl Replica {
             })?;
         }
         while self.checkpoint.applied < to {
-            let span = Span { from_exclusive: self.checkpoint.applied, to };
-            let records = journal.records(span.from_exclusive.next(), to)?;
-            let bytes_max = self.checkpoint_every_bytes;
-            let onto = Onto { target: &mut self.target, hashes: &mut self.hashes };
-            let reached = apply_some(records, onto, span, bytes_max, &mut stats, &mut |_| {})?;
+            // A replica that is behind what was folded begins anew, from the base: the first leg then covers all of it.
+            let way = journal.way(self.checkpoint.applied, to)?;
+            let Some(leg) = way.legs.first() else { break };
+            let reached = match self.go(journal, leg, &mut stats) {
+                Err(ApplyError::Journal(_) | ApplyError::JournalEnds { .. })
+                    if !journal.is_current(&way)? =>
+                {
+                    // It was pruned meanwhile: there is another way.
+                    continue;
+                }
+                reached => reached?,
+            };
             self.target.sync()?;
             self.hashes.sync();
             if reached < to {
@@ -181,6 +188,15 @@ impl Replica {
             self.keep(there)?;
         }
         Ok(stats)
+    }
+
+    /// Applies a leg, or as much of it as one checkpoint may wait for; returns the record it came to.
+    fn go(&mut self, journal: &Journal, leg: &Leg, stats: &mut ApplyStats) -> Result<Lsn, ApplyError> {
+        let records = journal.leg_records(leg)?;
+        let bytes_max = if leg.is_fold() { u64::MAX } else { self.checkpoint_every_bytes };
+        let onto = Onto { target: &mut self.target, hashes: &mut self.hashes };
+        let reached = apply_some(records, onto, Span::of(leg), bytes_max, stats, &mut |_| {})?;
+        Ok(if leg.is_fold() { leg.to } else { reached })
     }
 
     /// For when there is nothing to apply: hashes `granules_max` granules at most that were changed in part, so that

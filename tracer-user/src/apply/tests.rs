@@ -31,6 +31,10 @@ fn assert_at(history: &History, disk: &FaultyDisk, replica: &Replica, point: &Po
     assert!(disk.bytes() == history.state(point.lsn), "the replica is not at mark {}", point.id);
 }
 
+fn way(history: &History, from: u64, to: u64) -> crate::journal::Way {
+    history.journal().way(Lsn(from), Lsn(to)).unwrap()
+}
+
 #[test]
 fn a_replica_is_the_source_at_every_mark() {
     let history = History::new(1, 8);
@@ -197,15 +201,16 @@ fn apply_reports_what_it_did_and_covers() {
     let disk = FaultyDisk::new(SIZE);
     let mut target = TargetWriter::over(disk.clone(), SIZE as u64);
     let mut seen = Vec::new();
-    let stats = apply(&history.journal(), &mut target, Lsn(0), Lsn(3), &mut |at| seen.push(at)).unwrap();
+    let stats =
+        apply(&history.journal(), &mut target, &way(&history, 0, 3), &mut |at| seen.push(at)).unwrap();
     assert_eq!((stats.records, stats.data_bytes, stats.zero_bytes), (3, 8192, 65536));
     assert_eq!((stats.written_bytes, stats.zeroed_bytes), (6144, 65536));
     assert_eq!(stats.covered.bytes(), 6144 + 65536);
-    assert_eq!(seen.last().unwrap().lsn, Lsn(3));
+    assert_eq!(seen.last().unwrap().records, 3);
     assert!(disk.bytes()[6144..65536].iter().all(|b| *b == 0xee), "what no record speaks of is left alone");
-    let nothing = apply(&history.journal(), &mut target, Lsn(3), Lsn(3), &mut |_| {}).unwrap();
+    let nothing = apply(&history.journal(), &mut target, &way(&history, 3, 3), &mut |_| {}).unwrap();
     assert_eq!(nothing, ApplyStats::default());
-    let past = apply(&history.journal(), &mut target, Lsn(0), Lsn(4), &mut |_| {});
+    let past = apply(&history.journal(), &mut target, &way(&history, 0, 4), &mut |_| {});
     assert!(matches!(past, Err(ApplyError::JournalEnds { last: Lsn(3), wanted: Lsn(4) })));
 }
 
@@ -215,7 +220,7 @@ fn a_record_past_the_volume_is_named() {
     history.append(RecordBody::Data { start: 0, bytes: vec![1; 4096] });
     history.sync();
     let mut target = TargetWriter::over(FaultyDisk::new(4095), 4095);
-    let error = apply(&history.journal(), &mut target, Lsn(0), Lsn(1), &mut |_| {}).unwrap_err();
+    let error = apply(&history.journal(), &mut target, &way(&history, 0, 1), &mut |_| {}).unwrap_err();
     assert!(matches!(error, ApplyError::Record { lsn: Lsn(1), .. }), "{error}");
 }
 
@@ -309,5 +314,59 @@ mod opening {
         let point = Point { id: MarkId(1), ..history.points()[0].clone() };
         let error = replica.advance(&history.journal(), point.lsn, Some(&point)).unwrap_err();
         assert!(matches!(error, ApplyError::WrongVolume { .. }));
+    }
+}
+
+mod pruned {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::journal::{PruneOptions, PrunePlan, Retention, prune};
+    use crate::model::Timestamp;
+
+    /// Folds all but the last rounds; of the marks those of the labels are kept.
+    fn pruned(seed: u64) -> (History, PrunePlan) {
+        let mut history = History::new(seed, 30);
+        history.sync();
+        let retention = Retention {
+            keep_all: std::time::Duration::from_secs(20),
+            keep_marks: std::time::Duration::from_secs(60),
+            hourly: 0,
+            daily: 0,
+            weekly: 0,
+            drop_labelled: true,
+        };
+        let now = Timestamp(history.states.len() as u64 * 1_000_000_000);
+        let options = PruneOptions { retention, image_factor: 0, lazy: false };
+        let plan = prune(&history.dir(), &options, now).unwrap();
+        assert!(plan.segments() > 0 && plan.kept_marks > 2 && !plan.dropped.is_empty(), "{plan:?}");
+        (history, plan)
+    }
+
+    #[test]
+    fn a_replica_of_any_age_comes_to_the_last_mark_of_a_pruned_journal() {
+        let (history, plan) = pruned(31);
+        let points = history.points();
+        let last = points.last().unwrap();
+        let known: BTreeSet<_> = points.iter().map(|point| point.lsn).collect();
+        let (mut resumed, mut rebuilt) = (0, 0);
+        for from in (0..history.states.len() as u64).map(Lsn) {
+            let disk = FaultyDisk::holding(history.state(from).to_vec());
+            let target = TargetWriter::over(disk.clone(), SIZE as u64);
+            let fresh = Checkpoint::fresh(history.info.id, std::path::Path::new("memory"), "memory");
+            let checkpoint = Checkpoint { applied: from, ..fresh };
+            let mut replica = Replica::of(&history.dir(), target, checkpoint, KeptHashes::none());
+            let stats = replica.advance(&history.journal(), last.lsn, Some(last)).unwrap();
+            assert!(disk.bytes() == history.state(last.lsn), "from record {from}");
+            assert!(replica.checkpoint().consistent && replica.checkpoint().applied == last.lsn);
+            let whole = stats.covered.bytes() == SIZE as u64;
+            if known.contains(&from) && from <= plan.upto {
+                resumed += usize::from(!whole);
+            } else if from < Lsn(plan.upto.0 / 2) {
+                assert!(whole, "nothing less is right for record {from}");
+                rebuilt += 1;
+            }
+        }
+        assert!(resumed > 0 && rebuilt > 0, "{resumed} resumed, {rebuilt} rebuilt");
     }
 }

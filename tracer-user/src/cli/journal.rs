@@ -3,16 +3,18 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Serialize;
 
+use crate::cli::prune::{self, PruneArgs};
 use crate::cli::{Outcome, Output, Progress, Unit, say, size};
 use crate::journal::{CheckReport, Journal, JournalError, SegmentInfo, TornTail};
 use crate::model::{Lsn, MarkId, PointClass, Record, RecordBody, Timestamp};
 
-/// Look inside a journal; nothing is ever changed
+/// Look inside a journal, and apply retention to it
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     Ls(LsArgs),
     Dump(DumpArgs),
     Check(CheckArgs),
+    Prune(PruneArgs),
 }
 
 /// List the segments
@@ -32,9 +34,9 @@ pub(super) struct LsArgs {
 pub(super) struct DumpArgs {
     /// Directory of the journal
     journal: PathBuf,
-    /// First record
-    #[arg(long, value_name = "LSN", default_value_t = 1)]
-    from: u64,
+    /// First record; the first that was not folded when not given
+    #[arg(long, value_name = "LSN")]
+    from: Option<u64>,
     /// Last record; the end of the journal when not given
     #[arg(long, value_name = "LSN", default_value_t = u64::MAX, hide_default_value = true)]
     to: u64,
@@ -57,7 +59,8 @@ pub(super) struct CheckArgs {
     json: bool,
 }
 
-/// `ls --json`: one object. `segments`: list of these; `torn_tail`: null or `segment`, `offset`, `bytes`.
+/// `ls --json`: one object. `segments`: list of these; `folds`: list of `name`, `after`, `upto`, `bytes`, `marks`, `image`;
+/// `torn_tail`: null or `segment`, `offset`, `bytes`.
 #[derive(Serialize)]
 struct Segment<'a> {
     name: &'a str,
@@ -67,6 +70,19 @@ struct Segment<'a> {
     sealed: bool,
     recovered: bool,
     marks: u64,
+}
+
+#[derive(Serialize)]
+struct Folded {
+    name: String,
+    /// It changes the volume of this record, 0 for nothing,
+    after: Lsn,
+    /// to that of this one.
+    upto: Lsn,
+    bytes: u64,
+    marks: usize,
+    /// A base image of a mark that is in the segments, too.
+    image: bool,
 }
 
 #[derive(Serialize)]
@@ -109,6 +125,7 @@ struct Checked<'a> {
 
 #[derive(Serialize)]
 struct Found<'a> {
+    folds: u64,
     segments: u64,
     bytes: u64,
     records: u64,
@@ -122,6 +139,7 @@ pub(super) fn run(command: &Command, out: &mut Output) -> anyhow::Result<Outcome
         Command::Ls(args) => ls(args, out),
         Command::Dump(args) => dump(args, out),
         Command::Check(args) => check(args, out),
+        Command::Prune(args) => prune::run(args, out),
     }
 }
 
@@ -130,14 +148,16 @@ fn ls(args: &LsArgs, out: &mut Output) -> anyhow::Result<Outcome> {
     let journal = Journal::open(&args.journal).with_context(cannot)?;
     let segments = journal.segments().with_context(cannot)?;
     let torn = journal.torn_tail().with_context(cannot)?;
+    let folds = folded(&journal).with_context(cannot)?;
     if args.json {
         #[derive(Serialize)]
         struct Listing<'a> {
             segments: Vec<Segment<'a>>,
+            folds: &'a [Folded],
             torn_tail: Option<Torn<'a>>,
         }
         let segments = segments.iter().map(Segment::from).collect();
-        out.json(&Listing { segments, torn_tail: torn.as_ref().map(Torn::from) })?;
+        out.json(&Listing { segments, folds: &folds, torn_tail: torn.as_ref().map(Torn::from) })?;
         return Ok(Outcome::Done);
     }
     let width = segments.iter().map(|segment| segment.name.len()).max().unwrap_or(0).max(7);
@@ -153,14 +173,36 @@ fn ls(args: &LsArgs, out: &mut Output) -> anyhow::Result<Outcome> {
         };
         out.line(format_args!("{name:width$}  {first:>10}  {last:>10}  {bytes:>12}  {marks:>7}  {state}"))?;
     }
+    for Folded { name, after, upto, bytes, marks, image } in &folds {
+        let (after, state) = (after.0 + 1, if *image { "base image" } else { "folded" });
+        out.line(format_args!(
+            "{name:width$}  {after:>10}  {:>10}  {bytes:>12}  {marks:>7}  {state}",
+            upto.0
+        ))?;
+    }
     torn.iter().for_each(tell_torn);
     Ok(Outcome::Done)
+}
+
+fn folded(journal: &Journal) -> Result<Vec<Folded>, JournalError> {
+    let folds = journal.folds()?;
+    let images = folds.images.iter().map(|fold| (fold, true));
+    let listed = folds.folds.iter().map(|fold| (fold, false)).chain(images).map(|(fold, image)| Folded {
+        name: fold.prefix() + "*",
+        after: fold.after,
+        upto: fold.upto(),
+        bytes: fold.bytes,
+        marks: fold.marks.len(),
+        image,
+    });
+    Ok(listed.collect())
 }
 
 fn dump(args: &DumpArgs, out: &mut Output) -> anyhow::Result<Outcome> {
     let cannot = || format!("cannot print the records of {}", args.journal.display());
     let journal = Journal::open(&args.journal).with_context(cannot)?;
-    for record in journal.records(Lsn(args.from), Lsn(args.to)).with_context(cannot)? {
+    let from = args.from.map_or_else(|| journal.first_lsn(), |from| Ok(Lsn(from))).with_context(cannot)?;
+    for record in journal.records(from, Lsn(args.to)).with_context(cannot)? {
         let record = match record.with_context(cannot) {
             Ok(record) => record,
             Err(error) => {
@@ -277,6 +319,7 @@ impl<'a> From<&'a TornTail> for Torn<'a> {
 impl<'a> From<&'a CheckReport> for Found<'a> {
     fn from(report: &'a CheckReport) -> Found<'a> {
         Found {
+            folds: report.folds,
             segments: report.segments,
             bytes: report.bytes,
             records: report.records,

@@ -18,7 +18,9 @@ mod points;
 mod progress;
 #[cfg(feature = "capture")]
 mod protect;
+mod prune;
 mod replay;
+mod retention;
 #[cfg(feature = "capture")]
 mod status;
 mod verify;

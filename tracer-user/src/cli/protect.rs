@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::capture::{CaptureOptions, Origin, Rung};
+use crate::cli::retention::RetentionArgs;
 use crate::cli::{Outcome, say, size};
 use crate::collect::State;
 use crate::journal::{JournalOptions, SyncPolicy};
@@ -53,6 +54,9 @@ pub struct ProtectArgs {
     /// Overwrite a target that is not empty
     #[arg(long)]
     force: bool,
+    /// Given any of these, old history is folded and thinned out now and then, as `journal prune` does; else all is kept
+    #[command(flatten)]
+    retention: RetentionArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -105,6 +109,7 @@ pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
             payload: args.capture == Mode::Payload,
         },
         force: args.force,
+        retention: args.retention.are_given().then(|| args.retention.options(true)),
     };
     let mut screen = Screen::new();
     let summary = protect(&options, &mut |event| screen.show(&event))?;

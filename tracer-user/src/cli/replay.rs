@@ -4,7 +4,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::cli::{Outcome, Output, Progress, Unit, say, size};
-use crate::model::PointTarget;
+use crate::model::{Lsn, PointTarget};
 use crate::restore::{ReplayOptions, ReplayOutcome, ReplayPlan, ReplayProgress, replay};
 
 /// Rebuild a point of a journal in an image file or on a block device
@@ -42,7 +42,8 @@ pub(super) struct Args {
 
 /// `--json`: one object.
 ///
-/// `dry_run`; `plan`: `volume`, `source`, `point` (`lsn`, `class`, `mark`, `time`, `label`), `first_lsn`, `last_lsn`,
+/// `dry_run`; `plan`: `volume`, `source`, `point` (`lsn`, `class`, `mark`, `time`, `label`), `base_lsn` (the base image it
+/// begins with, 0 for none), `records`, `first_lsn` (of the records after base and folds), `last_lsn`,
 /// `journal_bytes`, `write_bytes_max` (null when not known), `volume_bytes`, `target`; and unless it is a dry run `done`: `records`, `data_bytes`, `zero_bytes`,
 /// `written_bytes`, `zeroed_bytes`, `undefined_bytes` (zeros no record speaks of), `seconds`.
 #[derive(Serialize)]
@@ -76,12 +77,12 @@ pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
     let mut shown: Option<Progress> = None;
     let outcome = replay(&options, &mut |progress| match progress {
         ReplayProgress::Begins(plan) => {
-            shown = Some(Progress::new("restoring", Unit::Records, plan.last_lsn.0));
+            shown = Some(Progress::new("restoring", Unit::Records, plan.records));
         }
         ReplayProgress::Applies(at) => {
             if let Some(shown) = &mut shown {
                 shown.note(size(at.content_bytes));
-                shown.set(at.lsn.0);
+                shown.set(at.records);
             }
         }
         ReplayProgress::Syncs => {
@@ -119,6 +120,9 @@ fn report(args: &Args, outcome: &ReplayOutcome, seconds: f64, out: &mut Output) 
     let writes = plan.write_bytes_max.map(|bytes| format!(", at most {} to write", size(bytes)));
     out.line(format_args!("point    {point}"))?;
     out.line(format_args!("volume   {source}, {} ({volume_bytes} bytes)", size(*volume_bytes)))?;
+    if plan.base_lsn > Lsn::ZERO {
+        out.line(format_args!("base     the volume at record {}", plan.base_lsn))?;
+    }
     out.line(format_args!(
         "records  {first_lsn} to {last_lsn}, up to {} of journal{}",
         size(*journal_bytes),

@@ -134,6 +134,9 @@ fn print(status: &Value, out: &mut Output) -> anyhow::Result<()> {
     if let Some(error) = status["last_mark_error"].as_str() {
         out.line(format_args!("  last mark failed: {error}"))?;
     }
+    if let Some(why) = status["retention"]["error"].as_str() {
+        out.line(format_args!("  RETENTION FAILS {why}"))?;
+    }
     let replica = &status["replica"];
     if let Some(why) = replica["error"].as_str() {
         out.line(format_args!("  TARGET FAILS {why}"))?;

@@ -23,6 +23,15 @@ const FILE_MODE: u32 = 0o600;
 pub trait Store {
     /// The directory, for messages.
     fn dir(&self) -> &Path;
+    /// Another handle, of the files whose names begin with `prefix`, which is left away in them: as if they were alone in a
+    /// directory. The lock is not part of it.
+    fn part(&self, prefix: &str) -> Self
+    where
+        Self: Sized;
+    /// Where a file is, for messages.
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir().join(name)
+    }
     /// The names of all files, in no order.
     fn list(&self) -> io::Result<Vec<String>>;
     /// Size of a file in bytes.
@@ -52,6 +61,8 @@ pub trait Store {
 #[derive(Debug)]
 pub struct DirStore {
     dir: PathBuf,
+    /// Of the names of all files; see [`Store::part`].
+    prefix: String,
     /// The file appended to last stays open: a failed write-back is reported to the descriptor that wrote.
     appending: Option<(String, File)>,
     _lock: Option<Flock<File>>,
@@ -60,23 +71,19 @@ pub struct DirStore {
 impl DirStore {
     /// For reading: takes no lock, creates nothing.
     pub fn open(dir: &Path) -> DirStore {
-        DirStore { dir: dir.to_owned(), appending: None, _lock: None }
+        DirStore { dir: dir.to_owned(), prefix: String::new(), appending: None, _lock: None }
     }
 
-    /// For the one writer: locks `dir/lock` as long as the store lives.
+    /// For the only one who does something: locks `dir/lock_name` as long as the store lives.
     ///
     /// # Errors
     /// `WouldBlock` when another process or another store of this one holds the lock.
-    pub fn open_exclusive(dir: &Path) -> io::Result<DirStore> {
+    pub fn open_exclusive(dir: &Path, lock_name: &str) -> io::Result<DirStore> {
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true).mode(FILE_MODE);
-        let file = options.open(dir.join(LOCK_NAME))?;
+        let file = options.open(dir.join(lock_name))?;
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error)?;
-        Ok(DirStore { dir: dir.to_owned(), appending: None, _lock: Some(lock) })
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
+        Ok(DirStore { _lock: Some(lock), ..DirStore::open(dir) })
     }
 
     fn appending(&mut self, name: &str) -> io::Result<&mut File> {
@@ -109,10 +116,21 @@ impl Store for DirStore {
         &self.dir
     }
 
+    fn part(&self, prefix: &str) -> DirStore {
+        DirStore { prefix: self.prefix.clone() + prefix, ..DirStore::open(&self.dir) }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(self.prefix.clone() + name)
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
-        std::fs::read_dir(&self.dir)?
-            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-            .collect()
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            names.extend(name.strip_prefix(&self.prefix).map(str::to_owned));
+        }
+        Ok(names)
     }
 
     fn size(&self, name: &str) -> io::Result<u64> {
@@ -186,10 +204,29 @@ mod tests {
     #[test]
     fn a_second_exclusive_store_would_block() {
         let dir = tempfile::tempdir().unwrap();
-        let first = DirStore::open_exclusive(dir.path()).unwrap();
-        assert_eq!(DirStore::open_exclusive(dir.path()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let first = DirStore::open_exclusive(dir.path(), LOCK_NAME).unwrap();
+        assert_eq!(
+            DirStore::open_exclusive(dir.path(), LOCK_NAME).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
         drop(first);
-        DirStore::open_exclusive(dir.path()).unwrap();
+        DirStore::open_exclusive(dir.path(), LOCK_NAME).unwrap();
+    }
+
+    #[test]
+    fn a_part_shows_and_makes_only_files_of_its_prefix() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut whole = DirStore::open(dir.path());
+        let mut part = whole.part("a.").part("b.");
+        part.create("x").unwrap();
+        part.append("x", b"of the part").unwrap();
+        part.rename("x", "y").unwrap();
+        whole.create("y").unwrap();
+        assert_eq!((part.list().unwrap(), part.size("y").unwrap()), (vec!["y".to_owned()], 11));
+        assert_eq!((whole.size("a.b.y").unwrap(), whole.size("y").unwrap()), (11, 0));
+        assert_eq!(part.path("y"), dir.path().join("a.b.y"));
+        part.remove("y").unwrap();
+        assert_eq!(whole.list().unwrap(), ["y"]);
     }
 
     #[test]

@@ -2,18 +2,22 @@
 
 use crate::io::store::Store;
 use crate::journal::error::JournalError;
+use crate::journal::folds::{FOLDS_NAME, Fold, Folds};
 use crate::journal::format::{FrameHeader, Version};
 use crate::journal::index::Index;
 use crate::journal::reader::Journal;
 use crate::journal::record::{BodyView, FrameCursor};
 use crate::journal::recovery::TornTail;
 use crate::journal::segment::{Chain, segment_name};
-use crate::journal::walk::{Opened, Step, Walk, io_error};
+use crate::journal::walk::{Opened, Step, Summary, Walk, io_error, summarise};
 use crate::model::{Lsn, MarkId};
 
 /// What [`Journal::check`] found in a journal that is whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckReport {
+    /// Folds and base images.
+    pub folds: u64,
+    /// Those of folds, too, as all that follows.
     pub segments: u64,
     /// Bytes of all segments.
     pub bytes: u64,
@@ -31,16 +35,28 @@ impl<S: Store> Journal<S> {
     /// # Errors
     /// The first damage found, by segment and byte.
     pub fn check(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<CheckReport, JournalError> {
+        self.looking(|folds| self.check_all(folds, progress))
+    }
+
+    fn check_all(
+        &self,
+        folds: &Folds,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<CheckReport, JournalError> {
         let store = self.store();
-        let firsts = self.firsts()?;
+        let firsts = self.firsts(folds)?;
         let size_of = |first: &Lsn| {
             let name = segment_name(*first);
             store.size(&name).map_err(|error| io_error(store, "read", &name, error))
         };
-        let total = firsts.iter().map(size_of).sum::<Result<u64, _>>()?;
-        let mut report = CheckReport::default();
+        let folded = folds.all().map(|fold| fold.bytes).sum::<u64>();
+        let total = folded + firsts.iter().map(size_of).sum::<Result<u64, _>>()?;
+        let mut report = CheckReport { last_lsn: Lsn(folds.first_lsn.0 - 1), ..CheckReport::default() };
+        for fold in folds.all() {
+            self.check_fold(fold, &mut report, progress, total)?;
+        }
         let mut last_mark = None;
-        let mut chain = Chain::start();
+        let mut chain = folds.chain();
         for first in &firsts {
             chain.expect_name(*first)?;
             let before = report.bytes;
@@ -91,12 +107,50 @@ impl<S: Store> Journal<S> {
                 }
             }
             report.last_lsn = Lsn(walk.next_lsn.0 - 1);
+            report.records += walk.next_lsn.0 - first.0;
             report.marks += found.index.points().len() as u64;
             last_mark = found.last_mark;
         }
-        report.records = report.last_lsn.0;
         progress(report.bytes, total.max(report.bytes));
         Ok(report)
+    }
+}
+
+impl<S: Store> Journal<S> {
+    /// Its own journal is whole, ends in the seal that the manifest names, and holds the marks it should.
+    fn check_fold(
+        &self,
+        fold: &Fold,
+        report: &mut CheckReport,
+        progress: &mut dyn FnMut(u64, u64),
+        total: u64,
+    ) -> Result<(), JournalError> {
+        let before = report.bytes;
+        let found = self.in_fold(fold, |journal| {
+            let found = journal.check(&mut |done, _| progress(before + done, total.max(before + done)))?;
+            let hash = journal.last_hash()?;
+            let what = match () {
+                () if hash != Some(fold.hash) => "its last seal is not the one that was made for it",
+                () if found.marks != fold.marks.len() as u64 => "it holds another number of marks",
+                () => return Ok(found),
+            };
+            Err(JournalError::Damaged { segment: FOLDS_NAME.to_owned(), offset: 0, what: what.to_owned() })
+        })?;
+        report.folds += 1;
+        report.segments += found.segments;
+        report.bytes += found.bytes;
+        report.records += found.records;
+        report.marks += found.marks;
+        Ok(())
+    }
+
+    /// Of the seal at the end; `None` when the last segment is open.
+    fn last_hash(&self) -> Result<Option<[u8; 32]>, JournalError> {
+        let Some(last) = self.looking(|folds| self.firsts(folds))?.pop() else { return Ok(None) };
+        Ok(match summarise(self.store(), self.info().id, last)? {
+            Summary::Sealed(sealed) => Some(sealed.seal.hash),
+            _ => None,
+        })
     }
 }
 

@@ -40,6 +40,19 @@ pub enum JournalError {
          replaced or edited; restore it from a copy"
     )]
     BrokenChain { segment: String, offset: u64, previous: String },
+    #[error(
+        "record {wanted} is not in the journal any more: what is left of the history up to record {upto} are its marks. \
+         `afterwrite points JOURNAL` lists what can be restored"
+    )]
+    Folded { wanted: Lsn, upto: Lsn },
+    #[error("in the fold {fold}…")]
+    InFold {
+        fold: String,
+        #[source]
+        source: Box<JournalError>,
+    },
+    #[error("another prune is at work on the journal {}; wait for it to end", dir.display())]
+    Pruning { dir: PathBuf },
     #[error("segment {missing} is missing (the next one there is {found}); restore it from a copy")]
     MissingSegment { missing: String, found: String },
     /// The caller's record was refused; the writer goes on working.
@@ -56,6 +69,9 @@ pub enum JournalError {
 impl JournalError {
     /// The journal's bytes are wrong, as opposed to: they could not be read, or not by this program.
     pub fn is_damage(&self) -> bool {
+        if let JournalError::InFold { source, .. } = self {
+            return source.is_damage();
+        }
         matches!(
             self,
             JournalError::WrongVolume { .. }

@@ -1,6 +1,7 @@
 //! Fuzz targets of the journal's decoders: see `crate::fuzzing`.
 
 use crate::io::store::faulty::FaultyStore;
+use crate::journal::folds::Folds;
 use crate::journal::format::{
     FRAME_HEADER_LEN, FRAME_MAGIC, FrameHeader, FrameKind, RAW_LEN_MAX, SEAL_LEN, SEAL_MAGIC,
     SEGMENT_HEADER_LEN, Seal, Seed, SegmentHeader, Version, u32_at,
@@ -128,7 +129,7 @@ fn index_of(version: Version, data: &[u8]) {
         let before = index.frame_before(point.lsn);
         assert!(before.is_none_or(|entry| entry.lsn <= point.lsn));
     }
-    let mut finder = StretchFinder::default();
+    let mut finder = StretchFinder::from(None);
     finder.add(&index, Lsn(1), Lsn(u64::MAX - 1), true);
     let _ = finder.finish(|lsn| Ok::<_, JournalError>(Timestamp(lsn.0)));
 }
@@ -159,6 +160,21 @@ pub fn volume_file(data: &[u8]) {
     };
     decode(text);
     decode(&format!("{text}crc32c = \"{:08x}\"\n", crc32c::crc32c(data)));
+}
+
+/// The manifest of folds; its checksum is put right the second time.
+pub fn folds(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let decode = |text: &str| {
+        if let Ok(folds) = Folds::decode(text) {
+            let again = folds.encode().expect("what was decoded can be encoded");
+            assert!(folds.first_lsn.0 <= folds.upto().0 + 1);
+            assert!(folds.folds.iter().flat_map(|fold| &fold.marks).is_sorted());
+            assert_eq!(Folds::decode(&again), Ok(folds));
+        }
+    };
+    decode(text);
+    decode(&format!("{text}# crc32c = \"{:08x}\"\n", crc32c::crc32c(data)));
 }
 
 /// The whole of a journal of one segment, read, checked and recovered. A first byte that is odd leaves the bytes that

@@ -2,6 +2,7 @@
 
 use crate::io::store::Store;
 use crate::journal::error::JournalError;
+use crate::journal::folds::Folds;
 use crate::journal::format::Version;
 use crate::journal::reader::Journal;
 use crate::model::{Lsn, Stretch, Timestamp};
@@ -31,8 +32,17 @@ impl<S: Store> Journal<S> {
         stretches: &[Stretch],
         time: Timestamp,
     ) -> Result<Option<(Lsn, Timestamp)>, JournalError> {
+        self.looking(|folds| self.last_instant_in(folds, stretches, time))
+    }
+
+    fn last_instant_in(
+        &self,
+        folds: &Folds,
+        stretches: &[Stretch],
+        time: Timestamp,
+    ) -> Result<Option<(Lsn, Timestamp)>, JournalError> {
         let Some(earliest) = stretches.first().map(|stretch| stretch.from_lsn) else { return Ok(None) };
-        for first in self.firsts()?.into_iter().rev() {
+        for first in self.firsts(folds)?.into_iter().rev() {
             let Some((index, last, knows_times)) = self.index_of(first)? else { continue };
             if last < earliest {
                 break;
@@ -66,6 +76,7 @@ impl<S: Store> Journal<S> {
             stretches.iter().filter(|stretch| stretch.from_lsn <= to && from <= stretch.to_lsn).collect();
         let mut found = None;
         for stretch in overlapping {
+            // The mark it begins with may stand in a fold only; it is found as a mark.
             for record in self.records(from.max(stretch.from_lsn), to.min(stretch.to_lsn))? {
                 let record = record?;
                 if record.time <= time {

@@ -5,6 +5,9 @@
 
 mod check;
 mod error;
+mod fold;
+mod folded;
+mod folds;
 mod format;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -13,11 +16,13 @@ mod instants;
 mod open_segment;
 mod options;
 mod packing;
+mod prune;
 mod reader;
 mod record;
 mod records;
 mod recovery;
 mod reopen;
+mod retention;
 mod segment;
 mod stretches;
 #[cfg(test)]
@@ -28,9 +33,13 @@ mod writer;
 
 pub use check::CheckReport;
 pub use error::JournalError;
+pub use folded::{Leg, Way, WayCost};
+pub use folds::{Fold, Folds};
 pub use options::{BadSyncPolicy, JournalOptions, SyncPolicy};
+pub use prune::{PruneOptions, PrunePlan, plan_prune, prune};
 pub use reader::{Journal, SegmentInfo};
 pub use record::LABEL_LEN_MAX;
 pub use records::Records;
 pub use recovery::{Recovery, TornTail};
+pub use retention::Retention;
 pub use writer::Writer;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::io::store::{DirStore, Store};
 use crate::journal::error::JournalError;
+use crate::journal::folds::{Folds, decode_bytes, read_bytes};
 use crate::journal::format::{FRAME_HEADER_LEN, Version};
 use crate::journal::index::Index;
 use crate::journal::records::Records;
@@ -12,13 +13,15 @@ use crate::journal::recovery::TornTail;
 use crate::journal::segment::{Chain, segment_name};
 use crate::journal::stretches::StretchFinder;
 use crate::journal::volume::read_volume;
-use crate::journal::walk::{Opened, Step, Summary, Walk, io_error, list_segments, summarise};
+use crate::journal::walk::{Opened, Step, Summary, Walk, io_error, live_segments, summarise};
 use crate::model::{Lsn, Point, Timeline, VolumeInfo};
 
 /// A journal to read from. Takes no lock and writes nothing; a half-written end is simply where it ends.
 pub struct Journal<S: Store = DirStore> {
     store: Arc<S>,
     info: VolumeInfo,
+    /// The manifest read last, and its bytes.
+    folds: Mutex<Option<(Vec<u8>, Arc<Folds>)>>,
     /// What is known of the open segment, so that following a writer does not read it anew each time.
     tail: Mutex<Option<Tail>>,
 }
@@ -115,8 +118,9 @@ impl<S: Store> Journal<S> {
     /// [`Journal::open`] on any store.
     pub(super) fn open_in(store: S) -> Result<Journal<S>, JournalError> {
         let info = read_volume(&store)?;
-        let journal = Journal { store: Arc::new(store), info, tail: Mutex::new(None) };
-        journal.firsts()?;
+        let (folds, tail) = (Mutex::new(None), Mutex::new(None));
+        let journal = Journal { store: Arc::new(store), info, folds, tail };
+        journal.looking(|folds| journal.firsts(folds))?;
         Ok(journal)
     }
 
@@ -129,9 +133,11 @@ impl<S: Store> Journal<S> {
     /// # Errors
     /// Damage of a header, seal or index, a missing or replaced segment, damage in the open segment.
     pub fn points(&self) -> Result<Vec<Point>, JournalError> {
-        let mut points = Vec::new();
-        self.each_segment(|segment| points.extend_from_slice(segment.index.points()))?;
-        Ok(points)
+        self.looking(|folds| {
+            let mut points = self.folded_points(folds)?;
+            self.each_segment(folds, |segment| take_points(&mut points, folds, segment.index))?;
+            Ok(points)
+        })
     }
 
     /// All that can be restored, seen at once: the marks, and between which records every instant can be.
@@ -139,15 +145,18 @@ impl<S: Store> Journal<S> {
     /// # Errors
     /// As [`Journal::points`].
     pub fn timeline(&self) -> Result<Timeline, JournalError> {
-        let mut timeline = Timeline::default();
-        let mut finder = StretchFinder::default();
-        self.each_segment(|Visited { info, index, .. }| {
-            timeline.points.extend_from_slice(index.points());
-            timeline.last_lsn = info.last_lsn;
-            finder.add(index, info.first_lsn, info.last_lsn, info.sealed);
-        })?;
-        timeline.stretches = finder.finish(|lsn| self.time_of(lsn))?;
-        Ok(timeline)
+        self.looking(|folds| {
+            let points = self.folded_points(folds)?;
+            let mut finder = StretchFinder::from(points.last().map(|point| (point.lsn, point.time)));
+            let mut timeline = Timeline { points, last_lsn: folds.upto(), ..Timeline::default() };
+            self.each_segment(folds, |Visited { info, index, .. }| {
+                take_points(&mut timeline.points, folds, index);
+                timeline.last_lsn = timeline.last_lsn.max(info.last_lsn);
+                finder.add(index, info.first_lsn, info.last_lsn, info.sealed);
+            })?;
+            timeline.stretches = finder.finish(|lsn| self.time_of(lsn))?;
+            Ok(timeline)
+        })
     }
 
     /// The last record that can be read now; 0 when there is none.
@@ -155,24 +164,40 @@ impl<S: Store> Journal<S> {
     /// # Errors
     /// Damage in the last segment.
     pub fn last_lsn(&self) -> Result<Lsn, JournalError> {
-        for first in self.firsts()?.into_iter().rev() {
-            match summarise(&*self.store, self.info.id, first)? {
-                Summary::Sealed(sealed) => return Ok(sealed.seal.last_lsn),
-                Summary::Open(_) => return self.with_tail(first, None, |tail| Lsn(tail.walk.next_lsn.0 - 1)),
-                Summary::HalfCreated(_) => {}
+        self.looking(|folds| {
+            for first in self.firsts(folds)?.into_iter().rev() {
+                match summarise(&*self.store, self.info.id, first)? {
+                    Summary::Sealed(sealed) => return Ok(sealed.seal.last_lsn),
+                    Summary::Open(_) => {
+                        return self.with_tail(first, None, |tail| Lsn(tail.walk.next_lsn.0 - 1));
+                    }
+                    Summary::HalfCreated(_) => {}
+                }
             }
-        }
-        Ok(Lsn::ZERO)
+            Ok(Lsn(folds.first_lsn.0 - 1))
+        })
+    }
+
+    /// The first record that was not folded, whether it is there yet or not.
+    ///
+    /// # Errors
+    /// As [`Journal::folds`].
+    pub fn first_lsn(&self) -> Result<Lsn, JournalError> {
+        self.folds().map(|folds| folds.first_lsn)
     }
 
     /// The records `from..=to`, as far as there are any. The first may come from the middle of a segment: only
     /// what is passed on the way is verified.
     ///
     /// # Errors
-    /// Damage where the way starts; later damage comes out of the iterator.
+    /// `Folded` when they do not begin in the segments any more. Damage where the way starts; later damage comes out of the
+    /// iterator.
     pub fn records(&self, from: Lsn, to: Lsn) -> Result<Records<S>, JournalError> {
         let from = from.max(Lsn(1));
-        let walk = if from > to { None } else { self.walk_before(from)? };
+        let walk = match from > to {
+            true => None,
+            false => self.looking(|folds| self.walk_before(folds, from))?,
+        };
         Ok(Records::new(Arc::clone(&self.store), self.info.id, from, to, walk))
     }
 
@@ -181,9 +206,11 @@ impl<S: Store> Journal<S> {
     /// # Errors
     /// As [`Journal::points`].
     pub fn segments(&self) -> Result<Vec<SegmentInfo>, JournalError> {
-        let mut segments = Vec::new();
-        self.each_segment(|segment| segments.push(segment.info.clone()))?;
-        Ok(segments)
+        self.looking(|folds| {
+            let mut segments = Vec::new();
+            self.each_segment(folds, |segment| segments.push(segment.info.clone()))?;
+            Ok(segments)
+        })
     }
 
     /// A half-written end, from headers and the open segment alone; [`Journal::check`] reads everything.
@@ -191,31 +218,55 @@ impl<S: Store> Journal<S> {
     /// # Errors
     /// As [`Journal::points`].
     pub fn torn_tail(&self) -> Result<Option<TornTail>, JournalError> {
-        let mut torn = None;
-        self.each_segment(|segment| torn = segment.torn.cloned())?;
-        Ok(torn)
+        self.looking(|folds| {
+            let mut torn = None;
+            self.each_segment(folds, |segment| torn = segment.torn.cloned())?;
+            Ok(torn)
+        })
     }
 
     pub(super) fn store(&self) -> &S {
         &self.store
     }
 
-    /// The first LSNs of the segments, of which there is one at least, and the first of which starts the journal.
-    pub(super) fn firsts(&self) -> Result<Vec<Lsn>, JournalError> {
-        let firsts = list_segments(&*self.store)?;
-        match firsts.first() {
-            Some(first) => Chain::start().expect_name(*first)?,
-            None => {
-                let missing = segment_name(Lsn(1));
-                return Err(JournalError::MissingSegment { missing, found: "none".to_owned() });
-            }
+    /// What was folded, as it is now.
+    ///
+    /// # Errors
+    /// `Damaged` and `UnsupportedVersion` of the manifest.
+    pub fn folds(&self) -> Result<Arc<Folds>, JournalError> {
+        let bytes = read_bytes(&*self.store)?;
+        let mut known = self.folds.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, folds)) = known.as_ref().filter(|(there, _)| *there == bytes) {
+            return Ok(Arc::clone(folds));
         }
-        Ok(firsts)
+        let folds = Arc::new(decode_bytes(&bytes)?);
+        *known = Some((bytes, Arc::clone(&folds)));
+        Ok(folds)
     }
 
-    fn each_segment(&self, mut visit: impl FnMut(Visited<'_>)) -> Result<(), JournalError> {
-        let mut chain = Chain::start();
-        for first in self.firsts()? {
+    /// Looks at the journal; once more when it was pruned meanwhile, so that files were gone.
+    pub(super) fn looking<T>(
+        &self,
+        mut look: impl FnMut(&Folds) -> Result<T, JournalError>,
+    ) -> Result<T, JournalError> {
+        loop {
+            let folds = self.folds()?;
+            match look(&folds) {
+                Err(_) if *self.folds()? != *folds => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// The first LSNs of the segments, the first of which starts what was not folded. Of a journal that was not, there is one
+    /// at least.
+    pub(super) fn firsts(&self, folds: &Folds) -> Result<Vec<Lsn>, JournalError> {
+        live_segments(&*self.store, folds)
+    }
+
+    fn each_segment(&self, folds: &Folds, mut visit: impl FnMut(Visited<'_>)) -> Result<(), JournalError> {
+        let mut chain = folds.chain();
+        for first in self.firsts(folds)? {
             chain.expect_name(first)?;
             let name = segment_name(first);
             match summarise(&*self.store, self.info.id, first)? {
@@ -291,10 +342,13 @@ impl<S: Store> Journal<S> {
     }
 
     /// A walk that stands at a frame that starts at or before `from`; None when the journal ends before it.
-    fn walk_before(&self, from: Lsn) -> Result<Option<Box<Walk>>, JournalError> {
-        let firsts = self.firsts()?;
-        let at = firsts.partition_point(|first| *first <= from) - 1;
-        let first = firsts[at];
+    fn walk_before(&self, folds: &Folds, from: Lsn) -> Result<Option<Box<Walk>>, JournalError> {
+        if from < folds.first_lsn {
+            return Err(JournalError::Folded { wanted: from, upto: folds.upto() });
+        }
+        let firsts = self.firsts(folds)?;
+        let after = firsts.partition_point(|first| *first <= from);
+        let Some(first) = after.checked_sub(1).map(|at| firsts[at]) else { return Ok(None) };
         let entry = match summarise(&*self.store, self.info.id, first)? {
             Summary::HalfCreated(_) => return Ok(None),
             Summary::Sealed(sealed) => sealed.index.frame_before(from),
@@ -336,4 +390,10 @@ impl<S: Store> Journal<S> {
         let tail = Tail::new(walk).read_on(&*self.store, until)?;
         Ok(look(slot.insert(tail)))
     }
+}
+
+/// The points of a segment that can still be restored: what was folded stands for all before its end.
+fn take_points(points: &mut Vec<Point>, folds: &Folds, index: &Index) {
+    let upto = folds.upto();
+    points.extend(index.points().iter().filter(|point| point.lsn > upto).cloned());
 }

@@ -2,13 +2,14 @@
 
 use crate::io::store::Store;
 use crate::journal::error::JournalError;
+use crate::journal::folds::read_folds;
 use crate::journal::format::{SEAL_LEN, SEGMENT_HEADER_LEN, Seed, SegmentHeader, Version};
 use crate::journal::index::Index;
 use crate::journal::open_segment::{Segment, create_segment, replace_segment};
 use crate::journal::packing::Packer;
 use crate::journal::recovery::{Recovery, TornTail};
 use crate::journal::segment::{Chain, segment_name};
-use crate::journal::walk::{Sealed, Step, Summary, Walk, io_error, list_segments, summarise};
+use crate::journal::walk::{Sealed, Step, Summary, Walk, io_error, live_segments, summarise};
 use crate::model::{Lsn, MarkId, Timestamp, VolumeInfo};
 
 /// Where a new writer begins.
@@ -26,13 +27,11 @@ pub fn reopen<S: Store>(
     info: &VolumeInfo,
     packer: &mut Packer,
 ) -> Result<Reopened, JournalError> {
-    let firsts = list_segments(store)?;
-    let Some(last) = firsts.last() else {
-        let missing = segment_name(Lsn(1));
-        return Err(JournalError::MissingSegment { missing, found: "none".to_owned() });
-    };
-    let mut chain = Chain::start();
-    let mut last_mark = MarkId(0);
+    let folds = read_folds(store)?;
+    let firsts = live_segments(store, &folds)?;
+    let last = firsts.last();
+    let mut chain = folds.chain();
+    let mut last_mark = folds.last_mark;
     let mut created = info.created;
     let mut empty = None;
     let (mut cut, mut closed) = (None, None);
@@ -46,7 +45,7 @@ pub fn reopen<S: Store>(
         match summarise(store, info.id, *first)? {
             Summary::Sealed(sealed) => {
                 chain.expect_header(&sealed.header)?;
-                if first == last {
+                if Some(first) == last {
                     settle_seal(store, &sealed)?;
                 }
                 created = sealed.header.created;

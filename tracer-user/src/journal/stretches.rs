@@ -1,12 +1,13 @@
 //! Between which records every instant can be restored, from the indexes of the segments. Pure.
 
 use crate::journal::index::Index;
-use crate::model::{Lsn, Stretch, Timestamp};
+use crate::model::{Lsn, Point, Stretch, Timestamp};
 
 /// Goes along the segments of a journal.
-#[derive(Default)]
 pub struct StretchFinder {
     found: Vec<Found>,
+    /// Nothing before it counts.
+    start: Option<(Lsn, Timestamp)>,
     /// The restorable mark since which nothing broke the history.
     since: Option<(Lsn, Timestamp)>,
     last: Lsn,
@@ -21,14 +22,22 @@ struct Found {
 }
 
 impl StretchFinder {
+    /// `mark` is the end of what was folded: all before it is in no stretch.
+    pub fn from(mark: Option<(Lsn, Timestamp)>) -> StretchFinder {
+        let (last, last_time) = mark.map_or((Lsn::ZERO, None), |(lsn, time)| (lsn, Some(time)));
+        StretchFinder { found: Vec::new(), start: mark, since: mark, last, last_time }
+    }
+
     /// The index of the next segment, which holds the records `first..=last`. `whole` is false when not all of its
     /// records were looked at.
     pub fn add(&mut self, index: &Index, first: Lsn, last: Lsn, whole: bool) {
         if last < first {
             return;
         }
-        let mut marks = index.points().iter().filter(|point| point.class.restorable()).peekable();
-        for broken in index.breaks(first, last) {
+        let start = self.start.map_or(Lsn::ZERO, |(lsn, _)| lsn);
+        let counts = |point: &&Point| point.class.restorable() && point.lsn >= start;
+        let mut marks = index.points().iter().filter(counts).peekable();
+        for broken in index.breaks(first, last).into_iter().filter(|broken| broken.lsn > start) {
             while let Some(mark) = marks.next_if(|mark| mark.lsn < broken.lsn) {
                 self.since.get_or_insert((mark.lsn, mark.time));
             }
@@ -40,6 +49,9 @@ impl StretchFinder {
         }
         for mark in marks {
             self.since.get_or_insert((mark.lsn, mark.time));
+        }
+        if last < self.last {
+            return;
         }
         self.last = last;
         let knows_times = whole && index.raw_bytes().is_some();

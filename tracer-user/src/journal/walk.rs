@@ -4,6 +4,7 @@ use std::io;
 
 use crate::io::store::Store;
 use crate::journal::error::JournalError;
+use crate::journal::folds::Folds;
 use crate::journal::format::{
     Codec, FRAME_HEADER_LEN, FRAME_MAGIC, FormatError, FrameHeader, FrameKind, SEAL_LEN, SEGMENT_HEADER_LEN,
     Seal, Seed, SegmentHeader, Version,
@@ -323,6 +324,22 @@ pub fn list_segments<S: Store>(store: &S) -> Result<Vec<Lsn>, JournalError> {
     store.list().map(|names| segments_among(&names)).map_err(|error| io_error(store, "list", "", error))
 }
 
+/// The first LSNs of the segments that are part of the journal; those below were folded, and are still to be removed.
+pub fn live_segments<S: Store>(store: &S, folds: &Folds) -> Result<Vec<Lsn>, JournalError> {
+    let mut firsts = list_segments(store)?;
+    firsts.retain(|first| *first >= folds.first_lsn);
+    match firsts.first() {
+        Some(first) => folds.chain().expect_name(*first)?,
+        // The one that was begun when the others were folded may have been half created.
+        None if folds.first_lsn > Lsn(1) => {}
+        None => {
+            let missing = segment_name(Lsn(1));
+            return Err(JournalError::MissingSegment { missing, found: "none".to_owned() });
+        }
+    }
+    Ok(firsts)
+}
+
 fn later_segment<S: Store>(store: &S, first: Lsn) -> Result<bool, JournalError> {
     Ok(list_segments(store)?.last().is_some_and(|last| *last > first))
 }
@@ -389,6 +406,6 @@ pub fn io_error<S: Store>(store: &S, action: &'static str, name: &str, source: i
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             JournalError::NoSpace { dir: store.dir().to_owned(), source }
         }
-        _ => JournalError::Io { action, path: store.dir().join(name), source },
+        _ => JournalError::Io { action, path: store.path(name), source },
     }
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::io::store::{DirStore, LOCK_NAME, Store};
 use crate::journal::error::JournalError;
+use crate::journal::folds::read_folds;
 use crate::journal::format::{Codec, FRAME_HEADER_LEN, FrameHeader, FrameKind, SEAL_LEN, SEGMENT_HEADER_LEN};
 use crate::journal::open_segment::{Segment, create_segment};
 use crate::journal::options::{JournalOptions, SyncPolicy};
@@ -98,7 +99,7 @@ impl Writer {
 }
 
 fn lock(dir: &Path) -> Result<DirStore, JournalError> {
-    DirStore::open_exclusive(dir).map_err(|source| match source.kind() {
+    DirStore::open_exclusive(dir, LOCK_NAME).map_err(|source| match source.kind() {
         std::io::ErrorKind::WouldBlock => JournalError::Locked { dir: dir.to_owned() },
         _ => JournalError::Io { action: "lock", path: dir.join(LOCK_NAME), source },
     })
@@ -152,7 +153,14 @@ impl<S: Store> Writer<S> {
     ) -> Result<(Writer<S>, Recovery), JournalError> {
         let info = read_volume(&store)?;
         let mut packer = Packer::new(options.zstd_level);
-        let Reopened { segment, next_lsn, next_mark, recovery } = reopen(&mut store, &info, &mut packer)?;
+        let Reopened { segment, next_lsn, next_mark, recovery } = loop {
+            let folds = read_folds(&store)?;
+            match reopen(&mut store, &info, &mut packer) {
+                // It was pruned meanwhile, and what was folded is gone.
+                Err(_) if read_folds(&store)? != folds => {}
+                result => break result?,
+            }
+        };
         Ok((Writer::assemble(store, info, options, packer, segment, next_lsn, next_mark), recovery))
     }
 
@@ -287,6 +295,13 @@ impl<S: Store> Writer<S> {
         self.flush()?;
         self.latching(Writer::sync_segment)?;
         Ok(self.durable)
+    }
+
+    /// Makes all durable and seals the last segment: the journal is complete. Returns its hash, which covers all of it.
+    pub(super) fn finish(mut self) -> Result<[u8; 32], JournalError> {
+        self.flush()?;
+        let last = self.written;
+        Ok(self.segment.seal(&mut self.store, &mut self.packer, last, false)?.hash)
     }
 
     /// To be called now and then: with [`SyncPolicy::Interval`] it syncs what has waited that long.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::apply::{ApplyError, ApplyProgress, ApplyStats, Checkpoint, apply};
-use crate::journal::{Journal, JournalError};
+use crate::journal::{Journal, JournalError, Leg, Way};
 use crate::model::{ByteRange, Lsn, PointTarget, VolumeId};
 use crate::restore::{ResolveError, ResolvedPoint, resolve};
 use crate::target::{OpenTarget, TargetError, TargetWriter};
@@ -29,7 +29,11 @@ pub struct ReplayPlan {
     /// The device the journal is the history of, as it was named.
     pub source: String,
     pub point: ResolvedPoint,
-    /// First record that is applied.
+    /// It begins with the base image of this record; 0 for none, that is, with the journal's first record.
+    pub base_lsn: Lsn,
+    /// Records that are applied.
+    pub records: u64,
+    /// First record of the journal that is applied as such; those before are in the base and in folds.
     pub first_lsn: Lsn,
     /// Last record that is applied.
     pub last_lsn: Lsn,
@@ -97,7 +101,7 @@ pub fn replay(
 ) -> Result<ReplayOutcome, ReplayError> {
     let journal_error = |source| ReplayError::Journal { dir: options.journal.clone(), source };
     let journal = Journal::open(&options.journal).map_err(journal_error)?;
-    let plan = plan(&journal, options)?;
+    let (plan, mut way) = plan(&journal, options)?;
     refuse_own_files(&options.journal, &options.target)?;
     if options.dry_run {
         return Ok(ReplayOutcome { plan, stats: None, undefined_bytes: 0 });
@@ -106,10 +110,14 @@ pub fn replay(
     let mut target = TargetWriter::open(&options.target, plan.volume_bytes, how)?;
     progress(ReplayProgress::Begins(&plan));
     let incomplete = |source: ApplyError| ReplayError::Incomplete { target: options.target.clone(), source };
-    let stats = apply(&journal, &mut target, Lsn::ZERO, plan.last_lsn, &mut |at| {
-        progress(ReplayProgress::Applies(at));
-    })
-    .map_err(incomplete)?;
+    let stats = loop {
+        let stats = apply(&journal, &mut target, &way, &mut |at| progress(ReplayProgress::Applies(at)));
+        if stats.is_ok() || journal.is_current(&way).map_err(journal_error)? {
+            break stats.map_err(incomplete)?;
+        }
+        // It was pruned meanwhile. All is written again, in another way.
+        way = journal.way(Lsn::ZERO, plan.last_lsn).map_err(|error| incomplete(error.into()))?;
+    };
     let undefined = stats.covered.gaps(ByteRange::new(0, plan.volume_bytes));
     if target.may_hold_old_bytes() {
         for range in &undefined {
@@ -122,7 +130,7 @@ pub fn replay(
     Ok(ReplayOutcome { plan, stats: Some(stats), undefined_bytes })
 }
 
-fn plan(journal: &Journal, options: &ReplayOptions) -> Result<ReplayPlan, ReplayError> {
+fn plan(journal: &Journal, options: &ReplayOptions) -> Result<(ReplayPlan, Way), ReplayError> {
     let journal_error = |source| ReplayError::Journal { dir: options.journal.clone(), source };
     let timeline = journal.timeline().map_err(journal_error)?;
     let instant = match options.to {
@@ -131,24 +139,26 @@ fn plan(journal: &Journal, options: &ReplayOptions) -> Result<ReplayPlan, Replay
     };
     let mut point = resolve(&timeline, &options.to, instant, options.force)?;
     if point.time.is_none() {
-        point.time = Some(journal.time_of(point.lsn).map_err(journal_error)?);
+        // Of a record that was folded nobody knows; it is refused below.
+        point.time = journal.time_of(point.lsn).ok();
     }
-    let mut segments = journal.segments().map_err(journal_error)?;
-    segments.retain(|segment| segment.first_lsn <= point.lsn);
-    let journal_bytes = segments.iter().map(|segment| segment.bytes).sum();
-    let write_bytes_max = segments.iter().map(|segment| segment.raw_bytes).sum();
+    let way = journal.way(Lsn::ZERO, point.lsn).map_err(journal_error)?;
+    let cost = journal.cost_of(&way).map_err(journal_error)?;
     let info = journal.info();
-    Ok(ReplayPlan {
+    let plan = ReplayPlan {
         volume: info.id,
         source: info.source.clone(),
-        first_lsn: Lsn(1),
+        base_lsn: way.legs.first().filter(|leg| leg.is_fold()).map_or(Lsn::ZERO, |leg| leg.to),
+        records: way.legs.iter().map(Leg::records).sum(),
+        first_lsn: way.legs.last().filter(|leg| !leg.is_fold()).map_or(point.lsn, |leg| leg.after).next(),
         last_lsn: point.lsn,
         point,
-        journal_bytes,
-        write_bytes_max,
+        journal_bytes: cost.journal_bytes,
+        write_bytes_max: cost.record_bytes,
         volume_bytes: info.size_bytes,
         target: options.target.clone(),
-    })
+    };
+    Ok((plan, way))
 }
 
 fn refuse_own_files(dir: &Path, target: &Path) -> Result<(), ReplayError> {

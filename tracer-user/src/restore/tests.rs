@@ -4,7 +4,7 @@ use std::path::Path;
 use super::*;
 use crate::apply::Replica;
 use crate::apply::history::{History, SIZE, snapshot};
-use crate::journal::JournalError;
+use crate::journal::{JournalError, PruneOptions, Retention, prune};
 use crate::model::{ByteRange, Lsn, PointClass, RecordBody, Timestamp};
 use crate::target::TargetError;
 
@@ -206,4 +206,44 @@ fn a_replayed_point_verifies_against_its_source_and_a_changed_byte_is_found() {
     fs::write(&target, &bytes).unwrap();
     let report = verify(&source, &target, &mut |_| {}).unwrap();
     assert_eq!(report.differing, [ByteRange::new(69_632, 73_728)]);
+}
+
+#[test]
+fn what_a_pruned_journal_still_lists_is_given_back_and_what_is_gone_is_refused() {
+    let mut history = History::new(12, 25);
+    history.ordered_round();
+    let last = history.sync();
+    let before = history.points();
+    let retention = Retention {
+        keep_all: std::time::Duration::from_secs(30),
+        keep_marks: std::time::Duration::from_secs(60),
+        hourly: 1,
+        daily: 0,
+        weekly: 0,
+        drop_labelled: true,
+    };
+    let options_of_prune = PruneOptions { retention, image_factor: 0, lazy: false };
+    let plan = prune(&history.dir(), &options_of_prune, Timestamp(last.0 * 1_000_000_000)).unwrap();
+    assert!(!plan.dropped.is_empty() && plan.segments() > 0);
+    let timeline = history.journal().timeline().unwrap();
+    assert_eq!(timeline.points.len() + plan.dropped.len(), before.len());
+    for lsn in (1..=last.0).map(Lsn) {
+        let target = history.target(&format!("at-{lsn}"));
+        let outcome = run(&options(&history, &format!("lsn:{lsn}"), &target));
+        let there = timeline.is_instant(lsn) || timeline.points.iter().any(|point| point.lsn == lsn);
+        match outcome {
+            Ok(outcome) => {
+                assert!(there && outcome.undefined_bytes == 0, "record {lsn}");
+                assert!(outcome.plan.base_lsn > Lsn::ZERO);
+                assert_eq!(outcome.stats.unwrap().records, outcome.plan.records);
+                assert!(fs::read(&target).unwrap() == history.state(lsn), "record {lsn}");
+            }
+            Err(ReplayError::Resolve(ResolveError::Fuzzy { .. })) => assert!(!there, "record {lsn}"),
+            Err(error) => panic!("record {lsn}: {}", chain(&error)),
+        }
+    }
+    let forced = ReplayOptions { force: true, ..options(&history, "lsn:2", &history.target("forced")) };
+    let error = run(&forced).unwrap_err();
+    assert!(chain(&error).contains("not in the journal any more"), "{}", chain(&error));
+    assert!(!history.target("forced").exists());
 }

@@ -10,6 +10,7 @@ mod prepare;
 mod progress;
 mod protect;
 mod recorded;
+mod retention;
 mod run_dir;
 mod stopped;
 mod supervisor;

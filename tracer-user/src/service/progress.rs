@@ -36,6 +36,8 @@ pub struct Status {
     pub journal_bytes: u64,
     pub last_mark: Option<Point>,
     pub replica: ReplicaStatus,
+    /// `null` when all history is kept.
+    pub retention: Option<RetentionStatus>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +52,15 @@ pub struct ReplicaStatus {
     pub error: Option<String>,
     /// Bytes written to the target in this session.
     pub written_bytes: u64,
+}
+
+/// Of a protection that was told what to keep.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetentionStatus {
+    /// Why the journal could not be pruned the last time; tried again at the next.
+    pub error: Option<String>,
+    /// Bytes of files removed in this session.
+    pub freed_bytes: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -70,6 +81,7 @@ pub struct Progress {
     pub target_error: Option<String>,
     /// Why the journal can't be written at the moment.
     pub paused: Option<String>,
+    pub retention: Option<RetentionStatus>,
     /// The first error of a thread, as a chain of causes.
     pub failure: Option<String>,
 }

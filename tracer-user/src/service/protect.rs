@@ -10,7 +10,7 @@ use crate::apply::Replica;
 use crate::capture::{Capture, CaptureError, CaptureOptions, Origin, Rung};
 use crate::collect::{CollectorStatus, Command};
 use crate::io::BlockDevice;
-use crate::journal::JournalOptions;
+use crate::journal::{JournalOptions, PruneOptions};
 use crate::model::{ByteRangeSet, Point};
 use crate::service::control;
 use crate::service::device_source::volume_extent;
@@ -18,6 +18,7 @@ use crate::service::memory::limit_allocator;
 use crate::service::pipeline::{advance, run_applier};
 use crate::service::prepare::{PrepareError, Prepared, prepare};
 use crate::service::progress::{Progress, ReplicaStatus, SharedProgress, Status};
+use crate::service::retention::run_retention;
 use crate::service::run_dir;
 use crate::service::stopped::Stopped;
 use crate::service::supervisor::{Supervisor, first_state};
@@ -36,6 +37,8 @@ pub struct ProtectOptions {
     pub capture: CaptureOptions,
     /// Overwrite a target that is not empty.
     pub force: bool,
+    /// What of the history is kept; all of it when not given.
+    pub retention: Option<PruneOptions>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -194,6 +197,7 @@ impl Running {
             journal_bytes: 0,
             last_mark: None,
             replica: ReplicaStatus::default(),
+            retention: None,
         };
         let supervisor = Supervisor {
             device,
@@ -215,6 +219,10 @@ impl Running {
             spawn("collector", move || supervisor.run(writer, capture, command_queue))?,
             spawn("applier", move || run_applier(replica, open, &journal, &applied))?,
         ];
+        if let Some(retention) = options.retention.clone() {
+            let (dir, pruned) = (options.journal.clone(), progress.clone());
+            spawn("retention", move || run_retention(&dir, &retention, &pruned))?;
+        }
         Ok(Running { commands, collector_status, progress, threads, status, _lock: lock })
     }
 
@@ -241,6 +249,7 @@ impl Running {
                 error: progress.target_error,
                 written_bytes: progress.target_bytes,
             },
+            retention: progress.retention,
             ..self.status.clone()
         }
     }

@@ -24,7 +24,11 @@ pub(crate) enum Fault {
 
 /// Clones share the disk.
 #[derive(Clone, Debug)]
-pub(crate) struct FaultyStore(Arc<Mutex<Disk>>);
+pub(crate) struct FaultyStore {
+    shared: Arc<Mutex<Disk>>,
+    /// See [`Store::part`].
+    prefix: String,
+}
 
 #[derive(Debug)]
 struct Disk {
@@ -79,7 +83,7 @@ impl Random {
 impl FaultyStore {
     /// A page is what reaches the disk in any order; a quarter of it is what tears.
     pub(crate) fn new(page_bytes: usize) -> FaultyStore {
-        FaultyStore(Arc::new(Mutex::new(Disk {
+        let disk = Disk {
             page_bytes,
             files: BTreeMap::new(),
             next_file: 0,
@@ -91,11 +95,16 @@ impl FaultyStore {
             room: usize::MAX,
             dead: false,
             random: Random::new(1),
-        })))
+        };
+        FaultyStore { shared: Arc::new(Mutex::new(disk)), prefix: String::new() }
     }
 
     fn disk(&self) -> MutexGuard<'_, Disk> {
-        self.0.lock().expect("no test panics with the disk in hand")
+        self.shared.lock().expect("no test panics with the disk in hand")
+    }
+
+    fn full(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
     }
 
     /// Changing operations so far.
@@ -252,15 +261,22 @@ impl Store for FaultyStore {
         Path::new("/memory")
     }
 
+    fn part(&self, prefix: &str) -> FaultyStore {
+        FaultyStore { prefix: self.prefix.clone() + prefix, ..self.clone() }
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.disk().names.keys().cloned().collect())
+        let disk = self.disk();
+        Ok(disk.names.keys().filter_map(|name| name.strip_prefix(&self.prefix)).map(str::to_owned).collect())
     }
 
     fn size(&self, name: &str) -> io::Result<u64> {
+        let name = &self.full(name);
         Ok(self.disk().file(name)?.cache.len() as u64)
     }
 
     fn read_at(&self, name: &str, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let name = &self.full(name);
         let mut disk = self.disk();
         let bytes = &disk.file(name)?.cache;
         let start = bytes.len().min(usize::try_from(offset).unwrap_or(usize::MAX));
@@ -270,6 +286,7 @@ impl Store for FaultyStore {
     }
 
     fn create(&mut self, name: &str) -> io::Result<()> {
+        let name = &self.full(name);
         let mut disk = self.disk();
         match disk.begin()? {
             None | Some(Fault::PowerCut) if disk.names.contains_key(name) => {
@@ -287,6 +304,7 @@ impl Store for FaultyStore {
     }
 
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let name = &self.full(name);
         let used = self.used();
         let mut disk = self.disk();
         let mut fault = disk.begin()?;
@@ -307,6 +325,7 @@ impl Store for FaultyStore {
     }
 
     fn sync(&mut self, name: &str) -> io::Result<()> {
+        let name = &self.full(name);
         let mut guard = self.disk();
         let disk = &mut *guard;
         let fault = disk.begin()?;
@@ -333,6 +352,7 @@ impl Store for FaultyStore {
     }
 
     fn rewrite(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let name = &self.full(name);
         let mut disk = self.disk();
         let fault = disk.begin()?;
         if let Some(fault) = fault.filter(|fault| *fault != Fault::PowerCut) {
@@ -348,6 +368,7 @@ impl Store for FaultyStore {
     }
 
     fn forget_cache(&mut self, name: &str) -> io::Result<()> {
+        let name = &self.full(name);
         let mut disk = self.disk();
         let page_bytes = disk.page_bytes;
         let file = disk.file(name)?;
@@ -357,6 +378,7 @@ impl Store for FaultyStore {
     }
 
     fn truncate(&mut self, name: &str, size_bytes: u64) -> io::Result<()> {
+        let name = &self.full(name);
         let mut disk = self.disk();
         if let Some(fault) = disk.begin()?.filter(|fault| *fault != Fault::PowerCut) {
             return Err(error_of(fault));
@@ -371,6 +393,7 @@ impl Store for FaultyStore {
     }
 
     fn remove(&mut self, name: &str) -> io::Result<()> {
+        let name = &self.full(name);
         let mut disk = self.disk();
         if let Some(fault) = disk.begin()?.filter(|fault| *fault != Fault::PowerCut) {
             return Err(error_of(fault));
@@ -381,6 +404,7 @@ impl Store for FaultyStore {
     }
 
     fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        let (from, to) = (&self.full(from), &self.full(to));
         let mut disk = self.disk();
         if let Some(fault) = disk.begin()?.filter(|fault| *fault != Fault::PowerCut) {
             return Err(error_of(fault));

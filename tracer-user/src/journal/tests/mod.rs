@@ -5,6 +5,7 @@ mod damage;
 mod format;
 mod golden;
 mod live;
+mod prune;
 mod racing;
 mod reopen;
 mod round_trip;

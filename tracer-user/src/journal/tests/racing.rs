@@ -19,6 +19,10 @@ impl Store for StaleOnce {
     fn dir(&self) -> &Path {
         self.inner.dir()
     }
+    fn part(&self, prefix: &str) -> StaleOnce {
+        let shown = AtomicBool::new(true);
+        StaleOnce { inner: self.inner.part(prefix), name: self.name.clone(), offset: self.offset, shown }
+    }
     fn list(&self) -> io::Result<Vec<String>> {
         self.inner.list()
     }

@@ -1,0 +1,100 @@
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use serde::Serialize;
+
+use crate::cli::retention::RetentionArgs;
+use crate::cli::{Outcome, Output, size};
+use crate::journal::{Journal, PrunePlan, plan_prune, prune};
+use crate::model::{Lsn, Point, Timestamp};
+
+/// Apply retention: fold old history into marks, thin out old marks, and free the space
+///
+/// Every write is kept for a time, then the marks only, then the last mark of each hour, day and week. What remains of older
+/// history is a base image and the differences from mark to mark. Works beside `protect`, on sealed segments only. Killed at any
+/// instant it has lost nothing that is kept; the next one goes on. Needs room in the journal's directory for what it folds.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  afterwrite journal prune /var/lib/afterwrite/home --dry-run
+  afterwrite journal prune /var/lib/afterwrite/home --keep-all 48h --keep-marks 14d --hourly 0 --daily 30 --weekly 52")]
+pub(super) struct PruneArgs {
+    /// Directory of the journal
+    journal: PathBuf,
+    #[command(flatten)]
+    retention: RetentionArgs,
+    /// Print what would go and what would be freed, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// `--json`: one object.
+///
+/// `dry_run`; `upto`: the record up to which the history is folded, 0 for none; `dropped`: list of the marks that go, as in
+/// `points`; `kept_marks`: how many there are up to that record; `folds_made`; `image`: null or the mark of which a base image
+/// is made; `segments`: list of the files that go; `freed_bytes`: of them and of folds that others replace.
+#[derive(Serialize)]
+struct Report<'a> {
+    dry_run: bool,
+    upto: Lsn,
+    dropped: &'a [Point],
+    kept_marks: u64,
+    folds_made: u64,
+    image: Option<&'a Point>,
+    segments: Vec<String>,
+    freed_bytes: u64,
+}
+
+pub(super) fn run(args: &PruneArgs, out: &mut Output) -> anyhow::Result<Outcome> {
+    let cannot = || format!("cannot prune {}", args.journal.display());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = Timestamp(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
+    let options = args.retention.options(false);
+    let plan = match args.dry_run {
+        true => plan_prune(&Journal::open(&args.journal).with_context(cannot)?, &options, now),
+        false => prune(&args.journal, &options, now),
+    };
+    report(args, &plan.with_context(cannot)?, out)?;
+    Ok(Outcome::Done)
+}
+
+fn report(args: &PruneArgs, plan: &PrunePlan, out: &mut Output) -> anyhow::Result<()> {
+    let segments = plan.segment_names();
+    let PrunePlan { upto, dropped, kept_marks, image, freed_bytes, .. } = plan;
+    if args.json {
+        return out.json(&Report {
+            dry_run: args.dry_run,
+            upto: *upto,
+            dropped,
+            kept_marks: *kept_marks,
+            folds_made: plan.made(),
+            image: image.as_ref(),
+            segments,
+            freed_bytes: *freed_bytes,
+        });
+    }
+    if plan.is_empty() {
+        return out.line("nothing to do: no sealed segment is old enough, and no mark goes");
+    }
+    out.line(format_args!("folded   up to record {upto}, with {kept_marks} marks; {} go", dropped.len()))?;
+    for Point { id, class, time, label, .. } in dropped {
+        out.line(format!("  mark {id} {class} {time} {}", label.escape_debug()).trim_end())?;
+    }
+    out.line(format_args!("made     {} folds", plan.made()))?;
+    if let Some(mark) = image {
+        out.line(format_args!("image    of mark {}, {}", mark.id, mark.time))?;
+    }
+    out.line(format_args!(
+        "freed    {}, in {} segments and older folds",
+        size(*freed_bytes),
+        segments.len()
+    ))?;
+    if args.dry_run {
+        out.line("dry run: nothing was changed")?;
+    }
+    Ok(())
+}

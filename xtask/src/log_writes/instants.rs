@@ -55,14 +55,18 @@ pub fn check(
     let ends =
         |stretch: &serde_json::Value| Some((stretch["from_lsn"].as_u64()?, stretch["to_lsn"].as_u64()?));
     let stretches: Vec<(u64, u64)> = stretches.iter().filter_map(ends).collect();
-    let (Some(first), Some(last)) = (marks.first(), marks.last()) else {
+    if marks.len() < 2 {
         return Ok(Err("fewer than two marks have notes in the log".to_owned()));
-    };
+    }
     let restorable = |lsn: &u64| stretches.iter().any(|(from, to)| (from..=to).contains(&lsn));
     let seed = seed()?;
     let mut random = fastrand::Rng::with_seed(seed);
     let mut lsns: Vec<u64> = (0..count * 20)
-        .map(|_| random.u64(first.lsn..=last.lsn))
+        .map(|_| {
+            // As many of a window with few records as of one with many.
+            let window = random.usize(1..marks.len());
+            random.u64(marks[window - 1].lsn..=marks[window].lsn)
+        })
         .filter(restorable)
         .take(usize::try_from(count)?)
         .collect();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use crate::instants::{Point, Stretch, choose, marks};
-use crate::{Protect, Protection, Random, afterwrite, run};
+use crate::{Protect, Protection, Random};
 
 /// `protect --capture`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,21 +23,6 @@ impl Capture {
             Capture::Extents => &[],
             Capture::Payload => &["--capture", "payload"],
         }
-    }
-
-    /// Whether the program under test knows it.
-    pub fn is_offered(self) -> Result<bool> {
-        let help = run(afterwrite().args(["protect", "--help"]))?;
-        Ok(self == Capture::Extents || help.contains("payload"))
-    }
-
-    /// As [`Capture::is_offered`]; says that the test is skipped if not, in a line that `cargo xtask test` counts.
-    pub fn is_offered_to(self, test: &str) -> Result<bool> {
-        let offered = self.is_offered()?;
-        if !offered {
-            println!("SKIP: {test}: this afterwrite knows no `protect --capture payload`");
-        }
-        Ok(offered)
     }
 
     pub fn protection(self, device: &std::path::Path) -> Result<Protection> {

@@ -96,33 +96,21 @@ fn marks_on_a_bare_zram_device_are_legal() -> Result<()> {
 
 #[test]
 fn instants_on_a_bare_loop_device_are_legal() -> Result<()> {
-    if !Capture::Payload.is_offered_to("instants of a bare loop device")? {
-        return Ok(());
-    }
     bare_device(&Loop::new(DEVICE_BYTES)?, 512, Writing::OneAtATime, Capture::Payload)
 }
 
 #[test]
 fn instants_on_a_bare_loop_device_with_writes_under_way_are_legal() -> Result<()> {
-    if !Capture::Payload.is_offered_to("instants of a bare loop device with writes under way")? {
-        return Ok(());
-    }
     bare_device(&Loop::new(DEVICE_BYTES)?, 512, Writing::ManyAtATime, Capture::Payload)
 }
 
 #[test]
 fn instants_on_a_bare_zram_device_are_legal() -> Result<()> {
-    if !Capture::Payload.is_offered_to("instants of a bare zram device")? {
-        return Ok(());
-    }
     bare_device(&Zram::new(DEVICE_BYTES)?, 4096, Writing::OneAtATime, Capture::Payload)
 }
 
 #[test]
 fn instants_on_a_bare_zram_device_with_writes_under_way_are_legal() -> Result<()> {
-    if !Capture::Payload.is_offered_to("instants of a bare zram device with writes under way")? {
-        return Ok(());
-    }
     bare_device(&Zram::new(DEVICE_BYTES)?, 4096, Writing::ManyAtATime, Capture::Payload)
 }
 
@@ -138,32 +126,20 @@ fn marks_of_xfs_are_legal() -> Result<()> {
 
 #[test]
 fn instants_of_ext4_on_loop_are_legal() -> Result<()> {
-    if !Capture::Payload.is_offered_to("instants of ext4 on loop")? {
-        return Ok(());
-    }
     file_system(&Loop::new(VOLUME_BYTES)?, Fs::Ext4, Capture::Payload)
 }
 
 #[test]
 fn instants_of_ext4_on_zram_are_legal() -> Result<()> {
-    if !Capture::Payload.is_offered_to("instants of ext4 on zram")? {
-        return Ok(());
-    }
     file_system(&Zram::new(VOLUME_BYTES)?, Fs::Ext4, Capture::Payload)
 }
 
 #[test]
 fn instants_of_xfs_on_loop_are_legal() -> Result<()> {
-    if !Capture::Payload.is_offered_to("instants of xfs on loop")? {
-        return Ok(());
-    }
     file_system(&Loop::new(VOLUME_BYTES)?, Fs::Xfs, Capture::Payload)
 }
 
 #[test]
 fn instants_of_xfs_on_zram_are_legal() -> Result<()> {
-    if !Capture::Payload.is_offered_to("instants of xfs on zram")? {
-        return Ok(());
-    }
     file_system(&Zram::new(VOLUME_BYTES)?, Fs::Xfs, Capture::Payload)
 }

@@ -13,9 +13,6 @@
 VOLUME=/dev/mapper/volume
 SECTORS=$(blockdev --getsz "$(disk source)")
 
-# Protect would not start. Once it does, this can go.
-afterwrite protect --help | grep -q payload || skip "this afterwrite knows no protect --capture payload"
-
 # As in log-writes.sh: nothing that writes may flush, or the log were not in the order of completion. So FUA and flushes
 # of the file systems end at the volume, which says it has no cache; what they order, it completes in that order.
 flush() { dd if=/dev/null of=/dev/mapper/logged conv=fsync 2> /dev/null; }

@@ -57,15 +57,12 @@ fn main() -> Result<()> {
 }
 
 fn compare(volume: &Volume, writer: Writer, rounds: u64, seconds: u64) -> Result<()> {
-    let mut tracers = vec![Tracer::Untraced, Tracer::Afterwrite(Capture::Extents)];
+    let mut tracers =
+        vec![Tracer::Untraced, Tracer::Afterwrite(Capture::Extents), Tracer::Afterwrite(Capture::Payload)];
     let mut absent: Vec<String> = Vec::new();
-    match Capture::Payload.is_offered()? {
-        true => tracers.push(Tracer::Afterwrite(Capture::Payload)),
-        false => absent.push("payload: this afterwrite knows no `protect --capture payload`".into()),
-    }
-    match tracer::blktrace_here(volume.path(), volume.elsewhere()?.path(), volume.debugfs())? {
-        Ok(tracer) => tracers.push(tracer),
-        Err(why) => absent.push(format!("blktrace: {}", why.trim())),
+    match tracer::blktrace_obstacle(volume.path(), volume.elsewhere()?.path(), volume.debugfs())? {
+        None => tracers.push(Tracer::Blktrace),
+        Some(why) => absent.push(format!("blktrace: {why}")),
     }
     tracers.push(Tracer::Bpftrace);
 
@@ -156,10 +153,6 @@ fn run_under(
         Tracer::Untraced => Ok((measure()?, Counters::new(), String::new())),
         Tracer::Blktrace => {
             let measured = traced(tracer::blktrace(volume.path(), dir.path(), volume.debugfs())?)?;
-            Ok((measured, Counters::new(), written(dir.path())?))
-        }
-        Tracer::KernelBlk => {
-            let measured = traced(tracer::blk_tracer(volume.path(), dir.path())?)?;
             Ok((measured, Counters::new(), written(dir.path())?))
         }
         Tracer::Bpftrace => {

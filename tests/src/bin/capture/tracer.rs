@@ -11,7 +11,6 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-const TRACEFS: &str = "/sys/kernel/tracing";
 /// Between bpftrace's programs being loaded and their being attached.
 const ATTACHING: Duration = Duration::from_millis(500);
 
@@ -20,8 +19,6 @@ pub enum Tracer {
     Untraced,
     Afterwrite(Capture),
     Blktrace,
-    /// The kernel's half of blktrace, read through ftrace: where lockdown forbids debugfs, which the tool reads.
-    KernelBlk,
     Bpftrace,
 }
 
@@ -32,7 +29,6 @@ impl fmt::Display for Tracer {
             Tracer::Afterwrite(Capture::Extents) => "extents",
             Tracer::Afterwrite(Capture::Payload) => "payload",
             Tracer::Blktrace => "blktrace",
-            Tracer::KernelBlk => "blk tracer",
             Tracer::Bpftrace => "bpftrace",
         })
     }
@@ -41,8 +37,6 @@ impl fmt::Display for Tracer {
 /// Processes that trace; ended and waited for when dropped.
 pub struct Tracing {
     processes: Vec<Child>,
-    /// To be written when it ends, so that the kernel is left as it was.
-    undo: Vec<(PathBuf, &'static str)>,
 }
 
 impl Drop for Tracing {
@@ -53,39 +47,22 @@ impl Drop for Tracing {
             let _ = kill(pid, Signal::SIGINT);
             drop(process.wait());
         }
-        for (path, value) in &self.undo {
-            if let Err(error) = std::fs::write(path, value) {
-                eprintln!("cleaning up: {}: {error}", path.display());
-            }
-        }
     }
 }
 
-/// Of blktrace, what works here; or why nothing does.
-pub fn blktrace_here(device: &Path, dir: &Path, debugfs: &Path) -> Result<Result<Tracer, String>> {
+/// Why blktrace does not work here; `None` where it does. A kernel that is locked down refuses it debugfs.
+pub fn blktrace_obstacle(device: &Path, dir: &Path, debugfs: &Path) -> Result<Option<String>> {
     let mut once = blktrace_of(device, dir, debugfs);
     once.args(["-w", "1"]);
     let tried = finish(&mut once, PATIENCE)?;
-    if tried.code == Some(0) && !tried.stderr.contains("FAILED") {
-        return Ok(Ok(Tracer::Blktrace));
-    }
-    println!("blktrace does not work here: {}", tried.stderr.lines().next().unwrap_or_default());
-    let tracers = std::fs::read_to_string(Path::new(TRACEFS).join("available_tracers")).unwrap_or_default();
-    if !tracers.split_whitespace().any(|name| name == "blk") {
-        return Ok(Err(tried.stderr));
-    }
-    let current = std::fs::read_to_string(Path::new(TRACEFS).join("current_tracer"))?;
-    ensure!(current.trim() == "nop", "ftrace is at work for somebody else: {current}");
-    println!(
-        "in its place: the kernel's blk tracer, read binary through ftrace, as blktrace would through debugfs"
-    );
-    Ok(Ok(Tracer::KernelBlk))
+    let works = tried.code == Some(0) && !tried.stderr.contains("FAILED");
+    Ok((!works).then(|| tried.stderr.lines().next().unwrap_or_default().to_owned()))
 }
 
 /// blktrace with its defaults: all it can see, to files.
 pub fn blktrace(device: &Path, dir: &Path, debugfs: &Path) -> Result<Tracing> {
     let mut command = blktrace_of(device, dir, debugfs);
-    let tracing = Tracing { processes: vec![spawn(&mut command, &dir.join("log"))?], undo: Vec::new() };
+    let tracing = Tracing { processes: vec![spawn(&mut command, &dir.join("log"))?] };
     let enable = trace_of(device)?.join("enable");
     wait_until("blktrace traces", PATIENCE, || Ok(std::fs::read_to_string(&enable)?.trim() == "1"))?;
     Ok(tracing)
@@ -95,22 +72,6 @@ fn blktrace_of(device: &Path, dir: &Path, debugfs: &Path) -> Command {
     let mut command = Command::new("blktrace");
     command.arg("-d").arg(device).arg("-D").arg(dir).arg("-r").arg(debugfs);
     command
-}
-
-pub fn blk_tracer(device: &Path, dir: &Path) -> Result<Tracing> {
-    let (tracer, enable) = (Path::new(TRACEFS).join("current_tracer"), trace_of(device)?.join("enable"));
-    let mut tracing =
-        Tracing { processes: Vec::new(), undo: vec![(enable.clone(), "0"), (tracer.clone(), "nop")] };
-    std::fs::write(tracer, "blk")?;
-    std::fs::write(enable, "1")?;
-    for entry in std::fs::read_dir(Path::new(TRACEFS).join("per_cpu"))? {
-        let cpu = entry?;
-        let mut read = Command::new("cat");
-        read.arg(cpu.path().join("trace_pipe_raw")).stdout(File::create(dir.join(cpu.file_name()))?);
-        let process = read.stdin(Stdio::null()).stderr(Stdio::null()).spawn().context("cannot run cat")?;
-        tracing.processes.push(process);
-    }
-    Ok(tracing)
 }
 
 /// A line for each write, at the tracepoint where Afterwrite sees it too: at submission.
@@ -129,7 +90,7 @@ pub fn bpftrace(device: &Path, dir: &Path) -> Result<Tracing> {
     let mut command = Command::new("bpftrace");
     command.arg("-o").arg(dir.join("events")).args(["-e", &program]);
     let log = dir.join("log");
-    let mut tracing = Tracing { processes: vec![spawn(&mut command, &log)?], undo: Vec::new() };
+    let mut tracing = Tracing { processes: vec![spawn(&mut command, &log)?] };
     let process = &mut tracing.processes[0];
     let fds = format!("/proc/{}/fd", process.id());
     wait_until("bpftrace has loaded its program", PATIENCE, || {

@@ -4,14 +4,15 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
+use super::{Parts, start};
 use crate::capture::{Change, Payload};
-use crate::collect::collector::{Collector, CollectorParts};
+use crate::collect::collector::Collector;
 use crate::collect::*;
 
 const BLOCK: u64 = 4096;
@@ -287,23 +288,6 @@ impl Source for Shared {
     }
 }
 
-struct NoFreezer;
-
-impl Freeze for NoFreezer {
-    fn sync(&mut self, _: &[PathBuf]) -> std::io::Result<()> {
-        Ok(())
-    }
-    fn freeze(&mut self, _: &[PathBuf], _: Duration) -> std::io::Result<()> {
-        Ok(())
-    }
-    fn thaw(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-    fn poll(&mut self) -> Option<FreezeReply> {
-        None
-    }
-}
-
 /// What a journal says so far.
 #[derive(Clone)]
 struct Image {
@@ -327,28 +311,12 @@ struct Bench {
     wrong: Vec<(usize, Content)>,
 }
 
-type Parts = (Collector<Shared, Shared>, Sender<Command>, Receiver<Entry>, Arc<Acknowledged>);
-
-fn collector(disk: &Shared, state: State, next_mark: MarkId) -> Parts {
-    let (journal, entries) = sync_channel(1000);
-    let (commands, receiver) = channel();
-    let acknowledged = Arc::new(Acknowledged::default());
-    let parts = CollectorParts {
-        probes: disk.clone(),
-        source: disk.clone(),
-        replica: None,
-        freezer: Box::new(NoFreezer),
-        journal,
-        commands: receiver,
-        acknowledged: acknowledged.clone(),
-        status: Arc::default(),
-        options: CollectorOptions { mark_every: None, freeze_timeout: Duration::from_secs(1), next_mark },
-    };
+fn collector(disk: &Shared, state: State, next_mark: MarkId) -> Parts<Shared> {
     let mut owed = disk.disk().current.clone();
     owed.extend(&disk.disk().older);
     let unscanned = disk.disk().unscanned.clone();
     let begin = Begin { state, unscanned, same_as_replica: ByteRangeSet::new(), owed };
-    (Collector::new(parts, begin).unwrap(), commands, entries, acknowledged)
+    start(disk, None, 1000, begin, next_mark)
 }
 
 impl Bench {

@@ -200,12 +200,7 @@ struct Bench {
     wrong: Vec<Mark>,
 }
 
-fn collector(
-    disk: &Shared,
-    queue: usize,
-    state: State,
-    next_mark: MarkId,
-) -> (Collector<Shared, Shared>, Sender<Command>, Receiver<Entry>, Arc<Acknowledged>) {
+fn collector(disk: &Shared, queue: usize, state: State, next_mark: MarkId) -> Parts<Shared> {
     collector_with(disk, None, queue, state, next_mark)
 }
 
@@ -216,8 +211,25 @@ fn collector_with(
     queue: usize,
     state: State,
     next_mark: MarkId,
-) -> (Collector<Shared, Shared>, Sender<Command>, Receiver<Entry>, Arc<Acknowledged>) {
+) -> Parts<Shared> {
     let same_as_replica = if replica.is_some() { whole() } else { ByteRangeSet::new() };
+    let mut owed = disk.disk().current.clone();
+    owed.extend(&disk.disk().older);
+    let unscanned = disk.disk().unscanned.clone();
+    let begin = Begin { state, unscanned, same_as_replica, owed };
+    start(disk, replica, queue, begin, next_mark)
+}
+
+type Parts<D> = (Collector<D, D>, Sender<Command>, Receiver<Entry>, Arc<Acknowledged>);
+
+/// A collector on a disk that is its own probes.
+fn start<D: Probes + Source + Clone + Send + 'static>(
+    disk: &D,
+    replica: Option<Box<dyn ReplicaBytes + Send>>,
+    queue: usize,
+    begin: Begin,
+    next_mark: MarkId,
+) -> Parts<D> {
     let (journal, entries) = sync_channel(queue);
     let (commands, receiver) = channel();
     let acknowledged = Arc::new(Acknowledged::default());
@@ -232,10 +244,6 @@ fn collector_with(
         status: Arc::default(),
         options: CollectorOptions { mark_every: None, freeze_timeout: Duration::from_secs(1), next_mark },
     };
-    let mut owed = disk.disk().current.clone();
-    owed.extend(&disk.disk().older);
-    let unscanned = disk.disk().unscanned.clone();
-    let begin = Begin { state, unscanned, same_as_replica, owed };
     (Collector::new(parts, begin).unwrap(), commands, entries, acknowledged)
 }
 

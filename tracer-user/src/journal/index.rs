@@ -2,8 +2,8 @@
 //! See docs/FORMAT.md. Pure.
 
 use crate::journal::format::{FormatError, FrameHeader, Version, u32_at, u64_at};
-use crate::journal::record::{BodyView, FrameCursor, RecordView, class_of, label_of};
-use crate::model::{Lsn, MarkId, Point, Timestamp};
+use crate::journal::record::{BodyView, FrameCursor, RecordView, class_of, label_of, mark_id_of};
+use crate::model::{Lsn, Point, Timestamp};
 
 /// Distance of the frames that get an entry.
 const ENTRY_EVERY_BYTES: u64 = 1 << 20;
@@ -232,7 +232,7 @@ impl Index {
             index.add_point(Point {
                 lsn: Lsn(u64_at(fixed, 0)),
                 time: Timestamp(u64_at(fixed, 8)),
-                id: MarkId(u64_at(fixed, 16)),
+                id: mark_id_of(u64_at(fixed, 16))?,
                 class: class_of(fixed[24])?,
                 label: label_of(label, label_len)?.to_owned(),
             });

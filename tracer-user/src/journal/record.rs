@@ -202,10 +202,18 @@ fn decode_mark(body: &[u8]) -> Result<BodyView<'_>, FormatError> {
         return Err(FormatError::Unknown("something in the reserved byte of a mark".into()));
     }
     Ok(BodyView::Mark {
-        id: MarkId(u64_at(fixed, 0)),
+        id: mark_id_of(u64_at(fixed, 0))?,
         class: class_of(fixed[8])?,
         label: label_of(label, u16::from_le_bytes([fixed[10], fixed[11]]))?,
     })
+}
+
+/// Each mark has one after it.
+pub(super) fn mark_id_of(number: u64) -> Result<MarkId, FormatError> {
+    match number {
+        u64::MAX => Err(FormatError::Malformed("a mark after which there can't be another")),
+        number => Ok(MarkId(number)),
+    }
 }
 
 pub(super) fn class_of(byte: u8) -> Result<PointClass, FormatError> {

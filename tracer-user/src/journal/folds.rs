@@ -191,6 +191,11 @@ pub fn read_folds<S: Store>(store: &S) -> Result<Folds, JournalError> {
 /// Replaces the manifest: it is the old one or the new one, durably. All that it speaks of must be durable before.
 pub fn write_folds<S: Store>(store: &mut S, folds: &Folds) -> Result<(), JournalError> {
     let text = folds.encode().map_err(JournalError::InvalidRecord)?;
+    if text.len() as u64 > LEN_MAX {
+        // One that nobody could read any more.
+        let what = "more folded marks than folds.toml may hold; keep fewer (--keep-marks, --drop-labelled)";
+        return Err(JournalError::InvalidRecord(what.to_owned()));
+    }
     let write = |store: &mut S| {
         if store.size(NEW_NAME).is_ok() {
             store.remove(NEW_NAME)?;

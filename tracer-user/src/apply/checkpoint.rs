@@ -60,7 +60,7 @@ const FILE_NAME: &str = "replica.checkpoint";
 const NEW_NAME: &str = "replica.checkpoint.new";
 const HASH_KEY: &str = "blake3 = \"";
 /// Many times what a checkpoint needs; a longer file is none.
-const FILE_BYTES_MAX: u64 = 64 << 10;
+const FILE_BYTES_MAX: usize = 64 << 10;
 
 impl Checkpoint {
     /// Of a replica that holds nothing of the journal yet.
@@ -91,16 +91,17 @@ impl Checkpoint {
     fn read_in<S: Store>(store: &S) -> Result<Option<Checkpoint>, CheckpointError> {
         let path = Checkpoint::path(store.dir());
         let io_error = |source| CheckpointError::Io { what: "read", path: path.clone(), source };
-        let size = match store.size(FILE_NAME) {
-            Ok(size) if size > FILE_BYTES_MAX => {
-                return Err(CheckpointError::Damaged { path, what: format!("it is {size} bytes long") });
+        // At once: it may be replaced at any time, and its size may be another one's then.
+        let mut bytes = vec![0; FILE_BYTES_MAX + 1];
+        let count = match store.read_at(FILE_NAME, 0, &mut bytes) {
+            Ok(count) if count > FILE_BYTES_MAX => {
+                let what = format!("it is longer than {FILE_BYTES_MAX} bytes");
+                return Err(CheckpointError::Damaged { path, what });
             }
-            Ok(size) => size,
+            Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(io_error(error)),
         };
-        let mut bytes = vec![0; usize::try_from(size).expect("it was capped just above")];
-        let count = store.read_at(FILE_NAME, 0, &mut bytes).map_err(io_error)?;
         match Checkpoint::decode(&bytes[..count]) {
             Ok(checkpoint) => Ok(Some(checkpoint)),
             Err(Undecodable::Version(version)) => Err(CheckpointError::UnsupportedVersion { path, version }),

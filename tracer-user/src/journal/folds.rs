@@ -160,15 +160,21 @@ pub enum BadFolds {
 
 /// The bytes of the manifest; none when there is none.
 pub fn read_bytes<S: Store>(store: &S) -> Result<Vec<u8>, JournalError> {
-    let size = match store.size(FOLDS_NAME) {
-        Ok(size) => size,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(io_error(store, "read", FOLDS_NAME, error)),
-    };
-    if size > LEN_MAX {
-        return Err(damaged("it is too large".to_owned()));
+    loop {
+        let size = match store.size(FOLDS_NAME) {
+            Ok(size) => size,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(io_error(store, "read", FOLDS_NAME, error)),
+        };
+        if size > LEN_MAX {
+            return Err(damaged("it is too large".to_owned()));
+        }
+        let bytes = read_all(store, FOLDS_NAME, size + 1)?;
+        // Else it was replaced between the two, and this may be the beginning of a longer one.
+        if bytes.len() as u64 == size {
+            return Ok(bytes);
+        }
     }
-    read_all(store, FOLDS_NAME, size)
 }
 
 pub fn decode_bytes(bytes: &[u8]) -> Result<Folds, JournalError> {

@@ -160,15 +160,21 @@ pub enum BadFolds {
 
 /// The bytes of the manifest; none when there is none.
 pub fn read_bytes<S: Store>(store: &S) -> Result<Vec<u8>, JournalError> {
-    let size = match store.size(FOLDS_NAME) {
-        Ok(size) => size,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(io_error(store, "read", FOLDS_NAME, error)),
-    };
-    if size > LEN_MAX {
-        return Err(damaged("it is too large".to_owned()));
+    loop {
+        let size = match store.size(FOLDS_NAME) {
+            Ok(size) => size,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(io_error(store, "read", FOLDS_NAME, error)),
+        };
+        if size > LEN_MAX {
+            return Err(damaged("it is too large".to_owned()));
+        }
+        let bytes = read_all(store, FOLDS_NAME, size + 1)?;
+        // Else it was replaced between the two, and this may be the beginning of a longer one.
+        if bytes.len() as u64 == size {
+            return Ok(bytes);
+        }
     }
-    read_all(store, FOLDS_NAME, size)
 }
 
 pub fn decode_bytes(bytes: &[u8]) -> Result<Folds, JournalError> {
@@ -191,6 +197,11 @@ pub fn read_folds<S: Store>(store: &S) -> Result<Folds, JournalError> {
 /// Replaces the manifest: it is the old one or the new one, durably. All that it speaks of must be durable before.
 pub fn write_folds<S: Store>(store: &mut S, folds: &Folds) -> Result<(), JournalError> {
     let text = folds.encode().map_err(JournalError::InvalidRecord)?;
+    if text.len() as u64 > LEN_MAX {
+        // One that nobody could read any more.
+        let what = "more folded marks than folds.toml may hold; keep fewer (--keep-marks, --drop-labelled)";
+        return Err(JournalError::InvalidRecord(what.to_owned()));
+    }
     let write = |store: &mut S| {
         if store.size(NEW_NAME).is_ok() {
             store.remove(NEW_NAME)?;

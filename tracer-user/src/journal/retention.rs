@@ -54,7 +54,11 @@ impl Retention {
     /// Those of the restorable `points` that are kept, wherever they are.
     pub fn kept(&self, points: &[Point], now: Timestamp) -> BTreeSet<Lsn> {
         let limit = before(now, self.keep_marks);
-        let is_kept = |point: &&Point| point.time > limit || (is_named(point) && !self.drop_labelled);
+        // What was folded by a stricter rule may be as young as that every write would be kept.
+        let all_from = self.fold_upto(points, now).unwrap_or(Lsn::ZERO);
+        let is_kept = |point: &&Point| {
+            point.time > limit || point.lsn > all_from || (is_named(point) && !self.drop_labelled)
+        };
         let restorable = || points.iter().filter(|point| point.class.restorable());
         let mut kept: BTreeSet<Lsn> = restorable().filter(is_kept).map(|point| point.lsn).collect();
         for (count, period, shift) in
@@ -133,6 +137,13 @@ mod tests {
         let recent = Retention { keep_marks: Duration::from_nanos(HOUR_NS), ..nothing() };
         assert_eq!(recent.kept(&points, NOW).len(), 6);
         assert_eq!(Retention::default().kept(&points, NOW).len(), 7 * 144 + 6 + 3);
+    }
+
+    #[test]
+    fn marks_are_kept_as_long_as_writes_at_least() {
+        let hour = Retention { keep_all: Duration::from_nanos(HOUR_NS), ..nothing() };
+        assert_eq!(lsns(hour.kept(&[at(1, 90), at(2, 30), at(3, 80), at(4, 10)], NOW)), [2, 3, 4]);
+        assert_eq!(lsns(hour.kept(&[at(1, 30)], NOW)), [1]);
     }
 
     #[test]

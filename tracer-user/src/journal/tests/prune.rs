@@ -154,10 +154,15 @@ fn assert_kept(store: &FaultyStore, history: &[Vec<u8>], must: &BTreeSet<Lsn>, c
     timeline
 }
 
-fn kept_by(options: &PruneOptions, points: &[Point], now: Timestamp) -> BTreeSet<Lsn> {
-    let mut kept = options.retention.kept(points, now);
-    let all = options.retention.fold_upto(points, now).unwrap_or(Lsn::ZERO);
-    kept.extend(points.iter().filter(|p| p.class.restorable() && p.lsn >= all).map(|point| point.lsn));
+/// What the policy keeps of a history: the rules' marks, and from the mark before the time of all writes on, every one. Where that
+/// was folded before, by a stricter policy, those after it.
+fn kept_by(options: &PruneOptions, history: &History) -> BTreeSet<Lsn> {
+    let points = history.points();
+    let mut kept = options.retention.kept(&points, history.now);
+    let folded = crate::journal::folds::read_folds(&history.store).unwrap().upto();
+    let all = options.retention.fold_upto(&points, history.now).unwrap_or(Lsn::ZERO);
+    let in_full = |lsn: Lsn| lsn > all || (lsn == all && all >= folded);
+    kept.extend(points.iter().filter(|p| p.class.restorable() && in_full(p.lsn)).map(|point| point.lsn));
     kept
 }
 
@@ -184,7 +189,7 @@ proptest! {
             history.go_on(hours);
             let before = history.points();
             let options = PruneOptions { image_factor, lazy, ..keep(all, marks, daily) };
-            let must = kept_by(&options, &before, history.now);
+            let must = kept_by(&options, &history);
             let plan = prune(&history.store, &options, history.now).unwrap();
             let timeline = assert_kept(&history.store, &history.states, &must, "after the prune");
             prop_assert_eq!(&follower.timeline().unwrap(), &timeline);
@@ -228,7 +233,7 @@ fn killed_cut_off_or_failing_at_every_operation_of_a_prune_no_kept_point_is_lost
     prune(&history.store, &keep(8, 10, 1), history.now).unwrap();
     history.go_on(18);
     let options = PruneOptions { image_factor: 1, ..keep(15, 16, 3) };
-    let must = kept_by(&options, &history.points(), history.now);
+    let must = kept_by(&options, &history);
     let copy = history.store.copy();
     let plan = prune(&copy, &options, history.now).unwrap();
     assert!(plan.made() >= 1 && plan.segments() >= 2 && plan.image.is_some(), "{plan:?}");

@@ -30,12 +30,14 @@ struct Noted {
 }
 
 /// Where in the log an instant was found.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Cut {
     /// Entries before the first that is missing.
     prefix: usize,
     /// Those behind it that are there.
     ahead: usize,
+    /// Entries up to the last one that is there for certain: one that changes nothing may be there or not.
+    certain: usize,
 }
 
 /// Restores so many instants between the first and the last noted mark, and finds each in the log. `Err` inside says
@@ -100,7 +102,7 @@ pub fn check(
         ensure!(instant.len() == base.len(), "instant {lsn} has {} bytes", instant.len());
         let found = cut(log, &log.entries[applied..end], &base, &instant)?;
         let wrong = match found {
-            Ok(Cut { prefix, ahead }) => {
+            Ok(Cut { prefix, ahead, certain }) => {
                 println!(
                     "    instant {lsn}, before mark {}: {prefix} entries of the log, and {ahead} further on",
                     to.label
@@ -110,7 +112,7 @@ pub fn check(
                         "lacks a write of the log but has {ahead} that were completed after it, though only {depth} were \
                          under way at once"
                     ),
-                    _ if applied + prefix > to.after => {
+                    _ if applied + certain > to.after => {
                         format!("has all writes up to the mark {}, which came later", to.label)
                     }
                     _ => continue,
@@ -173,7 +175,8 @@ fn cut(log: &Log, entries: &[Entry], base: &[u8], instant: &[u8]) -> Result<Resu
     }
     let prefix = missing.iter().position(|missing| *missing).unwrap_or(entries.len());
     let ahead = there.iter().skip(prefix + 1).filter(|there| **there).count();
-    Ok(Ok(Cut { prefix, ahead }))
+    let certain = there.iter().rposition(|there| *there).map_or(0, |at| at + 1);
+    Ok(Ok(Cut { prefix, ahead, certain }))
 }
 
 #[cfg(test)]
@@ -182,32 +185,40 @@ mod tests {
     use super::*;
 
     /// Sectors: 1s in 0 and 1; 2s in 1 and 2; sector 0 discarded; 3s in 3.
-    fn found(sectors: [u8; 4]) -> Result<Cut, String> {
+    fn found(sectors: [u8; 4]) -> Result<(usize, usize), String> {
         let log = example("instants");
         let instant: Vec<u8> = sectors.iter().flat_map(|byte| [*byte; 512]).collect();
-        cut(&log, &log.entries, &[0; 2048], &instant).expect("inside")
+        cut(&log, &log.entries, &[0; 2048], &instant).expect("inside").map(|cut| (cut.prefix, cut.ahead))
     }
 
     #[test]
     fn a_prefix_of_the_log_has_nothing_ahead() {
         for (sectors, prefix) in [([1, 1, 0, 0], 2), ([1, 2, 2, 0], 4), ([0, 2, 2, 0], 5), ([0, 2, 2, 3], 7)]
         {
-            assert_eq!(found(sectors), Ok(Cut { prefix, ahead: 0 }), "{sectors:?}");
+            assert_eq!(found(sectors), Ok((prefix, 0)), "{sectors:?}");
         }
     }
 
     #[test]
+    fn an_entry_that_changes_nothing_is_not_there_for_certain() {
+        let log = example("certain");
+        let instant: Vec<u8> = [1, 1, 0, 0].iter().flat_map(|byte| [*byte; 512]).collect();
+        let cut = cut(&log, &log.entries, &[0; 2048], &instant).expect("inside").expect("it is in the log");
+        assert_eq!((cut.prefix, cut.certain), (2, 1));
+    }
+
+    #[test]
     fn a_part_of_the_next_write_is_not_ahead_of_it() {
-        assert_eq!(found([1, 2, 0, 0]), Ok(Cut { prefix: 2, ahead: 0 }));
-        assert_eq!(found([1, 1, 2, 0]), Ok(Cut { prefix: 2, ahead: 0 }));
+        assert_eq!(found([1, 2, 0, 0]), Ok((2, 0)));
+        assert_eq!(found([1, 1, 2, 0]), Ok((2, 0)));
     }
 
     #[test]
     fn a_write_completed_later_may_be_ahead() {
-        assert_eq!(found([1, 1, 0, 3]), Ok(Cut { prefix: 2, ahead: 1 }));
-        assert_eq!(found([1, 2, 2, 3]), Ok(Cut { prefix: 4, ahead: 1 }));
+        assert_eq!(found([1, 1, 0, 3]), Ok((2, 1)));
+        assert_eq!(found([1, 2, 2, 3]), Ok((4, 1)));
         // Sector 0 is zeros before and after all: only sector 3 tells.
-        assert_eq!(found([0, 0, 0, 3]), Ok(Cut { prefix: 0, ahead: 1 }));
+        assert_eq!(found([0, 0, 0, 3]), Ok((0, 1)));
     }
 
     #[test]

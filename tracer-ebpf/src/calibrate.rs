@@ -8,7 +8,7 @@ use aya_ebpf::maps::Array;
 use tracer_common::OP_WRITE;
 use tracer_common::calibration::{CONSTANT, COUNT, FOUND, MAGIC, SEARCHED};
 
-use crate::kernel::{self, Unreadable, read};
+use crate::kernel::{self, Any, BioVec, Memory, Unreadable};
 use crate::payload::address_of;
 use crate::report::BPF_F_MMAPABLE;
 use crate::settings as at;
@@ -24,17 +24,14 @@ const CONSTANTS_TRIED: u32 = 1 << 14;
 /// in memory.
 #[inline(always)]
 pub fn calibrate(request: u64) -> Result<(), Unreadable> {
-    if kernel::request_op(request)? != Some(OP_WRITE) {
+    if kernel::request_op::<Any>(request)? != Some(OP_WRITE) {
         return Ok(());
     }
-    let bio: u64 = read(request, at::request_bio())?;
-    let vec = read::<u64>(bio, at::bio_vecs())?
-        + u64::from(read::<u32>(bio, at::bio_index())?) * u64::from(at::vec_bytes());
-    let page: u64 = read(vec, at::vec_page())?;
-    let offset: u32 = read(vec, at::vec_offset())?;
+    let bio: u64 = Any::read(request, at::request_bio())?;
+    let BioVec { page, offset, .. } = kernel::bio_vec(Any::read(bio, at::bio_vecs())?, Any::read(bio, at::bio_index())?)?;
     // The queue lies in the map of all memory (a bio may be on a stack), not too far from the page.
     let near =
-        (read::<u64>(request, at::request_q())? & !(GIB - 1)).wrapping_sub(address_of(page & !(GIB - 1), 0));
+        (Any::read::<u64>(request, at::request_q())? & !(GIB - 1)).wrapping_sub(address_of(page & !(GIB - 1), 0));
     let mut search = Search {
         page,
         offset: u64::from(offset),
@@ -64,7 +61,7 @@ unsafe extern "C" fn try_constant(_index: u64, search: *mut c_void) -> i64 {
     // SAFETY: bpf_loop hands on the pointer that calibrate gave it.
     let search = unsafe { &mut *search.cast::<Search>() };
     let address = address_of(search.page, search.constant).wrapping_add(search.offset);
-    search.found = read::<u64>(address, 0).is_ok_and(|number| number == search.magic);
+    search.found = Any::read::<u64>(address, 0).is_ok_and(|number| number == search.magic);
     if search.found {
         return 1;
     }

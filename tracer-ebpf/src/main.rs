@@ -31,15 +31,17 @@ fn settle<C: EbpfContext>(ctx: &C, hook: &'static str, result: Result<(), Unread
 }
 
 macro_rules! hook {
-    ($btf:ident, $raw:ident, $tracepoint:literal, |$ctx:ident| $body:expr) => {
+    ($btf:ident, $raw:ident, $tracepoint:literal, |$ctx:ident, $memory:ident| $body:expr) => {
         #[btf_tracepoint(function = $tracepoint)]
         pub fn $btf($ctx: BtfTracePointContext) -> i32 {
+            type $memory = kernel::Typed;
             settle(&$ctx, $tracepoint, $body);
             0
         }
 
         #[raw_tracepoint(tracepoint = $tracepoint)]
         pub fn $raw($ctx: RawTracePointContext) -> i32 {
+            type $memory = kernel::Any;
             settle(&$ctx, $tracepoint, $body);
             0
         }
@@ -47,13 +49,13 @@ macro_rules! hook {
 }
 
 // The arguments are those of include/trace/events/block.h, the same from 6.1 to 6.18.
-hook!(rq_issue_btf, rq_issue_raw, "block_rq_issue", |ctx| report::request_issued(ctx.arg(0)));
-hook!(rq_complete_btf, rq_complete_raw, "block_rq_complete", |ctx| {
-    report::request_completed(ctx.arg(0), ctx.arg::<u64>(1) as u8, ctx.arg::<u64>(2) as u32)
+hook!(rq_issue_btf, rq_issue_raw, "block_rq_issue", |ctx, M| report::request_issued::<M>(ctx.arg(0)));
+hook!(rq_complete_btf, rq_complete_raw, "block_rq_complete", |ctx, M| {
+    report::request_completed::<M>(ctx.arg(0), ctx.arg::<u64>(1) as u8, ctx.arg::<u64>(2) as u32)
 });
-hook!(calibrate_btf, calibrate_raw, "block_rq_issue", |ctx| calibrate::calibrate(ctx.arg(0)));
-hook!(bio_queue_btf, bio_queue_raw, "block_bio_queue", |ctx| report::bio_queued(ctx.arg(0)));
-hook!(bio_complete_btf, bio_complete_raw, "block_bio_complete", |ctx| report::bio_completed(ctx.arg(1)));
+hook!(calibrate_btf, calibrate_raw, "block_rq_issue", |ctx, M| calibrate::calibrate(ctx.arg(0)));
+hook!(bio_queue_btf, bio_queue_raw, "block_bio_queue", |ctx, M| report::bio_queued::<M>(ctx.arg(0)));
+hook!(bio_complete_btf, bio_complete_raw, "block_bio_complete", |ctx, M| report::bio_completed::<M>(ctx.arg(1)));
 
 #[tracepoint(category = "block", name = "block_bio_queue")]
 pub fn bio_queue_tp(ctx: TracePointContext) -> u32 {

@@ -8,7 +8,7 @@ use tracer_common::{
     KIND_PIECE, KIND_SUBMIT_PAYLOAD, KIND_WRITE, OP_WRITE, PIECE_BYTES_MAX, PayloadEvent, counter,
 };
 
-use crate::kernel::{Extent, Unreadable, read};
+use crate::kernel::{Any, BioVec, Extent, Memory, Unreadable, bio_vec};
 use crate::report::{self, BPF_RB_NO_WAKEUP, EVENTS};
 use crate::settings as at;
 
@@ -21,15 +21,15 @@ const LEFT_TO_EXTENTS: u64 = 4;
 
 /// Reports a write whose first bio is `bio` and whose later ones, if `chained`, are linked to it.
 #[inline(always)]
-pub fn submit(extent: Extent, key: u64, bio: u64, chained: bool) -> Result<(), Unreadable> {
+pub fn submit<M: Memory>(extent: Extent, key: u64, bio: u64, chained: bool) -> Result<(), Unreadable> {
     let Some(on_volume) = extent.on_volume() else { return Ok(()) };
     // What the hardware encrypts on its way to the disk can't be compared with the disk, nor restored to it.
-    let encrypted = at::bio_crypt() != 0 && read::<u64>(bio, at::bio_crypt())? != 0;
+    let encrypted = at::bio_crypt() != 0 && M::read::<u64>(bio, at::bio_crypt())? != 0;
     if encrypted || !has_room(extent.bytes) {
         report::submit(extent, key, OP_WRITE, 0);
         return Ok(());
     }
-    let mut walk = Walk::begin(extent, key, bio, chained)?;
+    let mut walk = Walk::begin::<M>(extent, key, bio, chained)?;
     let first = walk.piece()?;
     walk.seq = report::count(counter::SEEN);
     if first.extent.bytes == extent.bytes {
@@ -99,7 +99,7 @@ struct Piece {
 
 impl Walk {
     #[inline(always)]
-    fn begin(extent: Extent, key: u64, bio: u64, chained: bool) -> Result<Walk, Unreadable> {
+    fn begin<M: Memory>(extent: Extent, key: u64, bio: u64, chained: bool) -> Result<Walk, Unreadable> {
         let mut walk = Walk {
             key,
             seq: 0,
@@ -112,26 +112,24 @@ impl Walk {
             sector: extent.sector,
             chained,
         };
-        walk.enter(bio)?;
+        walk.enter::<M>(bio)?;
         Ok(walk)
     }
 
     #[inline(always)]
-    fn enter(&mut self, bio: u64) -> Result<(), Unreadable> {
+    fn enter<M: Memory>(&mut self, bio: u64) -> Result<(), Unreadable> {
         self.bio = bio;
-        self.vecs = read(bio, at::bio_vecs())?;
-        self.index = read(bio, at::bio_index())?;
-        self.done = read(bio, at::bio_done())?;
-        self.left_in_bio = read(bio, at::bio_size())?;
+        // Not typed: the verifier would lose it at the first index it does not know.
+        self.vecs = Any::read(bio, at::bio_vecs())?;
+        self.index = M::read(bio, at::bio_index())?;
+        self.done = M::read(bio, at::bio_done())?;
+        self.left_in_bio = M::read(bio, at::bio_size())?;
         Ok(())
     }
 
     #[inline(always)]
     fn piece(&self) -> Result<Piece, Unreadable> {
-        let vec = self.vecs + u64::from(self.index) * u64::from(at::vec_bytes());
-        let page: u64 = read(vec, at::vec_page())?;
-        let len: u32 = read(vec, at::vec_len())?;
-        let offset: u32 = read(vec, at::vec_offset())?;
+        let BioVec { page, len, offset } = bio_vec(self.vecs, self.index)?;
         // A segment of several pages is one run of addresses there, too.
         let start = u64::from(offset) + u64::from(self.done);
         let in_segment = len.wrapping_sub(self.done);
@@ -178,10 +176,10 @@ impl Walk {
             self.done += bytes;
         }
         if self.left_in_bio == 0 && self.left != 0 {
-            let next: u64 = if self.chained { read(self.bio, at::bio_next())? } else { 0 };
+            let next: u64 = if self.chained { Any::read(self.bio, at::bio_next())? } else { 0 };
             self.bio = next;
             if next != 0 {
-                self.enter(next)?;
+                self.enter::<Any>(next)?;
             }
         }
         Ok(())

@@ -13,7 +13,7 @@ use tracer_common::{
     OP_WRITE, counter, session,
 };
 
-use crate::kernel::{self, Extent, Unreadable};
+use crate::kernel::{self, Any, Extent, Memory, Unreadable};
 use crate::payload;
 use crate::settings as at;
 
@@ -42,14 +42,14 @@ static SESSION: Array<u64> = Array::with_max_entries(session::COUNT, BPF_F_MMAPA
 static FORMAT_DEVS: HashMap<u32, u8> = HashMap::with_max_entries(1024, 0);
 
 #[inline(always)]
-pub fn request_issued(request: u64) -> Result<(), Unreadable> {
-    let Some(op) = kernel::request_op(request)? else { return Ok(()) };
+pub fn request_issued<M: Memory>(request: u64) -> Result<(), Unreadable> {
+    let Some(op) = kernel::request_op::<M>(request)? else { return Ok(()) };
     if op == OP_DISCARD || op == OP_SECURE_ERASE {
         return merged_discard_issued(request, op);
     }
-    let extent = kernel::request_extent(request)?;
+    let extent = kernel::request_extent::<M>(request)?;
     if at::payload() != 0 && op == OP_WRITE {
-        return payload::submit(extent, request, kernel::read(request, at::request_bio())?, true);
+        return payload::submit::<M>(extent, request, M::read(request, at::request_bio())?, true);
     }
     submit(extent, request, op, 0);
     Ok(())
@@ -59,7 +59,7 @@ pub fn request_issued(request: u64) -> Result<(), Unreadable> {
 #[inline(always)]
 fn merged_discard_issued(request: u64, op: u8) -> Result<(), Unreadable> {
     let mut walk =
-        BioWalk { request, bio: kernel::read(request, at::request_bio())?, op, part: 0, failed: false };
+        BioWalk { request, bio: Any::read(request, at::request_bio())?, op, part: 0, failed: false };
     // SAFETY: the callback has bpf_loop's signature and `walk` outlives the call.
     unsafe { bpf_loop(BIOS_MAX, next_bio as *mut c_void, (&raw mut walk).cast(), 0) };
     if walk.failed { Err(Unreadable) } else { Ok(()) }
@@ -79,9 +79,9 @@ unsafe extern "C" fn next_bio(_index: u64, walk: *mut c_void) -> i64 {
     if walk.bio == 0 {
         return 1;
     }
-    let next = kernel::bio_extent(walk.bio).and_then(|extent| {
+    let next = kernel::bio_extent::<Any>(walk.bio).and_then(|extent| {
         submit(extent, walk.request, walk.op, walk.part);
-        kernel::read(walk.bio, at::bio_next())
+        Any::read(walk.bio, at::bio_next())
     });
     walk.part = walk.part.saturating_add(1);
     match next {
@@ -98,13 +98,13 @@ unsafe extern "C" fn next_bio(_index: u64, walk: *mut c_void) -> i64 {
 
 /// Called before the request is advanced: its sector is where this completion starts.
 #[inline(always)]
-pub fn request_completed(request: u64, error: u8, bytes: u32) -> Result<(), Unreadable> {
+pub fn request_completed<M: Memory>(request: u64, error: u8, bytes: u32) -> Result<(), Unreadable> {
     // The second completion after a flush sequence has no bytes and says nothing.
     if bytes == 0 {
         return Ok(());
     }
-    let Some(op) = kernel::request_op(request)? else { return Ok(()) };
-    let whole = kernel::request_extent(request)?;
+    let Some(op) = kernel::request_op::<M>(request)? else { return Ok(()) };
+    let whole = kernel::request_extent::<M>(request)?;
     let part = if bytes >= whole.bytes { COMPLETE_WHOLE } else { COMPLETE_RANGE };
     // A merged discard's own range may lie off the volume though one of its bios was on it.
     let merged = op == OP_DISCARD || op == OP_SECURE_ERASE;
@@ -117,11 +117,11 @@ pub fn request_completed(request: u64, error: u8, bytes: u32) -> Result<(), Unre
 }
 
 #[inline(always)]
-pub fn bio_queued(bio: u64) -> Result<(), Unreadable> {
-    let Some(op) = kernel::bio_op(bio)? else { return Ok(()) };
-    let extent = kernel::bio_extent(bio)?;
+pub fn bio_queued<M: Memory>(bio: u64) -> Result<(), Unreadable> {
+    let Some(op) = kernel::bio_op::<M>(bio)? else { return Ok(()) };
+    let extent = kernel::bio_extent::<M>(bio)?;
     if at::payload() != 0 && op == OP_WRITE {
-        return payload::submit(extent, bio, bio, false);
+        return payload::submit::<M>(extent, bio, bio, false);
     }
     submit(extent, bio, op, 0);
     Ok(())
@@ -129,9 +129,9 @@ pub fn bio_queued(bio: u64) -> Result<(), Unreadable> {
 
 /// The bio's range is no longer the one it was queued with (dm splits it): the key says which one is done.
 #[inline(always)]
-pub fn bio_completed(bio: u64) -> Result<(), Unreadable> {
-    let Some(op) = kernel::bio_op(bio)? else { return Ok(()) };
-    let error: u8 = kernel::read(bio, at::bio_status())?;
+pub fn bio_completed<M: Memory>(bio: u64) -> Result<(), Unreadable> {
+    let Some(op) = kernel::bio_op::<M>(bio)? else { return Ok(()) };
+    let error: u8 = M::read(bio, at::bio_status())?;
     complete(NOWHERE, bio, op, COMPLETE_WHOLE, u32::from(error));
     Ok(())
 }

@@ -46,10 +46,6 @@ settings! {
     BIO_DONE: u32 = 0, bio_done;
     /// 0 if this kernel has no inline encryption.
     BIO_CRYPT: u32 = 0, bio_crypt;
-    VEC_PAGE: u32 = 0, vec_page;
-    VEC_LEN: u32 = 0, vec_len;
-    VEC_OFFSET: u32 = 0, vec_offset;
-    VEC_BYTES: u32 = 16, vec_bytes;
 
     /// 1: what is written is copied.
     PAYLOAD: u32 = 0, payload;

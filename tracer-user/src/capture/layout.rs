@@ -48,14 +48,14 @@ impl KernelLayout {
 }
 
 /// Members that copying what is written needs besides.
-const PAYLOAD_MEMBERS: [Member; 6] = [
+const PAYLOAD_MEMBERS: [Member; 3] = [
     ("BIO_VECS", "bio", &["bi_io_vec"]),
     ("BIO_INDEX", "bio", &["bi_iter", "bi_idx"]),
     ("BIO_DONE", "bio", &["bi_iter", "bi_bvec_done"]),
-    ("VEC_PAGE", "bio_vec", &["bv_page"]),
-    ("VEC_LEN", "bio_vec", &["bv_len"]),
-    ("VEC_OFFSET", "bio_vec", &["bv_offset"]),
 ];
+/// The probes read a segment at once: its members, and where they have to be.
+const SEGMENT: [(&str, u32); 3] = [("bv_page", 0), ("bv_len", 8), ("bv_offset", 12)];
+const SEGMENT_BYTES: u32 = 16;
 const PAGE_BYTES: u64 = 4096;
 
 /// How the kernel describes the memory of a write.
@@ -73,8 +73,11 @@ impl PayloadLayout {
             Btf::from_file(path).map_err(|error| failed(format!("readable type information ({error})")))?;
         let mut offsets = offsets_of(&btf, &PAYLOAD_MEMBERS).map_err(failed)?;
         let crypt = offset_of_path(&btf, "bio", &["bi_crypt_context"]).unwrap_or(0);
-        let vec_bytes = size_of_struct(&btf, "bio_vec").ok_or_else(|| failed("bio_vec".into()))?;
-        offsets.extend([("BIO_CRYPT", crypt), ("VEC_BYTES", vec_bytes)]);
+        offsets.push(("BIO_CRYPT", crypt));
+        let at_place = |(name, at): (&str, u32)| offset_of_path(&btf, "bio_vec", &[name]) == Some(at);
+        if size_of_struct(&btf, "bio_vec") != Some(SEGMENT_BYTES) || !SEGMENT.into_iter().all(at_place) {
+            return Err(failed("a struct bio_vec of page, length and offset".into()));
+        }
         let page =
             size_of_struct(&btf, "page").map(u64::from).filter(|bytes| PAGE_BYTES.is_multiple_of(*bytes));
         let page = page.ok_or_else(|| failed("a struct page of 64 bytes or another power of two".into()))?;

@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use crate::collect::compare::suspects;
 use crate::collect::{ReplicaHashes, Source};
 use crate::io::AlignedBuf;
+use crate::io::priority::{Work, claim};
 use crate::model::{ByteRange, ByteRangeSet};
 
 /// Reads under way at once: a single one waits for the device most of its time.
@@ -51,6 +52,7 @@ impl<S: Source + Send + 'static> Readers<S> {
                 let (source, hashes) = (source.clone(), hashes.clone());
                 let (queue, answers) = (queue.clone(), answers.clone());
                 std::thread::Builder::new().name(format!("reader-{number}")).spawn(move || {
+                    claim(Work::Steady);
                     for (index, wanted) in queue {
                         if answers.send((index, read(&*source, hashes.as_deref(), wanted))).is_err() {
                             break;

@@ -6,6 +6,8 @@ mod device;
 mod graph;
 mod mounts;
 #[cfg(feature = "capture")]
+pub mod priority;
+#[cfg(feature = "capture")]
 mod scratch_disk;
 mod space;
 pub mod store;

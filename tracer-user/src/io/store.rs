@@ -15,6 +15,11 @@ pub(crate) mod faulty;
 /// Name of the file a [`DirStore`] locks for its one writer.
 pub const LOCK_NAME: &str = "lock";
 
+/// What was appended last stays in the page cache: whoever follows the writer reads it there.
+const CACHED_BYTES: u64 = 32 << 20;
+/// What was synced leaves it in portions of this size.
+const DROPPED_BYTES_MIN: u64 = 8 << 20;
+
 /// The files hold what stands on a volume: they are their owner's alone.
 const FILE_MODE: u32 = 0o600;
 
@@ -64,14 +69,24 @@ pub struct DirStore {
     /// Of the names of all files; see [`Store::part`].
     prefix: String,
     /// The file appended to last stays open: a failed write-back is reported to the descriptor that wrote.
-    appending: Option<(String, File)>,
+    appending: Option<Appending>,
+    /// The one before it.
+    ended: Option<File>,
     _lock: Option<Flock<File>>,
+}
+
+#[derive(Debug)]
+struct Appending {
+    name: String,
+    file: File,
+    /// Of which the page cache was last relieved.
+    dropped: u64,
 }
 
 impl DirStore {
     /// For reading: takes no lock, creates nothing.
     pub fn open(dir: &Path) -> DirStore {
-        DirStore { dir: dir.to_owned(), prefix: String::new(), appending: None, _lock: None }
+        DirStore { dir: dir.to_owned(), prefix: String::new(), appending: None, ended: None, _lock: None }
     }
 
     /// For the only one who does something: locks `dir/lock_name` as long as the store lives.
@@ -87,15 +102,36 @@ impl DirStore {
     }
 
     fn appending(&mut self, name: &str) -> io::Result<&mut File> {
-        if self.appending.as_ref().is_none_or(|(open, _)| open != name) {
+        Ok(&mut self.opened(name)?.file)
+    }
+
+    fn opened(&mut self, name: &str) -> io::Result<&mut Appending> {
+        if self.appending.as_ref().is_none_or(|open| open.name != name) {
             let file = OpenOptions::new().append(true).open(self.path(name))?;
-            self.appending = Some((name.to_owned(), file));
+            self.appending = Some(Appending { name: name.to_owned(), file, dropped: 0 });
         }
-        Ok(&mut self.appending.as_mut().expect("opened just above").1)
+        Ok(self.appending.as_mut().expect("opened just above"))
+    }
+
+    /// What is on the disk gives its memory back, also what was read of it since: a journal is long, and soon nobody will
+    /// want of it but its last part.
+    fn drop_behind(&mut self) -> io::Result<()> {
+        let Some(open) = &mut self.appending else { return Ok(()) };
+        let until = open.file.metadata()?.len().saturating_sub(CACHED_BYTES);
+        if until >= open.dropped + DROPPED_BYTES_MIN {
+            open.dropped = until;
+            // Advice.
+            let len = i64::try_from(until).map_err(io::Error::other)?;
+            let _ = posix_fadvise(&open.file, 0, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+            if let Some(ended) = &self.ended {
+                let _ = posix_fadvise(ended, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+            }
+        }
+        Ok(())
     }
 
     fn forget(&mut self, name: &str) {
-        if self.appending.as_ref().is_some_and(|(open, _)| open == name) {
+        if self.appending.as_ref().is_some_and(|open| open.name == name) {
             self.appending = None;
         }
     }
@@ -153,7 +189,8 @@ impl Store for DirStore {
 
     fn create(&mut self, name: &str) -> io::Result<()> {
         let file = OpenOptions::new().append(true).create_new(true).mode(FILE_MODE).open(self.path(name))?;
-        self.appending = Some((name.to_owned(), file));
+        let next = Appending { name: name.to_owned(), file, dropped: 0 };
+        self.ended = self.appending.replace(next).map(|ended| ended.file);
         Ok(())
     }
 
@@ -162,7 +199,8 @@ impl Store for DirStore {
     }
 
     fn sync(&mut self, name: &str) -> io::Result<()> {
-        self.appending(name)?.sync_data()
+        self.appending(name)?.sync_data()?;
+        self.drop_behind()
     }
 
     fn forget_cache(&mut self, name: &str) -> io::Result<()> {

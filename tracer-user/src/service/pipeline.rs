@@ -8,6 +8,7 @@ use anyhow::Context;
 
 use crate::apply::{ApplyError, Replica};
 use crate::collect::{Acknowledged, Entry, MarkDone};
+use crate::io::priority::{Work, claim};
 use crate::journal::{Journal, JournalError, Writer};
 use crate::model::{Lsn, Mark, Point, RecordBody, Timestamp};
 use crate::service::progress::SharedProgress;
@@ -28,6 +29,7 @@ pub fn run_journal(
     acknowledged: &Acknowledged,
     progress: &SharedProgress,
 ) -> Result<(), JournalError> {
+    claim(Work::Steady);
     let mut ticked = Instant::now();
     loop {
         match entries.recv_timeout(TICK) {
@@ -99,6 +101,7 @@ pub fn run_applier(
     journal: &Journal,
     progress: &SharedProgress,
 ) {
+    claim(Work::Deferrable);
     let mut replica = Some(replica);
     let mut looked = Instant::now();
     loop {

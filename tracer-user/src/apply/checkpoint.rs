@@ -78,6 +78,11 @@ impl Checkpoint {
         }
     }
 
+    /// The last record that may be on the target, in part at least.
+    pub fn begun(&self) -> Lsn {
+        self.applying.map_or(self.applied, |applying| applying.max(self.applied))
+    }
+
     /// Where the checkpoint of the journal in `dir` is.
     pub fn path(dir: &Path) -> PathBuf {
         dir.join(FILE_NAME)

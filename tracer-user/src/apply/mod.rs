@@ -7,6 +7,7 @@ mod error;
 pub mod hash_list;
 mod records;
 mod replica;
+mod restore;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;

@@ -27,24 +27,17 @@ pub struct ApplyStats {
     pub written_bytes: u64,
     /// Bytes zeroed on the target.
     pub zeroed_bytes: u64,
-    /// Every byte that is defined by the records applied.
-    pub covered: ByteRangeSet,
 }
 
 impl ApplyStats {
-    /// Adds what another apply did.
-    pub fn add(&mut self, other: &ApplyStats) {
-        self.records += other.records;
-        self.data_bytes += other.data_bytes;
-        self.zero_bytes += other.zero_bytes;
-        self.written_bytes += other.written_bytes;
-        self.zeroed_bytes += other.zeroed_bytes;
-        self.covered.extend(&other.covered);
+    pub(super) fn progress(&self) -> ApplyProgress {
+        let content_bytes = self.data_bytes + self.zero_bytes;
+        ApplyProgress { records: self.records, data_bytes: self.data_bytes, content_bytes }
     }
 }
 
-/// Goes a way of the journal from its beginning. Does not sync the target. Going it again is harmless as long as it ends at the
-/// same or a later record than before.
+/// Goes a way of the journal from its beginning; `covered` gets every byte that it defines. Does not sync the target. Going it
+/// again is harmless as long as it ends at the same or a later record than before.
 ///
 /// # Errors
 /// When the journal is damaged or ends before, or was pruned meanwhile, or the target cannot be written: it then holds a part
@@ -53,12 +46,13 @@ pub fn apply(
     journal: &Journal,
     target: &mut TargetWriter,
     way: &Way,
+    covered: &mut ByteRangeSet,
     progress: &mut dyn FnMut(ApplyProgress),
 ) -> Result<ApplyStats, ApplyError> {
     let mut stats = ApplyStats::default();
     for leg in &way.legs {
         let records = journal.leg_records(leg)?;
-        let onto = Onto { target, hashes: &mut KeptHashes::none() };
+        let onto = Onto { target, hashes: &mut KeptHashes::none(), covered: Some(covered) };
         apply_some(records, onto, Span::of(leg), u64::MAX, &mut stats, progress)?;
     }
     Ok(stats)
@@ -81,6 +75,8 @@ impl Span {
 pub(super) struct Onto<'a> {
     pub(super) target: &'a mut TargetWriter,
     pub(super) hashes: &'a mut KeptHashes,
+    /// Gets every byte that is changed, if somebody has to know: it may come to many ranges.
+    pub(super) covered: Option<&'a mut ByteRangeSet>,
 }
 
 /// Applies until `to`, or until `content_bytes_max` bytes were read: returns the record it came to.
@@ -106,8 +102,7 @@ pub(super) fn apply_some(
         content_bytes += take(record, onto.target, &mut coalescer, stats)?;
         if coalescer.is_full() {
             flush(&mut coalescer, &mut onto, stats)?;
-            let content_bytes = stats.data_bytes + stats.zero_bytes;
-            progress(ApplyProgress { records: stats.records, data_bytes: stats.data_bytes, content_bytes });
+            progress(stats.progress());
         }
         if last == span.to || content_bytes >= content_bytes_max {
             break;
@@ -117,13 +112,12 @@ pub(super) fn apply_some(
         return Err(ApplyError::JournalEnds { last, wanted: span.to });
     }
     flush(&mut coalescer, &mut onto, stats)?;
-    let content_bytes = stats.data_bytes + stats.zero_bytes;
-    progress(ApplyProgress { records: stats.records, data_bytes: stats.data_bytes, content_bytes });
+    progress(stats.progress());
     Ok(last)
 }
 
 /// Returns the bytes of the volume the record speaks of.
-fn take(
+pub(super) fn take(
     record: Record,
     target: &TargetWriter,
     coalescer: &mut Coalescer,
@@ -146,9 +140,15 @@ fn take(
     Ok(range.len())
 }
 
-fn flush(coalescer: &mut Coalescer, onto: &mut Onto<'_>, stats: &mut ApplyStats) -> Result<(), ApplyError> {
+pub(super) fn flush(
+    coalescer: &mut Coalescer,
+    onto: &mut Onto<'_>,
+    stats: &mut ApplyStats,
+) -> Result<(), ApplyError> {
     coalescer.flush(|op| {
-        stats.covered.insert(op.range());
+        if let Some(covered) = &mut onto.covered {
+            covered.insert(op.range());
+        }
         match op.bytes() {
             Some(bytes) => stats.written_bytes += bytes.len() as u64,
             None => stats.zeroed_bytes += op.range().len(),

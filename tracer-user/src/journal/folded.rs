@@ -21,7 +21,7 @@ pub struct Way {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leg {
     /// The fold it is in.
-    fold: Option<Fold>,
+    pub(super) fold: Option<Fold>,
     /// It changes the state after this record of the journal,
     pub after: Lsn,
     /// to the one after this.
@@ -171,10 +171,17 @@ impl<S: Store> Journal<S> {
         fold: &Fold,
         look: impl FnOnce(&Journal<S>) -> Result<T, JournalError>,
     ) -> Result<T, JournalError> {
+        look(&self.fold_journal(fold)?).map_err(|source| self.in_fold_error(fold, source))
+    }
+
+    /// The journal that a fold is.
+    pub(super) fn fold_journal(&self, fold: &Fold) -> Result<Journal<S>, JournalError> {
         let opened = Journal::open_in(self.store().part(&fold.prefix()));
-        opened.and_then(|journal| look(&journal)).map_err(|source| {
-            let fold = self.store().path(&fold.prefix()).display().to_string();
-            JournalError::InFold { fold, source: Box::new(source) }
-        })
+        opened.map_err(|source| self.in_fold_error(fold, source))
+    }
+
+    fn in_fold_error(&self, fold: &Fold, source: JournalError) -> JournalError {
+        let fold = self.store().path(&fold.prefix()).display().to_string();
+        JournalError::InFold { fold, source: Box::new(source) }
     }
 }

@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use crate::apply::{ApplyError, ApplyProgress, ApplyStats, Checkpoint, apply};
 use crate::journal::{Journal, JournalError, Leg, Way};
-use crate::model::{ByteRange, Lsn, PointTarget, VolumeId};
-use crate::restore::{ResolveError, ResolvedPoint, resolve};
+use crate::model::{ByteRange, ByteRangeSet, Lsn, PointTarget, VolumeId};
+use crate::restore::{ResolveError, ResolvedPoint, find_point};
 use crate::target::{OpenTarget, TargetError, TargetWriter};
 
 #[derive(Clone, Debug)]
@@ -110,15 +110,18 @@ pub fn replay(
     let mut target = TargetWriter::open(&options.target, plan.volume_bytes, how)?;
     progress(ReplayProgress::Begins(&plan));
     let incomplete = |source: ApplyError| ReplayError::Incomplete { target: options.target.clone(), source };
+    let mut covered = ByteRangeSet::new();
     let stats = loop {
-        let stats = apply(&journal, &mut target, &way, &mut |at| progress(ReplayProgress::Applies(at)));
+        let mut tell = |at| progress(ReplayProgress::Applies(at));
+        let stats = apply(&journal, &mut target, &way, &mut covered, &mut tell);
         if stats.is_ok() || journal.is_current(&way).map_err(journal_error)? {
             break stats.map_err(incomplete)?;
         }
         // It was pruned meanwhile. All is written again, in another way.
         way = journal.way(Lsn::ZERO, plan.last_lsn).map_err(|error| incomplete(error.into()))?;
+        covered = ByteRangeSet::new();
     };
-    let undefined = stats.covered.gaps(ByteRange::new(0, plan.volume_bytes));
+    let undefined = covered.gaps(ByteRange::new(0, plan.volume_bytes));
     if target.may_hold_old_bytes() {
         for range in &undefined {
             target.zero(*range, true).map_err(|e| incomplete(e.into()))?;
@@ -133,15 +136,7 @@ pub fn replay(
 fn plan(journal: &Journal, options: &ReplayOptions) -> Result<(ReplayPlan, Way), ReplayError> {
     let journal_error = |source| ReplayError::Journal { dir: options.journal.clone(), source };
     let timeline = journal.timeline().map_err(journal_error)?;
-    let instant = match options.to {
-        PointTarget::Time(time) => journal.last_instant(&timeline.stretches, time).map_err(journal_error)?,
-        _ => None,
-    };
-    let mut point = resolve(&timeline, &options.to, instant, options.force)?;
-    if point.time.is_none() {
-        // Of a record that was folded nobody knows; it is refused below.
-        point.time = journal.time_of(point.lsn).ok();
-    }
+    let point = find_point(journal, &timeline, &options.to, options.force).map_err(journal_error)??;
     let way = journal.way(Lsn::ZERO, point.lsn).map_err(journal_error)?;
     let cost = journal.cost_of(&way).map_err(journal_error)?;
     let info = journal.info();

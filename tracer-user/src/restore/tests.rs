@@ -8,6 +8,8 @@ use crate::journal::{JournalError, PruneOptions, Retention, prune};
 use crate::model::{ByteRange, Lsn, PointClass, RecordBody, Timestamp};
 use crate::target::TargetError;
 
+mod rewinding;
+
 fn options(history: &History, to: &str, target: &Path) -> ReplayOptions {
     ReplayOptions {
         journal: history.dir(),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use afterwrite_tests::*;
 use anyhow::{Context, Result, ensure};
 
-const VOLUME_BYTES: u64 = 96 * MIB;
+const VOLUME_BYTES: u64 = 64 * MIB;
 
 fn rewind(protection: &Protection, to: &str) -> Command {
     let mut rewind = afterwrite();
@@ -29,13 +29,13 @@ fn change(device: &Path, count: u64, random: &mut Random) -> Result<()> {
     Ok(file.sync_all()?)
 }
 
-/// The replica is what a replay of the point gives, as far as the volume goes.
+/// The replica is what a replay of the point gives.
 fn assert_is(protection: &Protection, point: &str) -> Result<()> {
     let image = protection.dir().join("replayed.img");
     protection.replay(point, &image)?;
-    let same = assert_identical(&image, protection.target()).with_context(|| format!("at {point}"));
+    let same = run(Command::new("cmp").arg(&image).arg(protection.target()));
     std::fs::remove_file(&image)?;
-    same
+    same.map(drop).with_context(|| format!("at {point}"))
 }
 
 /// Marks one, two and three with changes between them; stopped.
@@ -118,7 +118,7 @@ fn killed_amid_a_rewind_it_goes_to_any_point_or_on() -> Result<()> {
     let checkpoint = protection.journal().join("replica.checkpoint");
     let is_amid = || std::fs::read_to_string(&checkpoint).is_ok_and(|text| text.contains("applying"));
     let mut amid = 0;
-    for round in 0..9 {
+    for round in 0..6 {
         let mut going = rewind(&protection, "mark:one").stdout(Stdio::null()).spawn()?;
         wait_until("it has begun", PATIENCE, || Ok(is_amid() || going.try_wait()?.is_some()))?;
         let (begun, instant) = (Instant::now(), Duration::from_micros(random.below(60_000)));
@@ -141,6 +141,6 @@ fn killed_amid_a_rewind_it_goes_to_any_point_or_on() -> Result<()> {
         protection.start().with_context(context)?.stop()?;
         assert_identical(disk.path(), protection.target()).with_context(context)?;
     }
-    ensure!(amid > 2, "only {amid} of the kills were amid a rewind");
+    ensure!(amid > 1, "only {amid} of the kills were amid a rewind");
     protection.check_journal()
 }

@@ -18,5 +18,6 @@ mod tests;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use error::ApplyError;
-pub use records::{ApplyProgress, ApplyStats, apply};
+pub use records::{ApplyProgress, ApplyStats};
 pub use replica::{Replica, ReplicaState};
+pub use restore::rebuild;

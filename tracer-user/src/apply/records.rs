@@ -1,7 +1,7 @@
 use crate::apply::ApplyError;
 use crate::apply::hash_list::KeptHashes;
-use crate::journal::{Journal, JournalError, Leg, Way};
-use crate::model::{ByteRangeSet, Lsn, Record, RecordBody};
+use crate::journal::{JournalError, Leg, Wanted};
+use crate::model::{ByteRange, ByteRangeSet, Lsn, Record, RecordBody};
 use crate::target::{Coalescer, TargetWriter};
 
 /// How far an `apply` is.
@@ -36,28 +36,6 @@ impl ApplyStats {
     }
 }
 
-/// Goes a way of the journal from its beginning; `covered` gets every byte that it defines. Does not sync the target. Going it
-/// again is harmless as long as it ends at the same or a later record than before.
-///
-/// # Errors
-/// When the journal is damaged or ends before, or was pruned meanwhile, or the target cannot be written: it then holds a part
-/// of the records.
-pub fn apply(
-    journal: &Journal,
-    target: &mut TargetWriter,
-    way: &Way,
-    covered: &mut ByteRangeSet,
-    progress: &mut dyn FnMut(ApplyProgress),
-) -> Result<ApplyStats, ApplyError> {
-    let mut stats = ApplyStats::default();
-    for leg in &way.legs {
-        let records = journal.leg_records(leg)?;
-        let onto = Onto { target, hashes: &mut KeptHashes::none(), covered: Some(covered) };
-        apply_some(records, onto, Span::of(leg), u64::MAX, &mut stats, progress)?;
-    }
-    Ok(stats)
-}
-
 /// The records after `from_exclusive` up to and including `to`.
 #[derive(Clone, Copy)]
 pub(super) struct Span {
@@ -75,8 +53,13 @@ impl Span {
 pub(super) struct Onto<'a> {
     pub(super) target: &'a mut TargetWriter,
     pub(super) hashes: &'a mut KeptHashes,
-    /// Gets every byte that is changed, if somebody has to know: it may come to many ranges.
-    pub(super) covered: Option<&'a mut ByteRangeSet>,
+    pub(super) only: Option<Only<'a>>,
+}
+
+/// Only what is wanted is applied; what records spoke of is taken out of `left`.
+pub(super) struct Only<'a> {
+    pub(super) wanted: &'a Wanted,
+    pub(super) left: &'a mut ByteRangeSet,
 }
 
 /// Applies until `to`, or until `content_bytes_max` bytes were read: returns the record it came to.
@@ -99,7 +82,7 @@ pub(super) fn apply_some(
         }
         last = record.lsn;
         stats.records += 1;
-        content_bytes += take(record, onto.target, &mut coalescer, stats)?;
+        content_bytes += take(record, &mut onto, &mut coalescer, stats)?;
         if coalescer.is_full() {
             flush(&mut coalescer, &mut onto, stats)?;
             progress(stats.progress());
@@ -117,27 +100,68 @@ pub(super) fn apply_some(
 }
 
 /// Returns the bytes of the volume the record speaks of.
-pub(super) fn take(
+fn take(
     record: Record,
-    target: &TargetWriter,
+    onto: &mut Onto<'_>,
     coalescer: &mut Coalescer,
     stats: &mut ApplyStats,
 ) -> Result<u64, ApplyError> {
-    let Some(range) = record.body.content_range() else { return Ok(0) };
-    // Checked here, where the record is known, and not only when it is flushed.
-    target.check_range(range).map_err(|source| ApplyError::Record { lsn: record.lsn, source })?;
-    match record.body {
+    let Some(range) = check(&record, onto.target)? else { return Ok(0) };
+    match &mut onto.only {
+        None => hold(record.body, coalescer, stats),
+        Some(only) => {
+            let parts: Vec<_> = only.wanted.overlapping(range).collect();
+            parts.iter().for_each(|part| only.left.remove(*part));
+            hold_parts(record.body, range, &parts, coalescer, stats);
+        }
+    }
+    Ok(range.len())
+}
+
+/// The bytes of the volume the record speaks of. Checked here, where the record is known, and not only when it is flushed.
+pub(super) fn check(record: &Record, target: &TargetWriter) -> Result<Option<ByteRange>, ApplyError> {
+    let range = record.body.content_range();
+    let fits = range.map_or(Ok(()), |range| target.check_range(range));
+    fits.map_err(|source| ApplyError::Record { lsn: record.lsn, source })?;
+    Ok(range)
+}
+
+/// Holds what is said of parts of `range`.
+pub(super) fn hold_parts(
+    body: RecordBody,
+    range: ByteRange,
+    parts: &[ByteRange],
+    coalescer: &mut Coalescer,
+    stats: &mut ApplyStats,
+) {
+    if parts == [range] {
+        return hold(body, coalescer, stats);
+    }
+    for part in parts {
+        let of_the_part = match &body {
+            RecordBody::Data { start, bytes } => {
+                let at = |byte: u64| usize::try_from(byte - start).expect("a part lies in its record");
+                RecordBody::Data { start: part.start, bytes: bytes[at(part.start)..at(part.end)].to_vec() }
+            }
+            RecordBody::Discard(_) => RecordBody::Discard(*part),
+            _ => RecordBody::Zero(*part),
+        };
+        hold(of_the_part, coalescer, stats);
+    }
+}
+
+fn hold(body: RecordBody, coalescer: &mut Coalescer, stats: &mut ApplyStats) {
+    match body {
         RecordBody::Data { start, bytes } => {
-            stats.data_bytes += range.len();
+            stats.data_bytes += bytes.len() as u64;
             coalescer.write(start, bytes);
         }
-        RecordBody::Zero(_) | RecordBody::Discard(_) => {
+        RecordBody::Zero(range) | RecordBody::Discard(range) => {
             stats.zero_bytes += range.len();
-            coalescer.zero(range, matches!(record.body, RecordBody::Discard(_)));
+            coalescer.zero(range, matches!(body, RecordBody::Discard(_)));
         }
         RecordBody::Mark(_) | RecordBody::Gap(_) => {}
     }
-    Ok(range.len())
 }
 
 pub(super) fn flush(
@@ -146,9 +170,6 @@ pub(super) fn flush(
     stats: &mut ApplyStats,
 ) -> Result<(), ApplyError> {
     coalescer.flush(|op| {
-        if let Some(covered) = &mut onto.covered {
-            covered.insert(op.range());
-        }
         match op.bytes() {
             Some(bytes) => stats.written_bytes += bytes.len() as u64,
             None => stats.zeroed_bytes += op.range().len(),

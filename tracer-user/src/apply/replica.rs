@@ -226,7 +226,7 @@ impl Replica {
         self.begin(from, begun)?;
         let mut stats = ApplyStats::default();
         loop {
-            let onto = Onto { target: &mut self.target, hashes: &mut self.hashes, covered: None };
+            let onto = Onto { target: &mut self.target, hashes: &mut self.hashes, only: None };
             match restore(journal, &ways, onto, &mut stats, progress) {
                 Err(ApplyError::Journal(_)) if !ways.are_current(journal)? => {
                     // It was pruned meanwhile: there are other ways.
@@ -278,7 +278,7 @@ impl Replica {
     ) -> Result<Lsn, ApplyError> {
         let records = journal.leg_records(leg)?;
         let bytes_max = if leg.is_fold() { u64::MAX } else { self.checkpoint_every_bytes };
-        let onto = Onto { target: &mut self.target, hashes: &mut self.hashes, covered: None };
+        let onto = Onto { target: &mut self.target, hashes: &mut self.hashes, only: None };
         let reached = apply_some(records, onto, Span::of(leg), bytes_max, stats, progress)?;
         Ok(if leg.is_fold() { leg.to } else { reached })
     }

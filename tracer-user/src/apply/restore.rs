@@ -1,10 +1,14 @@
-//! Back in time: bringing bytes of a target to what they were at an earlier record.
+//! The state at a record without all that was overwritten before it: from the newest records on, each byte once.
 
-use crate::apply::records::{Onto, flush, take};
+use crate::apply::hash_list::KeptHashes;
+use crate::apply::records::{Only, Onto, Span, apply_some, check, flush, hold_parts};
 use crate::apply::{ApplyError, ApplyProgress, ApplyStats};
 use crate::journal::{Journal, JournalError, Wanted, Way};
-use crate::model::{ByteRange, Lsn, Record, RecordBody};
-use crate::target::Coalescer;
+use crate::model::{ByteRange, ByteRangeSet, Lsn, Record};
+use crate::target::{Coalescer, TargetWriter};
+
+/// So many times the volume's bytes on a way make it worth to begin at its end.
+const OVERWRITTEN_MIN: u64 = 2;
 
 /// What of the journal is read to go back.
 pub(super) struct Ways {
@@ -41,19 +45,8 @@ pub(super) fn restore(
         let mut coalescer = Coalescer::default();
         let mut back = journal.back(&ways.to);
         while let Some(records) = back.next_part(&wanted)? {
-            for record in records {
-                let record = record?;
-                stats.records += 1;
-                let Some(range) = record.body.content_range() else { continue };
-                for part in wanted.find(range) {
-                    take(cut(&record, part), onto.target, &mut coalescer, stats)?;
-                }
-                if coalescer.is_full() {
-                    flush(&mut coalescer, &mut onto, stats)?;
-                }
-            }
+            find(records, &mut wanted, &mut onto, &mut coalescer, stats)?;
             progress(stats.progress());
-            wanted.settle();
         }
         // No record up to there speaks of what is left.
         for range in wanted.iter() {
@@ -68,15 +61,66 @@ pub(super) fn restore(
     Ok(())
 }
 
-/// What a record says of a part of its range.
-fn cut(record: &Record, part: ByteRange) -> Record {
-    let body = match &record.body {
-        RecordBody::Data { start, bytes } => {
-            let at = |byte: u64| usize::try_from(byte - start).expect("a part lies in its record");
-            RecordBody::Data { start: part.start, bytes: bytes[at(part.start)..at(part.end)].to_vec() }
+/// Brings a target to the end of a way from nothing, whatever it holds; returns also which bytes no record speaks of, which
+/// are left as they are. Does not sync the target.
+///
+/// A way along which much was written more than once is gone from its end, until all is found; or until what is not comes to many
+/// ranges, then all records before are applied to these.
+///
+/// # Errors
+/// When the journal is damaged or ends before, or was pruned meanwhile, or the target cannot be written: it then holds a part
+/// of the records.
+pub fn rebuild(
+    journal: &Journal,
+    target: &mut TargetWriter,
+    way: &Way,
+    progress: &mut dyn FnMut(ApplyProgress),
+) -> Result<(ApplyStats, ByteRangeSet), ApplyError> {
+    let mut stats = ApplyStats::default();
+    let mut wanted = Wanted::all_of(ByteRange::new(0, target.size_bytes()));
+    let record_bytes = journal.cost_of(way)?.record_bytes.unwrap_or(0);
+    let mut back = journal.back(way);
+    if record_bytes / target.size_bytes().max(1) >= OVERWRITTEN_MIN {
+        let mut onto = Onto { target, hashes: &mut KeptHashes::none(), only: None };
+        let mut coalescer = Coalescer::default();
+        while !wanted.is_crowded()
+            && let Some(records) = back.next_part(&wanted)?
+        {
+            find(records, &mut wanted, &mut onto, &mut coalescer, &mut stats)?;
+            progress(stats.progress());
         }
-        RecordBody::Discard(_) => RecordBody::Discard(part),
-        _ => RecordBody::Zero(part),
-    };
-    Record { lsn: record.lsn, time: record.time, ordered: record.ordered, body }
+        flush(&mut coalescer, &mut onto, &mut stats)?;
+    }
+    let mut left: ByteRangeSet = wanted.iter().collect();
+    if wanted.is_empty() {
+        return Ok((stats, left));
+    }
+    for leg in back.rest() {
+        let records = journal.leg_records(&leg)?;
+        let only = Some(Only { wanted: &wanted, left: &mut left });
+        let onto = Onto { target, hashes: &mut KeptHashes::none(), only };
+        apply_some(records, onto, Span::of(&leg), u64::MAX, &mut stats, progress)?;
+    }
+    Ok((stats, left))
+}
+
+/// Takes from a part of the journal what is wanted.
+fn find(
+    records: impl Iterator<Item = Result<Record, JournalError>>,
+    wanted: &mut Wanted,
+    onto: &mut Onto<'_>,
+    coalescer: &mut Coalescer,
+    stats: &mut ApplyStats,
+) -> Result<(), ApplyError> {
+    for record in records {
+        let record = record?;
+        stats.records += 1;
+        let Some(range) = check(&record, onto.target)? else { continue };
+        hold_parts(record.body, range, &wanted.find(range), coalescer, stats);
+        if coalescer.is_full() {
+            flush(coalescer, onto, stats)?;
+        }
+    }
+    wanted.settle();
+    Ok(())
 }

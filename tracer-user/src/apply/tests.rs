@@ -1,7 +1,7 @@
 use super::hash_list::KeptHashes;
 use super::history::{History, SIZE};
 use super::*;
-use crate::model::{ByteRange, ByteRangeSet, Lsn, MarkId, Point, PointClass, RecordBody};
+use crate::model::{ByteRange, Lsn, MarkId, Point, PointClass, RecordBody};
 use crate::target::faulty::{Fault, FaultyDisk};
 use crate::target::{TargetError, TargetWriter};
 
@@ -194,7 +194,7 @@ fn a_mark_that_adds_no_bytes_still_makes_the_replica_consistent() {
 }
 
 #[test]
-fn apply_reports_what_it_did_and_covers() {
+fn a_rebuild_reports_what_it_did_and_what_no_record_speaks_of() {
     let mut history = History::empty(10);
     history.append(RecordBody::Data { start: 0, bytes: vec![1; 4096] });
     history.append(RecordBody::Data { start: 2048, bytes: vec![2; 4096] });
@@ -203,17 +203,14 @@ fn apply_reports_what_it_did_and_covers() {
     let disk = FaultyDisk::new(SIZE);
     let mut target = TargetWriter::over(disk.clone(), SIZE as u64);
     let mut seen = Vec::new();
-    let mut covered = ByteRangeSet::new();
-    let mut run = |way: crate::journal::Way, covered: &mut ByteRangeSet| {
-        apply(&history.journal(), &mut target, &way, covered, &mut |at| seen.push(at))
-    };
-    let stats = run(way(&history, 0, 3), &mut covered).unwrap();
+    let mut run = |way| rebuild(&history.journal(), &mut target, &way, &mut |at| seen.push(at));
+    let (stats, undefined) = run(way(&history, 0, 3)).unwrap();
     assert_eq!((stats.records, stats.data_bytes, stats.zero_bytes), (3, 8192, 65536));
     assert_eq!((stats.written_bytes, stats.zeroed_bytes), (6144, 65536));
-    assert_eq!(covered.bytes(), 6144 + 65536);
+    assert_eq!(undefined.bytes(), SIZE as u64 - 6144 - 65536);
     assert!(disk.bytes()[6144..65536].iter().all(|b| *b == 0xee), "what no record speaks of is left alone");
-    assert_eq!(run(way(&history, 3, 3), &mut covered).unwrap(), ApplyStats::default());
-    let past = run(way(&history, 0, 4), &mut covered);
+    assert_eq!(run(way(&history, 3, 3)).unwrap().0, ApplyStats::default());
+    let past = run(way(&history, 0, 4));
     assert!(matches!(past, Err(ApplyError::JournalEnds { last: Lsn(3), wanted: Lsn(4) })));
     assert_eq!(seen.last().unwrap().records, 3);
 }
@@ -224,9 +221,7 @@ fn a_record_past_the_volume_is_named() {
     history.append(RecordBody::Data { start: 0, bytes: vec![1; 4096] });
     history.sync();
     let mut target = TargetWriter::over(FaultyDisk::new(4095), 4095);
-    let error =
-        apply(&history.journal(), &mut target, &way(&history, 0, 1), &mut ByteRangeSet::new(), &mut |_| {})
-            .unwrap_err();
+    let error = rebuild(&history.journal(), &mut target, &way(&history, 0, 1), &mut |_| {}).unwrap_err();
     assert!(matches!(error, ApplyError::Record { lsn: Lsn(1), .. }), "{error}");
 }
 

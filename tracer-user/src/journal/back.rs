@@ -24,12 +24,26 @@ pub struct Wanted {
     /// Those of `ranges` that were found in the part at hand.
     found: ByteRangeSet,
     window: ByteRange,
+    ranges_max: usize,
 }
 
 impl Wanted {
+    /// Nothing yet.
     pub fn within(window: ByteRange) -> Wanted {
         let (ranges, found) = (ByteRangeSet::new(), ByteRangeSet::new());
-        Wanted { ranges, found, window }
+        Wanted { ranges, found, window, ranges_max: WANTED_MAX }
+    }
+
+    /// All of a window, which stays as it is: the caller looks whether it is crowded.
+    pub fn all_of(window: ByteRange) -> Wanted {
+        let mut wanted = Wanted { ranges_max: usize::MAX, ..Wanted::within(window) };
+        wanted.insert(window);
+        wanted
+    }
+
+    /// There are more ranges than should be kept in memory.
+    pub fn is_crowded(&self) -> bool {
+        self.ranges.range_count() > WANTED_MAX
     }
 
     pub fn window(&self) -> ByteRange {
@@ -55,9 +69,9 @@ impl Wanted {
         }
     }
 
-    /// The parts of `range` that are wanted. They still are, until `settle`.
+    /// Takes note of the parts of `range` that are wanted. They still are, until `settle`.
     pub fn find(&mut self, range: ByteRange) -> Vec<ByteRange> {
-        let parts: Vec<_> = self.ranges.overlapping(range).collect();
+        let parts: Vec<_> = self.overlapping(range).collect();
         parts.iter().for_each(|part| self.found.insert(*part));
         self.shrink();
         parts
@@ -71,14 +85,15 @@ impl Wanted {
         self.shrink();
     }
 
-    fn overlaps(&self, range: ByteRange) -> bool {
-        self.ranges.overlapping(range).next().is_some()
+    /// The parts of `range` that are wanted.
+    pub fn overlapping(&self, range: ByteRange) -> impl Iterator<Item = ByteRange> + '_ {
+        self.ranges.overlapping(range)
     }
 
     fn shrink(&mut self) {
-        let too_many = |set: &&ByteRangeSet| set.range_count() > WANTED_MAX;
+        let too_many = |set: &&ByteRangeSet| set.range_count() > self.ranges_max;
         let set = [&self.ranges, &self.found].into_iter().find(too_many);
-        if let Some(middle) = set.and_then(|set| set.iter().nth(WANTED_MAX / 2)) {
+        if let Some(middle) = set.and_then(|set| set.iter().nth(self.ranges_max / 2)) {
             let above = ByteRange::new(middle.start, u64::MAX);
             self.window.end = middle.start;
             self.ranges.remove(above);
@@ -132,6 +147,8 @@ pub struct Back<'a, S: Store> {
 }
 
 struct OpenLeg<S: Store> {
+    /// As far as it was not gone; in a fold all of it.
+    left: Leg,
     /// The journal that a fold is.
     fold: Option<Journal<S>>,
     records: Range<Lsn>,
@@ -187,7 +204,7 @@ impl<S: Store> Back<'_, S> {
                 }
                 continue;
             };
-            if !wanted.overlaps(piece.bytes) {
+            if wanted.overlapping(piece.bytes).next().is_none() {
                 continue;
             }
             let middle = piece.spans.start + piece.spans.len() / 2;
@@ -204,9 +221,18 @@ impl<S: Store> Back<'_, S> {
                 leg.pieces.push(Piece { spans: above, bytes: above_bytes, sorted: true });
                 continue;
             }
+            if !leg.left.is_fold() {
+                leg.left = leg.left.up_to(Lsn(leg.spans[piece.spans.start].from.0 - 1));
+            }
             return records(journal, leg.segment, &leg.spans[piece.spans]).map(Some);
         }
         Ok(None)
+    }
+
+    /// The way that was not gone yet, from its beginning.
+    pub fn rest(mut self) -> Vec<Leg> {
+        self.legs.extend(self.at.map(|leg| leg.left).filter(|leg| leg.records() > 0));
+        self.legs
     }
 }
 
@@ -216,7 +242,8 @@ impl<S: Store> OpenLeg<S> {
         let its = fold.as_ref().unwrap_or(journal);
         let segments = its.looking(|folds| its.firsts(folds))?;
         let records = leg.records_after.next()..leg.records_to.next();
-        Ok(OpenLeg { fold, records, segments, segment: Lsn::ZERO, spans: Vec::new(), pieces: Vec::new() })
+        let (spans, pieces) = (Vec::new(), Vec::new());
+        Ok(OpenLeg { left: leg.clone(), fold, records, segments, segment: Lsn::ZERO, spans, pieces })
     }
 }
 

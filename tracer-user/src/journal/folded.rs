@@ -37,6 +37,11 @@ impl Leg {
         Leg { fold: None, after, to, records_after: after, records_to: to }
     }
 
+    /// A beginning of one that is not in a fold.
+    pub(super) fn up_to(&self, to: Lsn) -> Leg {
+        Leg::raw(self.after, to)
+    }
+
     /// In a fold there is no state between its ends.
     pub fn is_fold(&self) -> bool {
         self.fold.is_some()

@@ -35,6 +35,9 @@ pub enum Bench {
         /// How often all of it is written again before
         #[arg(long, default_value_t = 0)]
         rewrites: u64,
+        /// In how many hundredths of the volume the last changes are
+        #[arg(long, default_value_t = 100)]
+        within: u64,
         /// How often each is measured
         #[arg(long, default_value_t = 3)]
         repeats: u64,
@@ -74,10 +77,11 @@ pub fn bench(bench: &Bench) -> Result<()> {
             settings.extend(on_a_disk());
             become_program("restart", &settings)
         }
-        Bench::Rewind { volume_gib, rewrites, repeats } => {
+        Bench::Rewind { volume_gib, rewrites, within, repeats } => {
             let mut settings = vec![
                 ("AFTERWRITE_VOLUME_GIB", volume_gib.to_string()),
                 ("AFTERWRITE_REWRITES", rewrites.to_string()),
+                ("AFTERWRITE_WITHIN", within.to_string()),
                 ("AFTERWRITE_REPEATS", repeats.to_string()),
             ];
             settings.extend(on_a_disk());

@@ -1,10 +1,11 @@
-//! `cargo xtask bench rewind`: what it takes to have an earlier point: `rewind` of the replica where it stands, beside `replay` to
-//! a new target; and both again when history was folded. The volume is filled, rewritten so many times, and then a hundredth
-//! of it changes at random places, 4 KiB each; the point is the one before that.
+//! `cargo xtask bench rewind`: what it takes to have an earlier point: `rewind` of the replica where it stands, beside `replay`
+//! to a new target; and both again when history was folded. The volume is filled, rewritten so many times, and then as much
+//! as a hundredth of it is written at random places, 4 KiB each; the point is the one before that.
 //!
-//! AFTERWRITE_VOLUME_GIB (default 4) and AFTERWRITE_REWRITES (default 0) say how much, AFTERWRITE_REPEATS how often each is measured
-//! (default 3), AFTERWRITE_TMP where all of it is: a disk. Nothing is in the page cache when a command begins; bytes are those
-//! of its system calls.
+//! AFTERWRITE_VOLUME_GIB (default 4) and AFTERWRITE_REWRITES (default 0) say how much, AFTERWRITE_WITHIN in how many hundredths
+//! of the volume those places are (default 100, everywhere), AFTERWRITE_REPEATS how often each is measured (default 3),
+//! AFTERWRITE_TMP where all of it is: a disk. Nothing is in the page cache when a command begins; bytes are those of its
+//! system calls.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -32,6 +33,7 @@ struct Took {
 fn main() -> Result<()> {
     let volume_bytes = number_from_env("AFTERWRITE_VOLUME_GIB", 4).max(1) * GIB;
     let rewrites = number_from_env("AFTERWRITE_REWRITES", 0);
+    let within = number_from_env("AFTERWRITE_WITHIN", 100).clamp(1, 100);
     let repeats = number_from_env("AFTERWRITE_REPEATS", 3).max(1);
     let mut random = Random::new(seed());
     let dir = scratch()?;
@@ -53,11 +55,11 @@ fn main() -> Result<()> {
     protect.stop()?;
     let before = protection.points()?.last().context("no point")?["id"].to_string();
     let protect = protection.start()?;
-    change(volume.path(), volume_bytes, &mut random)?;
+    change(volume.path(), volume_bytes, within, &mut random)?;
     protect.mark("after")?;
     protect.stop()?;
     println!(
-        "volume {} GiB, rewritten {rewrites} times, then {} MiB of it; medians of {repeats}",
+        "volume {} GiB, rewritten {rewrites} times, then {} MiB in {within} % of it; medians of {repeats}",
         volume_bytes / GIB,
         volume_bytes / 100 / MIB
     );
@@ -145,10 +147,10 @@ fn run_measured(command: &mut Command) -> Result<Took> {
     Ok(Took { seconds, read_bytes, written_bytes, peak_bytes: peak_kib * 1024.0 })
 }
 
-fn change(device: &Path, volume_bytes: u64, random: &mut Random) -> Result<()> {
+fn change(device: &Path, volume_bytes: u64, within: u64, random: &mut Random) -> Result<()> {
     let file = File::options().write(true).open(device)?;
     for _ in 0..volume_bytes / 100 / PIECE {
-        let at = random.below(volume_bytes / PIECE) * PIECE;
+        let at = random.below(volume_bytes * within / 100 / PIECE) * PIECE;
         file.write_all_at(&random.bytes(usize::try_from(PIECE)?), at)?;
     }
     Ok(file.sync_all()?)

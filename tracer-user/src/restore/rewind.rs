@@ -142,10 +142,7 @@ pub fn rewind(
         timeline.points.binary_search_by_key(&to, |point| point.lsn).ok().map(|at| &timeline.points[at]);
     let mut tell = |at| progress(RewindProgress::Applies(at));
     match replica.go_to(&journal, to, mark, &mut tell) {
-        Ok(stats) => {
-            replica.finish_hashes();
-            Ok(RewindOutcome { plan, stats: Some(stats) })
-        }
+        Ok(stats) => Ok(RewindOutcome { plan, stats: Some(stats) }),
         Err(source) if checkpoint.applying.or(replica.checkpoint().applying).is_none() => {
             Err(not_begun(source))
         }

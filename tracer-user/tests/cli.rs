@@ -6,7 +6,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use afterwrite::journal::{JournalOptions, SyncPolicy, Writer};
+use afterwrite::apply::Replica;
+use afterwrite::journal::{Journal, JournalOptions, SyncPolicy, Writer};
 use afterwrite::model::{ByteRange, Mark, PointClass, RecordBody, Timestamp, VolumeId, VolumeInfo};
 use serde_json::Value;
 
@@ -96,6 +97,15 @@ impl Bench {
         run_in(self.dir.path(), &args.iter().map(arg).collect::<Vec<_>>())
     }
 
+    /// `target.img` becomes the replica, at mark "second".
+    fn protect(&self) {
+        let journal = Journal::open(&self.journal()).unwrap();
+        let target = self.path("target.img");
+        let (mut replica, _) = Replica::open(&self.journal(), &target, journal.info(), false).unwrap();
+        let mark = &journal.points().unwrap()[1];
+        replica.advance(&journal, mark.lsn, Some(mark)).unwrap();
+    }
+
     fn segments(&self) -> Vec<PathBuf> {
         let mut paths: Vec<_> =
             fs::read_dir(self.journal()).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -154,6 +164,7 @@ fn every_command_has_help_with_an_example_on_stdout() {
         &[][..],
         &["points"],
         &["replay"],
+        &["rewind"],
         &["verify"],
         &["journal"],
         &["journal", "ls"],
@@ -188,6 +199,8 @@ fn a_bad_flag_a_bad_point_and_a_missing_argument_exit_2() {
         &["journal", "dump", "/tmp", "--from", "x"],
         &["replay", "/tmp", "--target", "/tmp/x"],
         &["replay", "/tmp", "--to", "yesterday", "--target", "/tmp/x"],
+        &["rewind", "/tmp/x", "--to", "latest"],
+        &["rewind", "/tmp/x", "--journal", "/tmp", "--to", "yesterday"],
         &["completions", "no-such-shell"],
     ] {
         let output = run(args);
@@ -309,6 +322,80 @@ fn every_write_of_a_stretch_is_listed_restored_and_of_class_crash() {
         assert!(code(&output) == 2 && stderr(&output).contains("no origin records"), "{}", stderr(&output));
     }
     assert!(!bench.path("target.img").exists());
+}
+
+#[test]
+fn rewind_goes_to_a_point_and_says_from_where() {
+    let bench = bench();
+    bench.protect();
+    let rewind = |to: &str, more: &[&str]| {
+        bench.run(&[&["rewind", "TARGET", "--journal", "JOURNAL", "--to", to], more].concat())
+    };
+    let replica = || fs::read(bench.path("target.img")).unwrap();
+    let before = (bench.hash(), replica());
+    let dry = json(&rewind("mark:first", &["--dry-run", "--json"]));
+    let text = stdout(&rewind("mark:first", &["--dry-run"]));
+    for wanted in
+        ["mark 2, record 17", "back to  mark 1, class crash, record 9", "8 records", "nothing was written"]
+    {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+    assert!((bench.hash(), replica()) == before, "a dry run changes nothing");
+    assert_eq!((&dry["plan"]["from_mark"], &dry["plan"]["back"]), (&2.into(), &true.into()));
+
+    let done = json(&rewind("mark:first", &["--json"]));
+    assert_eq!(done["plan"], dry["plan"]);
+    assert!(done["done"]["written_bytes"].as_u64() > Some(0), "{done}");
+    assert!(replica() == bench.states[9]);
+    let text = stdout(&rewind("latest", &[]));
+    assert!(
+        text.contains("mark 1, record 9") && text.contains("to       mark 2") && text.contains("rewound"),
+        "{text}"
+    );
+    assert!(replica() == bench.states[17]);
+    assert!(stdout(&rewind("mark:loose", &["--force"])).contains("class fuzzy"));
+    assert!(replica() == bench.states[25]);
+}
+
+#[test]
+fn rewind_refuses_what_it_must_not_touch_and_says_what_to_do() {
+    let bench = bench();
+    let rewind = |target: &str, to: &str| {
+        let output = bench.run(&["rewind", target, "--journal", "JOURNAL", "--to", to]);
+        assert_eq!(code(&output), 2, "{output:?}");
+        assert!(stdout(&output).is_empty());
+        stderr(&output)
+    };
+    fs::write(bench.path("target.img"), b"precious").unwrap();
+    assert!(rewind("TARGET", "latest").contains("has no replica yet. `afterwrite replay`"));
+    assert_eq!(fs::read(bench.path("target.img")).unwrap(), b"precious");
+    fs::remove_file(bench.path("target.img")).unwrap();
+    bench.protect();
+    let before = (bench.hash(), fs::read(bench.path("target.img")).unwrap());
+    fs::copy(bench.path("target.img"), bench.path("copy.img")).unwrap();
+    for (target, to, said) in [
+        ("copy.img", "latest", "is not the replica that this journal keeps, which is"),
+        ("none.img", "latest", "does not exist"),
+        ("TARGET", "mark:loose", "is fuzzy"),
+        ("TARGET", "lsn:4", "--force takes it all the same"),
+        ("TARGET", "lsn:400", "ends at record 26"),
+        ("TARGET", "mark:none", "no mark \"none\""),
+        ("TARGET", "time:1969-01-01T00:00:00Z", "no restorable point at or before"),
+        ("TARGET", "before-process:rm", "no origin records"),
+    ] {
+        let text = rewind(target, to);
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    let (writer, _) = Writer::open(&bench.journal(), JournalOptions::default()).unwrap();
+    assert!(rewind("TARGET", "latest").contains("Stop that `protect` first"));
+    drop(writer);
+    assert!(fs::read(bench.path("target.img")).unwrap() == before.1);
+    let segment = &bench.segments()[0];
+    let mut bytes = fs::read(segment).unwrap();
+    bytes[1000] ^= 1;
+    fs::write(segment, bytes).unwrap();
+    let text = rewind("TARGET", "mark:first");
+    assert!(text.contains("byte") && text.contains("restore"), "{text}");
 }
 
 #[test]

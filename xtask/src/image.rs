@@ -53,7 +53,7 @@ pub fn build(scenario: &Scenario, kernel: &Unpacked, afterwrite: &Path) -> Resul
     archive.file("/modules/parameters", parameters.into_bytes());
 
     archive.executable("/init", read(&run::root().join("vm-tests/init.sh"))?);
-    for library in ["lib.sh", "devices.sh"] {
+    for library in ["lib.sh", "devices.sh", "logged.sh"] {
         archive.file(&format!("/{library}"), read(&run::root().join("vm-tests").join(library))?);
     }
     archive.file("/scenario.sh", read(&scenario.script)?);

@@ -27,6 +27,21 @@ pub enum Bench {
         #[arg(long, value_name = "GIB", default_value_t = 2)]
         fill_gib: u64,
     },
+    /// How long an earlier point takes by `rewind` and by `replay`, from the whole history and from a folded one
+    Rewind {
+        /// How large the volume is; it is filled
+        #[arg(long, default_value_t = 4)]
+        volume_gib: u64,
+        /// How often all of it is written again before
+        #[arg(long, default_value_t = 0)]
+        rewrites: u64,
+        /// In how many hundredths of the volume the last changes are
+        #[arg(long, default_value_t = 100)]
+        within: u64,
+        /// How often each is measured
+        #[arg(long, default_value_t = 3)]
+        repeats: u64,
+    },
     /// What capture costs a writer, beside blktrace and bpftrace, on zram and on loop over memory and disk
     Capture {
         /// How often each is measured, in turns
@@ -59,11 +74,18 @@ pub fn bench(bench: &Bench) -> Result<()> {
                 ("AFTERWRITE_REPEATS", repeats.to_string()),
                 ("AFTERWRITE_FILL_GIB", fill_gib.to_string()),
             ];
-            if std::env::var_os("AFTERWRITE_TMP").is_none() {
-                // A disk, where the tests' default is memory.
-                settings.push(("AFTERWRITE_TMP", "/var/tmp".into()));
-            }
+            settings.extend(on_a_disk());
             become_program("restart", &settings)
+        }
+        Bench::Rewind { volume_gib, rewrites, within, repeats } => {
+            let mut settings = vec![
+                ("AFTERWRITE_VOLUME_GIB", volume_gib.to_string()),
+                ("AFTERWRITE_REWRITES", rewrites.to_string()),
+                ("AFTERWRITE_WITHIN", within.to_string()),
+                ("AFTERWRITE_REPEATS", repeats.to_string()),
+            ];
+            settings.extend(on_a_disk());
+            become_program("rewind", &settings)
         }
         Bench::Capture { rounds, seconds, volumes } => {
             setup::setup_tracers()?;
@@ -76,6 +98,11 @@ pub fn bench(bench: &Bench) -> Result<()> {
         }
         Bench::Ring { seconds } => become_program("ring", &[("AFTERWRITE_SECONDS", seconds.to_string())]),
     }
+}
+
+/// Unless it is named, a disk, where the tests' default is memory.
+fn on_a_disk() -> Option<(&'static str, String)> {
+    std::env::var_os("AFTERWRITE_TMP").is_none().then(|| ("AFTERWRITE_TMP", "/var/tmp".into()))
 }
 
 /// Builds the program and runs it instead of this one, so that Ctrl-C is for it alone to handle.

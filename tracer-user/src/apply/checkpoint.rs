@@ -23,8 +23,9 @@ pub struct Checkpoint {
     pub target_identity: String,
     /// Every record up to this one is on the target, and synced.
     pub applied: Lsn,
-    /// Applying up to this record was begun: records after `applied` may be on the target in part. They must be
-    /// applied up to here before the target is at any point.
+    /// Applying up to this record was begun, or taking back what up to it had been applied: records after `applied` may be on
+    /// the target in part, and where they are not, it may hold what older records say. They must be applied up to here before
+    /// the target is at any point, or taken back.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub applying: Option<Lsn>,
     /// The target equals the source at a mark (then `applied` is that mark's LSN).
@@ -76,6 +77,11 @@ impl Checkpoint {
             mark: None,
             hash_list: None,
         }
+    }
+
+    /// The last record that may be on the target, in part at least.
+    pub fn begun(&self) -> Lsn {
+        self.applying.map_or(self.applied, |applying| applying.max(self.applied))
     }
 
     /// Where the checkpoint of the journal in `dir` is.

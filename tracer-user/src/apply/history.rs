@@ -9,12 +9,21 @@ use crate::model::{
 
 pub(crate) const SIZE: usize = 128 << 10;
 
+const OPTIONS: JournalOptions = JournalOptions {
+    segment_bytes_max: 96 << 10,
+    frame_bytes_max: 16 << 10,
+    sync: SyncPolicy::Mark,
+    // Frames as they are, so that the journal has several segments.
+    zstd_level: 0,
+};
+
 pub(crate) struct History {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) info: VolumeInfo,
     /// `states[n]` is the volume after record n; `states[0]` is undefined and all zero.
     pub(crate) states: Vec<Vec<u8>>,
-    writer: Writer,
+    /// `None` while nobody writes.
+    writer: Option<Writer>,
     random: u64,
 }
 
@@ -42,19 +51,12 @@ impl History {
             sector_bytes: 512,
             created: Timestamp(0),
         };
-        let options = JournalOptions {
-            segment_bytes_max: 96 << 10,
-            frame_bytes_max: 16 << 10,
-            sync: SyncPolicy::Mark,
-            // Frames as they are, so that the journal has several segments.
-            zstd_level: 0,
-        };
-        let writer = Writer::create(&dir.path().join("journal"), &info, options).unwrap();
+        let writer = Writer::create(&dir.path().join("journal"), &info, OPTIONS).unwrap();
         History {
             dir,
             info,
             states: vec![vec![0; SIZE]],
-            writer,
+            writer: Some(writer),
             random: seed.wrapping_mul(2).wrapping_add(1),
         }
     }
@@ -112,8 +114,8 @@ impl History {
             }
         }
         let time = Timestamp(self.states.len() as u64 * 1_000_000_000);
-        let appended =
-            if ordered { self.writer.append_ordered(time, body) } else { self.writer.append(time, body) };
+        let writer = self.writer();
+        let appended = if ordered { writer.append_ordered(time, body) } else { writer.append(time, body) };
         let lsn = appended.unwrap();
         assert_eq!(lsn.0 as usize, self.states.len());
         self.states.push(state);
@@ -121,13 +123,23 @@ impl History {
     }
 
     pub(crate) fn mark(&mut self, class: PointClass) -> MarkId {
-        let id = self.writer.next_mark();
+        let id = self.writer().next_mark();
         self.append(RecordBody::Mark(Mark { id, class, label: format!("round-{id}") }));
         id
     }
 
     pub(crate) fn sync(&mut self) -> Lsn {
-        self.writer.sync().unwrap()
+        self.writer().sync().unwrap()
+    }
+
+    /// Nobody writes any more, until something is appended again.
+    pub(crate) fn rest(&mut self) {
+        self.writer = None;
+    }
+
+    fn writer(&mut self) -> &mut Writer {
+        let dir = self.dir();
+        self.writer.get_or_insert_with(|| Writer::open(&dir, OPTIONS).unwrap().0)
     }
 
     pub(crate) fn dir(&self) -> PathBuf {

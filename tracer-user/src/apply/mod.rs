@@ -7,6 +7,7 @@ mod error;
 pub mod hash_list;
 mod records;
 mod replica;
+mod restore;
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -17,5 +18,6 @@ mod tests;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use error::ApplyError;
-pub use records::{ApplyProgress, ApplyStats, apply};
+pub use records::{ApplyProgress, ApplyStats};
 pub use replica::{Replica, ReplicaState};
+pub use restore::rebuild;

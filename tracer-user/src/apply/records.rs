@@ -1,7 +1,7 @@
 use crate::apply::ApplyError;
 use crate::apply::hash_list::KeptHashes;
-use crate::journal::{Journal, JournalError, Leg, Way};
-use crate::model::{ByteRangeSet, Lsn, Record, RecordBody};
+use crate::journal::{JournalError, Leg, Wanted};
+use crate::model::{ByteRange, ByteRangeSet, Lsn, Record, RecordBody};
 use crate::target::{Coalescer, TargetWriter};
 
 /// How far an `apply` is.
@@ -27,41 +27,13 @@ pub struct ApplyStats {
     pub written_bytes: u64,
     /// Bytes zeroed on the target.
     pub zeroed_bytes: u64,
-    /// Every byte that is defined by the records applied.
-    pub covered: ByteRangeSet,
 }
 
 impl ApplyStats {
-    /// Adds what another apply did.
-    pub fn add(&mut self, other: &ApplyStats) {
-        self.records += other.records;
-        self.data_bytes += other.data_bytes;
-        self.zero_bytes += other.zero_bytes;
-        self.written_bytes += other.written_bytes;
-        self.zeroed_bytes += other.zeroed_bytes;
-        self.covered.extend(&other.covered);
+    pub(super) fn progress(&self) -> ApplyProgress {
+        let content_bytes = self.data_bytes + self.zero_bytes;
+        ApplyProgress { records: self.records, data_bytes: self.data_bytes, content_bytes }
     }
-}
-
-/// Goes a way of the journal from its beginning. Does not sync the target. Going it again is harmless as long as it ends at the
-/// same or a later record than before.
-///
-/// # Errors
-/// When the journal is damaged or ends before, or was pruned meanwhile, or the target cannot be written: it then holds a part
-/// of the records.
-pub fn apply(
-    journal: &Journal,
-    target: &mut TargetWriter,
-    way: &Way,
-    progress: &mut dyn FnMut(ApplyProgress),
-) -> Result<ApplyStats, ApplyError> {
-    let mut stats = ApplyStats::default();
-    for leg in &way.legs {
-        let records = journal.leg_records(leg)?;
-        let onto = Onto { target, hashes: &mut KeptHashes::none() };
-        apply_some(records, onto, Span::of(leg), u64::MAX, &mut stats, progress)?;
-    }
-    Ok(stats)
 }
 
 /// The records after `from_exclusive` up to and including `to`.
@@ -81,6 +53,13 @@ impl Span {
 pub(super) struct Onto<'a> {
     pub(super) target: &'a mut TargetWriter,
     pub(super) hashes: &'a mut KeptHashes,
+    pub(super) only: Option<Only<'a>>,
+}
+
+/// Only what is wanted is applied; what records spoke of is taken out of `left`.
+pub(super) struct Only<'a> {
+    pub(super) wanted: &'a Wanted,
+    pub(super) left: &'a mut ByteRangeSet,
 }
 
 /// Applies until `to`, or until `content_bytes_max` bytes were read: returns the record it came to.
@@ -103,11 +82,10 @@ pub(super) fn apply_some(
         }
         last = record.lsn;
         stats.records += 1;
-        content_bytes += take(record, onto.target, &mut coalescer, stats)?;
+        content_bytes += take(record, &mut onto, &mut coalescer, stats)?;
         if coalescer.is_full() {
             flush(&mut coalescer, &mut onto, stats)?;
-            let content_bytes = stats.data_bytes + stats.zero_bytes;
-            progress(ApplyProgress { records: stats.records, data_bytes: stats.data_bytes, content_bytes });
+            progress(stats.progress());
         }
         if last == span.to || content_bytes >= content_bytes_max {
             break;
@@ -117,38 +95,81 @@ pub(super) fn apply_some(
         return Err(ApplyError::JournalEnds { last, wanted: span.to });
     }
     flush(&mut coalescer, &mut onto, stats)?;
-    let content_bytes = stats.data_bytes + stats.zero_bytes;
-    progress(ApplyProgress { records: stats.records, data_bytes: stats.data_bytes, content_bytes });
+    progress(stats.progress());
     Ok(last)
 }
 
 /// Returns the bytes of the volume the record speaks of.
 fn take(
     record: Record,
-    target: &TargetWriter,
+    onto: &mut Onto<'_>,
     coalescer: &mut Coalescer,
     stats: &mut ApplyStats,
 ) -> Result<u64, ApplyError> {
-    let Some(range) = record.body.content_range() else { return Ok(0) };
-    // Checked here, where the record is known, and not only when it is flushed.
-    target.check_range(range).map_err(|source| ApplyError::Record { lsn: record.lsn, source })?;
-    match record.body {
-        RecordBody::Data { start, bytes } => {
-            stats.data_bytes += range.len();
-            coalescer.write(start, bytes);
+    let Some(range) = check(&record, onto.target)? else { return Ok(0) };
+    match &mut onto.only {
+        None => hold(record.body, coalescer, stats),
+        Some(only) => {
+            let parts: Vec<_> = only.wanted.overlapping(range).collect();
+            parts.iter().for_each(|part| only.left.remove(*part));
+            hold_parts(record.body, range, &parts, coalescer, stats);
         }
-        RecordBody::Zero(_) | RecordBody::Discard(_) => {
-            stats.zero_bytes += range.len();
-            coalescer.zero(range, matches!(record.body, RecordBody::Discard(_)));
-        }
-        RecordBody::Mark(_) | RecordBody::Gap(_) => {}
     }
     Ok(range.len())
 }
 
-fn flush(coalescer: &mut Coalescer, onto: &mut Onto<'_>, stats: &mut ApplyStats) -> Result<(), ApplyError> {
+/// The bytes of the volume the record speaks of. Checked here, where the record is known, and not only when it is flushed.
+pub(super) fn check(record: &Record, target: &TargetWriter) -> Result<Option<ByteRange>, ApplyError> {
+    let range = record.body.content_range();
+    let fits = range.map_or(Ok(()), |range| target.check_range(range));
+    fits.map_err(|source| ApplyError::Record { lsn: record.lsn, source })?;
+    Ok(range)
+}
+
+/// Holds what is said of parts of `range`.
+pub(super) fn hold_parts(
+    body: RecordBody,
+    range: ByteRange,
+    parts: &[ByteRange],
+    coalescer: &mut Coalescer,
+    stats: &mut ApplyStats,
+) {
+    if parts == [range] {
+        return hold(body, coalescer, stats);
+    }
+    for part in parts {
+        let of_the_part = match &body {
+            RecordBody::Data { start, bytes } => {
+                let at = |byte: u64| usize::try_from(byte - start).expect("a part lies in its record");
+                RecordBody::Data { start: part.start, bytes: bytes[at(part.start)..at(part.end)].to_vec() }
+            }
+            RecordBody::Discard(_) => RecordBody::Discard(*part),
+            _ => RecordBody::Zero(*part),
+        };
+        hold(of_the_part, coalescer, stats);
+    }
+}
+
+fn hold(body: RecordBody, coalescer: &mut Coalescer, stats: &mut ApplyStats) {
+    match body {
+        RecordBody::Data { start, bytes } => {
+            stats.data_bytes += bytes.len() as u64;
+            coalescer.write(start, bytes);
+        }
+        RecordBody::Zero(range) | RecordBody::Discard(range) => {
+            stats.zero_bytes += range.len();
+            coalescer.zero(range, matches!(body, RecordBody::Discard(_)));
+        }
+        RecordBody::Mark(_) | RecordBody::Gap(_) => {}
+    }
+}
+
+pub(super) fn flush(
+    coalescer: &mut Coalescer,
+    onto: &mut Onto<'_>,
+    stats: &mut ApplyStats,
+) -> Result<(), ApplyError> {
     coalescer.flush(|op| {
-        stats.covered.insert(op.range());
         match op.bytes() {
             Some(bytes) => stats.written_bytes += bytes.len() as u64,
             None => stats.zeroed_bytes += op.range().len(),

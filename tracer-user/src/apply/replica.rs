@@ -1,9 +1,11 @@
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::apply::decision::{Decision, Found, decide};
 use crate::apply::hash_list::KeptHashes;
 use crate::apply::records::{Onto, Span, apply_some};
-use crate::apply::{ApplyError, ApplyStats, Checkpoint};
+use crate::apply::restore::{Ways, restore};
+use crate::apply::{ApplyError, ApplyProgress, ApplyStats, Checkpoint};
 use crate::journal::{Journal, Leg};
 use crate::model::{Lsn, Point, VolumeInfo};
 use crate::target::{OpenTarget, TargetWriter};
@@ -35,6 +37,8 @@ pub enum ReplicaState {
 }
 
 const CHECKPOINT_EVERY_BYTES: u64 = 1 << 30;
+const FINISH_HASHES_MAX: Duration = Duration::from_secs(2);
+const REFRESHED_AT_ONCE: usize = 64;
 
 impl Replica {
     /// Opens the replica of the journal in `dir` at `target_path`, and records there that it is the replica. The caller
@@ -119,12 +123,58 @@ impl Replica {
         to: Lsn,
         mark: Option<&Point>,
     ) -> Result<ApplyStats, ApplyError> {
+        self.latching(|replica| {
+            let begun = replica.begun(journal)?;
+            match to < begun {
+                true => Err(ApplyError::ApplyPending { begun, wanted: to }),
+                false => replica.try_advance(journal, to, mark, &mut |_| {}),
+            }
+        })
+    }
+
+    /// [`Replica::advance`], or back to a record that the replica is past. Back it reads what was written since, and of the history
+    /// before as much as it takes to find what stood there; nothing else is written.
+    ///
+    /// Going back is an apply that was begun and not finished: whatever of the records after `applied` up to `applying` is on the
+    /// target, applying them once more brings it where it was. So a kill at any instant is as harmless as in an apply, and
+    /// whoever opens the replica next may go on forward, or back to any record.
+    pub fn go_to(
+        &mut self,
+        journal: &Journal,
+        to: Lsn,
+        mark: Option<&Point>,
+        progress: &mut dyn FnMut(ApplyProgress),
+    ) -> Result<ApplyStats, ApplyError> {
+        self.latching(|replica| match to < replica.begun(journal)? {
+            true => replica.go_back(journal, to, mark, progress),
+            false => replica.try_advance(journal, to, mark, progress),
+        })
+    }
+
+    fn latching<T>(
+        &mut self,
+        run: impl FnOnce(&mut Replica) -> Result<T, ApplyError>,
+    ) -> Result<T, ApplyError> {
         if self.latched {
             return Err(ApplyError::Latched);
         }
-        let result = self.try_advance(journal, to, mark);
+        let result = run(self);
         self.latched = result.is_err();
         result
+    }
+
+    /// The last record that may be on the target; all up to there must be in the journal.
+    fn begun(&self, journal: &Journal) -> Result<Lsn, ApplyError> {
+        let volume = self.checkpoint.volume;
+        if journal.info().id != volume {
+            return Err(ApplyError::WrongVolume { found: volume, expected: journal.info().id });
+        }
+        let begun = self.checkpoint.begun();
+        let last = journal.last_lsn()?;
+        match begun > last {
+            true => Err(ApplyError::JournalLost { applied: begun, last }),
+            false => Ok(begun),
+        }
     }
 
     fn try_advance(
@@ -132,35 +182,18 @@ impl Replica {
         journal: &Journal,
         to: Lsn,
         mark: Option<&Point>,
+        progress: &mut dyn FnMut(ApplyProgress),
     ) -> Result<ApplyStats, ApplyError> {
-        let Checkpoint { volume, applied, applying, .. } = self.checkpoint;
-        if journal.info().id != volume {
-            return Err(ApplyError::WrongVolume { found: volume, expected: journal.info().id });
-        }
-        let begun = applying.unwrap_or(applied).max(applied);
-        let last = journal.last_lsn()?;
-        if begun > last {
-            return Err(ApplyError::JournalLost { applied: begun, last });
-        }
-        if to < begun {
-            return Err(ApplyError::ApplyPending { begun, wanted: to });
-        }
+        let Checkpoint { applied, applying, .. } = self.checkpoint;
         let mut stats = ApplyStats::default();
-        let mark = mark.filter(|mark| mark.lsn == to && mark.class.restorable());
         if to > applied || applying.is_some() {
-            self.hashes.retry();
-            self.keep(Checkpoint {
-                applying: Some(to),
-                consistent: false,
-                mark: None,
-                ..self.checkpoint.clone()
-            })?;
+            self.begin(applied, to)?;
         }
         while self.checkpoint.applied < to {
             // A replica that is behind what was folded begins anew, from the base: the first leg then covers all of it.
             let way = journal.way(self.checkpoint.applied, to)?;
             let Some(leg) = way.legs.first() else { break };
-            let reached = match self.go(journal, leg, &mut stats) {
+            let reached = match self.go(journal, leg, &mut stats, progress) {
                 Err(ApplyError::Journal(_) | ApplyError::JournalEnds { .. })
                     if !journal.is_current(&way)? =>
                 {
@@ -169,14 +202,59 @@ impl Replica {
                 }
                 reached => reached?,
             };
-            self.target.sync()?;
-            self.hashes.sync();
+            self.sync()?;
             if reached < to {
                 self.keep(Checkpoint { applied: reached, ..self.checkpoint.clone() })?;
             } else {
                 break;
             }
         }
+        self.arrive(to, mark)?;
+        Ok(stats)
+    }
+
+    /// See [`Replica::go_to`].
+    fn go_back(
+        &mut self,
+        journal: &Journal,
+        to: Lsn,
+        mark: Option<&Point>,
+        progress: &mut dyn FnMut(ApplyProgress),
+    ) -> Result<ApplyStats, ApplyError> {
+        let (from, begun) = (self.checkpoint.applied.min(to), self.begun(journal)?);
+        let mut ways = Ways::between(journal, from, begun, to)?;
+        self.begin(from, begun)?;
+        let mut stats = ApplyStats::default();
+        loop {
+            let onto = Onto { target: &mut self.target, hashes: &mut self.hashes, only: None };
+            match restore(journal, &ways, onto, &mut stats, progress) {
+                Err(ApplyError::Journal(_)) if !ways.are_current(journal)? => {
+                    // It was pruned meanwhile: there are other ways.
+                    ways = Ways::between(journal, from, begun, to)?;
+                }
+                done => break done?,
+            }
+        }
+        self.sync()?;
+        self.arrive(to, mark)?;
+        Ok(stats)
+    }
+
+    /// Durably, before the target is changed: all up to `applied` is on it, or will be when the records up to `applying` are.
+    fn begin(&mut self, applied: Lsn, applying: Lsn) -> Result<(), ApplyError> {
+        self.hashes.retry();
+        let applying = Some(applying);
+        self.keep(Checkpoint { applied, applying, consistent: false, mark: None, ..self.checkpoint.clone() })
+    }
+
+    fn sync(&mut self) -> Result<(), ApplyError> {
+        self.target.sync()?;
+        self.hashes.sync();
+        Ok(())
+    }
+
+    fn arrive(&mut self, to: Lsn, mark: Option<&Point>) -> Result<(), ApplyError> {
+        let mark = mark.filter(|mark| mark.lsn == to && mark.class.restorable());
         let there = Checkpoint {
             applied: to,
             applying: None,
@@ -187,15 +265,21 @@ impl Replica {
         if there != self.checkpoint {
             self.keep(there)?;
         }
-        Ok(stats)
+        Ok(())
     }
 
     /// Applies a leg, or as much of it as one checkpoint may wait for; returns the record it came to.
-    fn go(&mut self, journal: &Journal, leg: &Leg, stats: &mut ApplyStats) -> Result<Lsn, ApplyError> {
+    fn go(
+        &mut self,
+        journal: &Journal,
+        leg: &Leg,
+        stats: &mut ApplyStats,
+        progress: &mut dyn FnMut(ApplyProgress),
+    ) -> Result<Lsn, ApplyError> {
         let records = journal.leg_records(leg)?;
         let bytes_max = if leg.is_fold() { u64::MAX } else { self.checkpoint_every_bytes };
-        let onto = Onto { target: &mut self.target, hashes: &mut self.hashes };
-        let reached = apply_some(records, onto, Span::of(leg), bytes_max, stats, &mut |_| {})?;
+        let onto = Onto { target: &mut self.target, hashes: &mut self.hashes, only: None };
+        let reached = apply_some(records, onto, Span::of(leg), bytes_max, stats, progress)?;
         Ok(if leg.is_fold() { leg.to } else { reached })
     }
 
@@ -205,6 +289,17 @@ impl Replica {
     pub fn refresh_hashes(&mut self, granules_max: usize) -> bool {
         let at_rest = !self.latched && self.checkpoint.applying.is_none() && self.checkpoint.consistent;
         at_rest && self.hashes.refresh(&self.target, granules_max)
+    }
+
+    /// What is left of the hashes before it is closed, if it takes not long: whoever compares next need not read there.
+    pub fn finish_hashes(&mut self) {
+        let begun = Instant::now();
+        while self.refresh_hashes(REFRESHED_AT_ONCE) && begun.elapsed() < FINISH_HASHES_MAX {}
+    }
+
+    /// Whether nothing has to be done to bring it to this record.
+    pub fn is_at(&self, lsn: Lsn) -> bool {
+        self.checkpoint.applied == lsn && self.checkpoint.applying.is_none()
     }
 
     /// What is durable on the target.

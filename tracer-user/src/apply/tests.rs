@@ -5,6 +5,8 @@ use crate::model::{ByteRange, Lsn, MarkId, Point, PointClass, RecordBody};
 use crate::target::faulty::{Fault, FaultyDisk};
 use crate::target::{TargetError, TargetWriter};
 
+mod going_back;
+
 /// A replica on a faulty disk, as `Replica::open` would make it from what is durable.
 fn replica_on(history: &History, disk: &FaultyDisk) -> Replica {
     let target = TargetWriter::over(disk.clone(), SIZE as u64);
@@ -192,7 +194,7 @@ fn a_mark_that_adds_no_bytes_still_makes_the_replica_consistent() {
 }
 
 #[test]
-fn apply_reports_what_it_did_and_covers() {
+fn a_rebuild_reports_what_it_did_and_what_no_record_speaks_of() {
     let mut history = History::empty(10);
     history.append(RecordBody::Data { start: 0, bytes: vec![1; 4096] });
     history.append(RecordBody::Data { start: 2048, bytes: vec![2; 4096] });
@@ -201,17 +203,16 @@ fn apply_reports_what_it_did_and_covers() {
     let disk = FaultyDisk::new(SIZE);
     let mut target = TargetWriter::over(disk.clone(), SIZE as u64);
     let mut seen = Vec::new();
-    let stats =
-        apply(&history.journal(), &mut target, &way(&history, 0, 3), &mut |at| seen.push(at)).unwrap();
+    let mut run = |way| rebuild(&history.journal(), &mut target, &way, &mut |at| seen.push(at));
+    let (stats, undefined) = run(way(&history, 0, 3)).unwrap();
     assert_eq!((stats.records, stats.data_bytes, stats.zero_bytes), (3, 8192, 65536));
     assert_eq!((stats.written_bytes, stats.zeroed_bytes), (6144, 65536));
-    assert_eq!(stats.covered.bytes(), 6144 + 65536);
-    assert_eq!(seen.last().unwrap().records, 3);
+    assert_eq!(undefined.bytes(), SIZE as u64 - 6144 - 65536);
     assert!(disk.bytes()[6144..65536].iter().all(|b| *b == 0xee), "what no record speaks of is left alone");
-    let nothing = apply(&history.journal(), &mut target, &way(&history, 3, 3), &mut |_| {}).unwrap();
-    assert_eq!(nothing, ApplyStats::default());
-    let past = apply(&history.journal(), &mut target, &way(&history, 0, 4), &mut |_| {});
+    assert_eq!(run(way(&history, 3, 3)).unwrap().0, ApplyStats::default());
+    let past = run(way(&history, 0, 4));
     assert!(matches!(past, Err(ApplyError::JournalEnds { last: Lsn(3), wanted: Lsn(4) })));
+    assert_eq!(seen.last().unwrap().records, 3);
 }
 
 #[test]
@@ -220,7 +221,7 @@ fn a_record_past_the_volume_is_named() {
     history.append(RecordBody::Data { start: 0, bytes: vec![1; 4096] });
     history.sync();
     let mut target = TargetWriter::over(FaultyDisk::new(4095), 4095);
-    let error = apply(&history.journal(), &mut target, &way(&history, 0, 1), &mut |_| {}).unwrap_err();
+    let error = rebuild(&history.journal(), &mut target, &way(&history, 0, 1), &mut |_| {}).unwrap_err();
     assert!(matches!(error, ApplyError::Record { lsn: Lsn(1), .. }), "{error}");
 }
 
@@ -359,7 +360,7 @@ mod pruned {
             let stats = replica.advance(&history.journal(), last.lsn, Some(last)).unwrap();
             assert!(disk.bytes() == history.state(last.lsn), "from record {from}");
             assert!(replica.checkpoint().consistent && replica.checkpoint().applied == last.lsn);
-            let whole = stats.covered.bytes() == SIZE as u64;
+            let whole = stats.written_bytes + stats.zeroed_bytes >= SIZE as u64;
             if known.contains(&from) && from <= plan.upto {
                 resumed += usize::from(!whole);
             } else if from < Lsn(plan.upto.0 / 2) {

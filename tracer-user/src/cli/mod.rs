@@ -14,6 +14,7 @@ mod journal;
 #[cfg(feature = "capture")]
 mod mark;
 mod output;
+mod plan;
 mod points;
 mod progress;
 #[cfg(feature = "capture")]
@@ -21,6 +22,7 @@ mod protect;
 mod prune;
 mod replay;
 mod retention;
+mod rewind;
 #[cfg(feature = "capture")]
 mod status;
 mod verify;
@@ -55,6 +57,7 @@ enum Command {
     Detach(detach::DetachArgs),
     Points(points::Args),
     Replay(replay::Args),
+    Rewind(rewind::Args),
     Verify(verify::Args),
     #[command(subcommand)]
     Journal(journal::Command),
@@ -112,6 +115,7 @@ fn run(cli: Cli, out: &mut Output) -> anyhow::Result<Outcome> {
         Command::Freezer => Ok(crate::collect::serve_freezer().map(|()| Outcome::Done)?),
         Command::Points(args) => points::run(&args, out),
         Command::Replay(args) => replay::run(&args, out),
+        Command::Rewind(args) => rewind::run(&args, out),
         Command::Verify(args) => verify::run(&args, out),
         Command::Journal(command) => journal::run(&command, out),
         Command::Completions(args) => completions::completions(&args, out),

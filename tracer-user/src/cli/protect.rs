@@ -170,7 +170,7 @@ impl Screen {
                 ));
             }
             ProtectEvent::CatchingUp { mark: Some(mark) } => {
-                self.say(&format!("bringing the target to mark {} before the start", mark.id));
+                self.say(&format!("bringing the target to mark {}", mark.id));
             }
             ProtectEvent::CatchingUp { mark: None } => {
                 self.say("applying what the interrupted baseline journaled")

@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use serde::Serialize;
 
+use crate::cli::plan::PlanArgs;
 use crate::cli::retention::RetentionArgs;
 use crate::cli::{Outcome, Output, size};
 use crate::journal::{Journal, PrunePlan, plan_prune, prune};
@@ -24,12 +25,8 @@ pub(super) struct PruneArgs {
     journal: PathBuf,
     #[command(flatten)]
     retention: RetentionArgs,
-    /// Print what would go and what would be freed, and do nothing
-    #[arg(long)]
-    dry_run: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    plan: PlanArgs,
 }
 
 /// `--json`: one object.
@@ -54,7 +51,7 @@ pub(super) fn run(args: &PruneArgs, out: &mut Output) -> anyhow::Result<Outcome>
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = Timestamp(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
     let options = args.retention.options(false);
-    let plan = match args.dry_run {
+    let plan = match args.plan.dry_run {
         true => plan_prune(&Journal::open(&args.journal).with_context(cannot)?, &options, now),
         false => prune(&args.journal, &options, now),
     };
@@ -65,9 +62,9 @@ pub(super) fn run(args: &PruneArgs, out: &mut Output) -> anyhow::Result<Outcome>
 fn report(args: &PruneArgs, plan: &PrunePlan, out: &mut Output) -> anyhow::Result<()> {
     let segments = plan.segment_names();
     let PrunePlan { upto, dropped, kept_marks, image, freed_bytes, .. } = plan;
-    if args.json {
+    if args.plan.json {
         return out.json(&Report {
-            dry_run: args.dry_run,
+            dry_run: args.plan.dry_run,
             upto: *upto,
             dropped,
             kept_marks: *kept_marks,
@@ -93,7 +90,7 @@ fn report(args: &PruneArgs, plan: &PrunePlan, out: &mut Output) -> anyhow::Resul
         size(*freed_bytes),
         segments.len()
     ))?;
-    if args.dry_run {
+    if args.plan.dry_run {
         out.line("dry run: nothing was changed")?;
     }
     Ok(())

@@ -3,6 +3,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::cli::plan::PlanArgs;
 use crate::cli::{Outcome, Output, Progress, Unit, say, size};
 use crate::model::{Lsn, PointTarget};
 use crate::restore::{ReplayOptions, ReplayOutcome, ReplayPlan, ReplayProgress, replay};
@@ -32,12 +33,8 @@ pub(super) struct Args {
     /// Overwrite a target that is not empty, and take a fuzzy point
     #[arg(long)]
     force: bool,
-    /// Print what would be done, and do nothing
-    #[arg(long)]
-    dry_run: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    plan: PlanArgs,
 }
 
 /// `--json`: one object.
@@ -71,7 +68,7 @@ pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
         to: args.to.clone(),
         target: args.target.clone(),
         force: args.force,
-        dry_run: args.dry_run,
+        dry_run: args.plan.dry_run,
     };
     let started = Instant::now();
     let mut shown: Option<Progress> = None;
@@ -104,7 +101,7 @@ fn report(args: &Args, outcome: &ReplayOutcome, seconds: f64, out: &mut Output) 
             size(*undefined_bytes)
         ));
     }
-    if args.json {
+    if args.plan.json {
         let done = stats.as_ref().map(|stats| Done {
             records: stats.records,
             data_bytes: stats.data_bytes,
@@ -114,7 +111,7 @@ fn report(args: &Args, outcome: &ReplayOutcome, seconds: f64, out: &mut Output) 
             undefined_bytes: *undefined_bytes,
             seconds,
         });
-        return out.json(&Report { dry_run: args.dry_run, plan, done });
+        return out.json(&Report { dry_run: args.plan.dry_run, plan, done });
     }
     let ReplayPlan { source, point, first_lsn, last_lsn, journal_bytes, volume_bytes, .. } = plan;
     let writes = plan.write_bytes_max.map(|bytes| format!(", at most {} to write", size(bytes)));

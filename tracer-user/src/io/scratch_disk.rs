@@ -1,4 +1,5 @@
-//! A small disk of our own, to try things on: a loop device over memory, gone when it is dropped.
+//! A small disk of our own, to try things on: a loop device over memory. The kernel takes it back once nobody has it open,
+//! however its process ended.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,8 +12,27 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 /// include/uapi/linux/loop.h
 mod ioctl {
     nix::ioctl_none_bad!(loop_ctl_get_free, 0x4C82);
-    nix::ioctl_write_int_bad!(loop_set_fd, 0x4C00);
-    nix::ioctl_none_bad!(loop_clr_fd, 0x4C01);
+    nix::ioctl_write_ptr_bad!(loop_configure, 0x4C0A, LoopConfig);
+
+    pub const LO_FLAGS_AUTOCLEAR: u32 = 4;
+
+    /// `struct loop_config` with the `struct loop_info64` in it.
+    #[repr(C)]
+    pub struct LoopConfig {
+        pub fd: u32,
+        pub block_size: u32,
+        /// lo_device, lo_inode, lo_rdevice, lo_offset, lo_sizelimit
+        pub places: [u64; 5],
+        /// lo_number, lo_encrypt_type, lo_encrypt_key_size
+        pub numbers: [u32; 3],
+        pub lo_flags: u32,
+        /// lo_file_name, lo_crypt_name, lo_encrypt_key
+        pub names: [u8; 160],
+        pub lo_init: [u64; 2],
+        pub reserved: [u64; 8],
+    }
+
+    const _: () = assert!(size_of::<LoopConfig>() == 304);
 }
 
 pub struct ScratchDisk {
@@ -48,8 +68,19 @@ impl ScratchDisk {
             .write(true)
             .custom_flags(libc::O_DIRECT | libc::O_CLOEXEC)
             .open(&path)?;
-        // SAFETY: both descriptors are open; the kernel keeps its own reference to the memory.
-        unsafe { ioctl::loop_set_fd(device.as_raw_fd(), memory) }?;
+        let config = ioctl::LoopConfig {
+            fd: u32::try_from(memory).expect("an open descriptor is not negative"),
+            block_size: 0,
+            places: [0; 5],
+            numbers: [0; 3],
+            lo_flags: ioctl::LO_FLAGS_AUTOCLEAR,
+            names: [0; 160],
+            lo_init: [0; 2],
+            reserved: [0; 8],
+        };
+        // SAFETY: both descriptors are open, and `config` has the layout the kernel reads; it keeps its own reference to the
+        // memory.
+        unsafe { ioctl::loop_configure(device.as_raw_fd(), &config) }?;
         Ok(ScratchDisk { path, device })
     }
 
@@ -63,24 +94,16 @@ impl ScratchDisk {
     }
 }
 
-impl Drop for ScratchDisk {
-    fn drop(&mut self) {
-        // SAFETY: the call takes no argument. The device goes once the last one has closed it.
-        if let Err(error) = unsafe { ioctl::loop_clr_fd(self.device.as_raw_fd()) } {
-            log::warn!("{} can't be given back: {error}", self.path.display());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::FileExt;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::io::{AlignedBuf, BlockDevice};
 
     #[test]
-    fn it_is_a_disk_and_goes_when_it_is_dropped() {
+    fn it_is_a_disk_and_goes_with_its_last_user() {
         if !nix::unistd::geteuid().is_root() {
             println!("SKIP: loop devices need root");
             return;
@@ -95,8 +118,16 @@ mod tests {
         bytes.fill(0);
         disk.file().read_exact_at(&mut bytes, 8192).unwrap();
         assert!(bytes.iter().all(|byte| *byte == 7));
-        drop(disk);
         let backing = format!("/sys/block/{}/loop", path.file_name().unwrap().to_str().unwrap());
-        assert!(!Path::new(&backing).exists());
+        assert!(Path::new(&backing).exists());
+        // No more happens when the process is killed.
+        let ScratchDisk { device, .. } = disk;
+        drop(device);
+        // udev may be looking at it, and some kernels take it back a moment later.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while Path::new(&backing).exists() {
+            assert!(Instant::now() < deadline, "{} was left behind", path.display());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }

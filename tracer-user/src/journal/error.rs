@@ -82,6 +82,12 @@ impl JournalError {
         )
     }
 
+    /// A record is missing that was seen before.
+    pub(super) fn gone(lsn: Lsn) -> JournalError {
+        let what = format!("record {lsn} was there before, and is not any more");
+        JournalError::Damaged { segment: "the journal".to_owned(), offset: 0, what }
+    }
+
     /// What decoding at a known place said, when torn bytes are no excuse there.
     pub(super) fn at(segment: &str, offset: u64, error: FormatError) -> JournalError {
         let segment = segment.to_owned();

@@ -19,7 +19,7 @@ use crate::model::{ByteRange, Lsn, Mark, Point, RecordBody};
 
 /// Most ranges that are kept in memory, some 50 MB. Of a stretch that touches more, a part of the volume is folded at a time,
 /// and the stretch is read as often.
-const RANGES_MAX: usize = 1 << 19;
+pub(super) const RANGES_MAX: usize = 1 << 19;
 const DATA_BYTES: u64 = 1 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

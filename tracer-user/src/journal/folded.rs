@@ -21,7 +21,7 @@ pub struct Way {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leg {
     /// The fold it is in.
-    fold: Option<Fold>,
+    pub(super) fold: Option<Fold>,
     /// It changes the state after this record of the journal,
     pub after: Lsn,
     /// to the one after this.
@@ -35,6 +35,11 @@ pub struct Leg {
 impl Leg {
     fn raw(after: Lsn, to: Lsn) -> Leg {
         Leg { fold: None, after, to, records_after: after, records_to: to }
+    }
+
+    /// A beginning of one that is not in a fold.
+    pub(super) fn up_to(&self, to: Lsn) -> Leg {
+        Leg::raw(self.after, to)
     }
 
     /// In a fold there is no state between its ends.
@@ -171,10 +176,17 @@ impl<S: Store> Journal<S> {
         fold: &Fold,
         look: impl FnOnce(&Journal<S>) -> Result<T, JournalError>,
     ) -> Result<T, JournalError> {
+        look(&self.fold_journal(fold)?).map_err(|source| self.in_fold_error(fold, source))
+    }
+
+    /// The journal that a fold is.
+    pub(super) fn fold_journal(&self, fold: &Fold) -> Result<Journal<S>, JournalError> {
         let opened = Journal::open_in(self.store().part(&fold.prefix()));
-        opened.and_then(|journal| look(&journal)).map_err(|source| {
-            let fold = self.store().path(&fold.prefix()).display().to_string();
-            JournalError::InFold { fold, source: Box::new(source) }
-        })
+        opened.map_err(|source| self.in_fold_error(fold, source))
+    }
+
+    fn in_fold_error(&self, fold: &Fold, source: JournalError) -> JournalError {
+        let fold = self.store().path(&fold.prefix()).display().to_string();
+        JournalError::InFold { fold, source: Box::new(source) }
     }
 }

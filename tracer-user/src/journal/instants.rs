@@ -15,10 +15,7 @@ impl<S: Store> Journal<S> {
     pub fn time_of(&self, lsn: Lsn) -> Result<Timestamp, JournalError> {
         match self.records(lsn, lsn)?.next() {
             Some(record) => Ok(record?.time),
-            None => {
-                let what = format!("record {lsn} was there before, and is not any more");
-                Err(JournalError::Damaged { segment: "the journal".to_owned(), offset: 0, what })
-            }
+            None => Err(JournalError::gone(lsn)),
         }
     }
 

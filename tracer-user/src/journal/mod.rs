@@ -3,6 +3,7 @@
 //! One [`Writer`] appends; any number of [`Journal`] readers read, also meanwhile, and never write. What
 //! [`Writer::sync`] acknowledged survives a power cut. The bytes are described in docs/FORMAT.md.
 
+mod back;
 mod check;
 mod error;
 mod fold;
@@ -31,13 +32,14 @@ mod volume;
 mod walk;
 mod writer;
 
+pub use back::{Back, Wanted};
 pub use check::CheckReport;
 pub use error::JournalError;
 pub use folded::{Leg, Way, WayCost};
 pub use folds::{Fold, Folds};
 pub use options::{BadSyncPolicy, JournalOptions, SyncPolicy};
 pub use prune::{PruneOptions, PrunePlan, plan_prune, prune};
-pub use reader::{Journal, SegmentInfo};
+pub use reader::{Journal, JournalLock, SegmentInfo};
 pub use record::LABEL_LEN_MAX;
 pub use records::Records;
 pub use recovery::{Recovery, TornTail};

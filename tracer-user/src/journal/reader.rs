@@ -13,7 +13,8 @@ use crate::journal::recovery::TornTail;
 use crate::journal::segment::{Chain, segment_name};
 use crate::journal::stretches::StretchFinder;
 use crate::journal::volume::read_volume;
-use crate::journal::walk::{Opened, Step, Summary, Walk, io_error, live_segments, summarise};
+use crate::journal::walk::{Opened, Step, Summary, Walk, io_error, list_segments, live_segments, summarise};
+use crate::journal::writer::lock;
 use crate::model::{Lsn, Point, Timeline, VolumeInfo};
 
 /// A journal to read from. Takes no lock and writes nothing; a half-written end is simply where it ends.
@@ -112,6 +113,28 @@ impl Journal {
     pub fn open(dir: &Path) -> Result<Journal, JournalError> {
         Journal::open_in(DirStore::open(dir))
     }
+
+    /// A journal without a writer, as long as one keeps the lock. All that it shows is on the disk.
+    ///
+    /// # Errors
+    /// As [`Journal::open`], and `Locked`.
+    pub fn open_at_rest(dir: &Path) -> Result<(Journal, JournalLock), JournalError> {
+        // Before the lock file is made in a directory that is none of ours.
+        read_volume(&DirStore::open(dir))?;
+        let mut store = lock(dir)?;
+        // What a writer that was killed left in the page cache is written now, or is not shown any more. All before the last
+        // two segments was synced when they were begun.
+        for first in list_segments(&store)?.into_iter().rev().take(2) {
+            let name = segment_name(first);
+            store.forget_cache(&name).map_err(|error| io_error(&store, "read", &name, error))?;
+        }
+        Ok((Journal::open(dir)?, JournalLock { _store: store }))
+    }
+}
+
+/// Keeps writers from a journal.
+pub struct JournalLock {
+    _store: DirStore,
 }
 
 impl<S: Store> Journal<S> {
@@ -226,6 +249,10 @@ impl<S: Store> Journal<S> {
     }
 
     pub(super) fn store(&self) -> &S {
+        &self.store
+    }
+
+    pub(super) fn shared_store(&self) -> &Arc<S> {
         &self.store
     }
 

@@ -10,6 +10,8 @@ pub struct StretchFinder {
     start: Option<(Lsn, Timestamp)>,
     /// The restorable mark since which nothing broke the history.
     since: Option<(Lsn, Timestamp)>,
+    /// Further marks since then: where there is nothing else, there is no instant but theirs.
+    marks: u64,
     last: Lsn,
     /// Of the record `last`; `None` when the index does not say.
     last_time: Option<Timestamp>,
@@ -25,7 +27,7 @@ impl StretchFinder {
     /// `mark` is the end of what was folded: all before it is in no stretch.
     pub fn from(mark: Option<(Lsn, Timestamp)>) -> StretchFinder {
         let (last, last_time) = mark.map_or((Lsn::ZERO, None), |(lsn, time)| (lsn, Some(time)));
-        StretchFinder { found: Vec::new(), start: mark, since: mark, last, last_time }
+        StretchFinder { found: Vec::new(), start: mark, since: mark, marks: 0, last, last_time }
     }
 
     /// The index of the next segment, which holds the records `first..=last`. `whole` is false when not all of its
@@ -35,11 +37,10 @@ impl StretchFinder {
             return;
         }
         let start = self.start.map_or(Lsn::ZERO, |(lsn, _)| lsn);
-        let counts = |point: &&Point| point.class.restorable() && point.lsn >= start;
-        let mut marks = index.points().iter().filter(counts).peekable();
+        let mut marks = index.points().iter().filter(|point| point.lsn >= start).peekable();
         for broken in index.breaks(first, last).into_iter().filter(|broken| broken.lsn > start) {
             while let Some(mark) = marks.next_if(|mark| mark.lsn < broken.lsn) {
-                self.since.get_or_insert((mark.lsn, mark.time));
+                self.mark(mark);
             }
             let to_time = match broken.lsn == first {
                 true => self.last_time,
@@ -47,9 +48,7 @@ impl StretchFinder {
             };
             self.end(Lsn(broken.lsn.0 - 1), to_time);
         }
-        for mark in marks {
-            self.since.get_or_insert((mark.lsn, mark.time));
-        }
+        marks.for_each(|mark| self.mark(mark));
         if last < self.last {
             return;
         }
@@ -72,9 +71,18 @@ impl StretchFinder {
         self.found.into_iter().map(stretch).collect()
     }
 
+    fn mark(&mut self, mark: &Point) {
+        match self.since {
+            Some((since, _)) => self.marks += u64::from(mark.lsn > since),
+            None if mark.class.restorable() => self.since = Some((mark.lsn, mark.time)),
+            None => {}
+        }
+    }
+
     fn end(&mut self, to: Lsn, to_time: Option<Timestamp>) {
+        let marks = std::mem::take(&mut self.marks);
         if let Some(from) = self.since.take()
-            && from.0 < to
+            && to.0.saturating_sub(from.0.0) > marks
         {
             self.found.push(Found { from, to, to_time });
         }

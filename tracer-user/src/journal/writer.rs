@@ -98,7 +98,8 @@ impl Writer {
     }
 }
 
-fn lock(dir: &Path) -> Result<DirStore, JournalError> {
+/// The directory of a journal, locked for its one writer.
+pub(super) fn lock(dir: &Path) -> Result<DirStore, JournalError> {
     DirStore::open_exclusive(dir, LOCK_NAME).map_err(|source| match source.kind() {
         std::io::ErrorKind::WouldBlock => JournalError::Locked { dir: dir.to_owned() },
         _ => JournalError::Io { action: "lock", path: dir.join(LOCK_NAME), source },

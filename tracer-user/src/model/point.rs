@@ -80,7 +80,7 @@ impl Stretch {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Timeline {
     pub points: Vec<Point>,
-    /// Only those that are more than a mark.
+    /// Only those that hold more than marks.
     pub stretches: Vec<Stretch>,
     /// The last record there is; 0 when there is none.
     pub last_lsn: Lsn,

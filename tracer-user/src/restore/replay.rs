@@ -3,10 +3,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::apply::{ApplyError, ApplyProgress, ApplyStats, Checkpoint, apply};
+use crate::apply::{ApplyError, ApplyProgress, ApplyStats, Checkpoint, rebuild};
 use crate::journal::{Journal, JournalError, Leg, Way};
-use crate::model::{ByteRange, Lsn, PointTarget, VolumeId};
-use crate::restore::{ResolveError, ResolvedPoint, resolve};
+use crate::model::{Lsn, PointTarget, VolumeId};
+use crate::restore::{ResolveError, ResolvedPoint, find_point};
 use crate::target::{OpenTarget, TargetError, TargetWriter};
 
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ pub struct ReplayPlan {
     pub point: ResolvedPoint,
     /// It begins with the base image of this record; 0 for none, that is, with the journal's first record.
     pub base_lsn: Lsn,
-    /// Records that are applied.
+    /// Records on the way; where much was overwritten, not all of them are read.
     pub records: u64,
     /// First record of the journal that is applied as such; those before are in the base and in folds.
     pub first_lsn: Lsn,
@@ -110,38 +110,29 @@ pub fn replay(
     let mut target = TargetWriter::open(&options.target, plan.volume_bytes, how)?;
     progress(ReplayProgress::Begins(&plan));
     let incomplete = |source: ApplyError| ReplayError::Incomplete { target: options.target.clone(), source };
-    let stats = loop {
-        let stats = apply(&journal, &mut target, &way, &mut |at| progress(ReplayProgress::Applies(at)));
-        if stats.is_ok() || journal.is_current(&way).map_err(journal_error)? {
-            break stats.map_err(incomplete)?;
+    let (stats, undefined) = loop {
+        let mut tell = |at| progress(ReplayProgress::Applies(at));
+        let rebuilt = rebuild(&journal, &mut target, &way, &mut tell);
+        if rebuilt.is_ok() || journal.is_current(&way).map_err(journal_error)? {
+            break rebuilt.map_err(incomplete)?;
         }
         // It was pruned meanwhile. All is written again, in another way.
         way = journal.way(Lsn::ZERO, plan.last_lsn).map_err(|error| incomplete(error.into()))?;
     };
-    let undefined = stats.covered.gaps(ByteRange::new(0, plan.volume_bytes));
     if target.may_hold_old_bytes() {
-        for range in &undefined {
-            target.zero(*range, true).map_err(|e| incomplete(e.into()))?;
+        for range in undefined.iter() {
+            target.zero(range, true).map_err(|e| incomplete(e.into()))?;
         }
     }
     progress(ReplayProgress::Syncs);
     target.sync().map_err(|e| incomplete(e.into()))?;
-    let undefined_bytes = undefined.into_iter().map(ByteRange::len).sum();
-    Ok(ReplayOutcome { plan, stats: Some(stats), undefined_bytes })
+    Ok(ReplayOutcome { plan, stats: Some(stats), undefined_bytes: undefined.bytes() })
 }
 
 fn plan(journal: &Journal, options: &ReplayOptions) -> Result<(ReplayPlan, Way), ReplayError> {
     let journal_error = |source| ReplayError::Journal { dir: options.journal.clone(), source };
     let timeline = journal.timeline().map_err(journal_error)?;
-    let instant = match options.to {
-        PointTarget::Time(time) => journal.last_instant(&timeline.stretches, time).map_err(journal_error)?,
-        _ => None,
-    };
-    let mut point = resolve(&timeline, &options.to, instant, options.force)?;
-    if point.time.is_none() {
-        // Of a record that was folded nobody knows; it is refused below.
-        point.time = journal.time_of(point.lsn).ok();
-    }
+    let point = find_point(journal, &timeline, &options.to, options.force).map_err(journal_error)??;
     let way = journal.way(Lsn::ZERO, point.lsn).map_err(journal_error)?;
     let cost = journal.cost_of(&way).map_err(journal_error)?;
     let info = journal.info();

@@ -74,7 +74,7 @@ fn neighbours(before: Option<&Point>, after: Option<&Point>) -> String {
     }
 }
 
-/// Finds what `target` means in a journal. `instant` is the last record in a stretch that was made at or before the time, if
+/// Finds what `target` means. `instant` is the last record in a stretch that was made at or before the time, if
 /// `target` is one. `force` allows a fuzzy point. Pure.
 pub fn resolve(
     timeline: &Timeline,

@@ -8,6 +8,8 @@ use crate::journal::{JournalError, PruneOptions, Retention, prune};
 use crate::model::{ByteRange, Lsn, PointClass, RecordBody, Timestamp};
 use crate::target::TargetError;
 
+mod rewinding;
+
 fn options(history: &History, to: &str, target: &Path) -> ReplayOptions {
     ReplayOptions {
         journal: history.dir(),
@@ -235,7 +237,7 @@ fn what_a_pruned_journal_still_lists_is_given_back_and_what_is_gone_is_refused()
             Ok(outcome) => {
                 assert!(there && outcome.undefined_bytes == 0, "record {lsn}");
                 assert!(outcome.plan.base_lsn > Lsn::ZERO);
-                assert_eq!(outcome.stats.unwrap().records, outcome.plan.records);
+                assert!(outcome.stats.unwrap().records <= outcome.plan.records);
                 assert!(fs::read(&target).unwrap() == history.state(lsn), "record {lsn}");
             }
             Err(ReplayError::Resolve(ResolveError::Fuzzy { .. })) => assert!(!there, "record {lsn}"),

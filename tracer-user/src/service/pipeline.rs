@@ -20,7 +20,6 @@ const RETRY_TARGET: Duration = Duration::from_secs(2);
 const LOOK_AT_TARGET: Duration = Duration::from_secs(10);
 /// Hashed anew at each look that finds nothing to apply: 4 MiB, some 10 times a second.
 const REFRESHED_GRANULES: usize = 64;
-const FINISH_HASHES_MAX: Duration = Duration::from_secs(2);
 
 /// Appends what comes, makes marks durable and says so; ends when the collector has, or with its first error.
 pub fn run_journal(
@@ -119,10 +118,8 @@ pub fn run_applier(
             continue;
         }
         let result = match &mut replica {
-            Some(replica) if goal > replica.checkpoint().applied => {
-                advance(replica, journal, goal, mark.as_ref(), progress)
-            }
-            Some(replica) if ended => return finish_hashes(replica),
+            Some(replica) if !replica.is_at(goal) => advance(replica, journal, goal, mark.as_ref(), progress),
+            Some(replica) if ended => return replica.finish_hashes(),
             Some(replica) if looked.elapsed() >= LOOK_AT_TARGET => {
                 looked = Instant::now();
                 replica.look().map_err(anyhow::Error::from)
@@ -155,13 +152,7 @@ pub fn run_applier(
     }
 }
 
-/// What is left of the hashes at the end, if it takes not long: the next start need not read there.
-fn finish_hashes(replica: &mut Replica) {
-    let begun = Instant::now();
-    while replica.refresh_hashes(REFRESHED_GRANULES) && begun.elapsed() < FINISH_HASHES_MAX {}
-}
-
-/// One step of the applier, also used before the capture starts.
+/// One step of the applier, also used before the capture starts. Somebody may have rewound the replica, to wherever.
 pub fn advance(
     replica: &mut Replica,
     journal: &Journal,
@@ -169,7 +160,7 @@ pub fn advance(
     mark: Option<&Point>,
     progress: &SharedProgress,
 ) -> anyhow::Result<()> {
-    let stats = replica.advance(journal, goal, mark).with_context(|| {
+    let stats = replica.go_to(journal, goal, mark, &mut |_| {}).with_context(|| {
         format!("the replica could not be brought to record {goal}; start again to resume")
     })?;
     let checkpoint = replica.checkpoint();

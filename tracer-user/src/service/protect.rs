@@ -165,10 +165,10 @@ impl Running {
         }));
         let goal = restorable.as_ref().map_or(writer.durable(), |mark| mark.lsn);
         // What is to be compared with the replica needs it at the mark; else it comes there by and by.
+        if resumed && !replica.is_at(goal) {
+            show(ProtectEvent::CatchingUp { mark: restorable.as_ref() });
+        }
         if resumed && !unscanned.is_empty() {
-            if goal > replica.checkpoint().applied {
-                show(ProtectEvent::CatchingUp { mark: restorable.as_ref() });
-            }
             advance(&mut replica, &journal, goal, restorable.as_ref(), &progress)
                 .map_err(ProtectError::Start)?;
         }

@@ -1,5 +1,6 @@
 //! Tests of the journal as a whole, on a disk in memory unless they are about the real one.
 
+mod back;
 mod crash;
 mod damage;
 mod format;

@@ -52,7 +52,11 @@ fn timeline_of(records: &[Record]) -> Timeline {
             (last.to_lsn, last.to_time) = (*lsn, *time);
         }
     }
-    stretches.retain(|stretch| stretch.from_lsn < stretch.to_lsn);
+    let content = |stretch: &Stretch| {
+        let inside = |record: &&Record| stretch.contains(record.lsn);
+        records.iter().filter(inside).any(|record| record.body.content_range().is_some())
+    };
+    stretches.retain(content);
     let last_lsn = records.last().map_or(Lsn::ZERO, |record| record.lsn);
     Timeline { points: points_of(records), stretches, last_lsn }
 }

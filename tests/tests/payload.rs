@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use afterwrite_tests::*;
@@ -22,6 +23,13 @@ fn counter(status: &Value, name: &str) -> u64 {
 
 fn each_write_is_a_point_again(protect: &mut Protect<'_>) -> Result<()> {
     protect.wait_for("every write is a point again", |status| status[0]["every_write"] == true)
+}
+
+/// So that there is more to restore behind the last break than its mark.
+fn write_once_more(device: &Path) -> Result<()> {
+    let file = File::options().write(true).open(device)?;
+    file.write_all_at(&[0xA5; 4096], 0)?;
+    Ok(file.sync_all()?)
 }
 
 /// It reaches to the last mark, and does not begin with the first one.
@@ -48,6 +56,7 @@ fn a_small_ring_breaks_the_history_and_it_begins_anew(device: &dyn Device) -> Re
         ["seen", "emitted", "marked", "payload"].map(|name| counter(&status, name));
     ensure!(seen == emitted + marked, "{status}");
     ensure!(payload > 0 && emitted > payload && marked > 0, "a rung of the ladder was not used: {status}");
+    write_once_more(device.path())?;
     protect.stop()?;
     assert_identical(device.path(), protection.target())?;
     the_last_stretch_begins_after_the_break(&protection)?;
@@ -78,6 +87,7 @@ fn after_a_kill_the_probes_are_adopted_and_the_history_begins_anew() -> Result<(
     ensure!(status["probes"] == "adopted" && status["capture"] == "payload", "{status}");
     load.finish()?;
     each_write_is_a_point_again(&mut protect)?;
+    write_once_more(disk.path())?;
     protect.stop()?;
     assert_identical(disk.path(), protection.target())?;
     the_last_stretch_begins_after_the_break(&protection)?;
@@ -101,7 +111,7 @@ fn what_can_not_be_copied_is_recorded_as_extents_and_said_to_be() -> Result<()> 
 }
 
 /// Writes memory that another thread changes all the time.
-fn write_unstable(device: &std::path::Path, until: &AtomicBool) -> Result<()> {
+fn write_unstable(device: &Path, until: &AtomicBool) -> Result<()> {
     const BYTES: usize = 64 << 10;
     let file = File::options().write(true).custom_flags(nix::libc::O_DIRECT).open(device)?;
     let mut memory = Aligned::new(BYTES);

@@ -73,10 +73,11 @@ pub fn time_ns(value: &Value) -> Result<u64> {
 }
 
 /// Instants of a load, half of them times, half LSNs, and the ends of each stretch. `load`: when it was, since 1970.
-/// An error if less than half of that time can be restored: then there would be little to prove.
+/// An error if less than this part of that time can be restored: then there would be little to prove.
 pub fn choose(
     stretches: &[Stretch],
     load: std::ops::Range<u64>,
+    least: f64,
     count: u64,
     random: &mut Random,
 ) -> Result<Vec<Point>> {
@@ -93,7 +94,10 @@ pub fn choose(
         100.0 * covered_ns as f64 / load_ns as f64,
         load_ns as f64 / 1e9
     );
-    ensure!(covered_ns * 2 >= load_ns, "too little of the load can be restored: {stretches:?}");
+    ensure!(
+        covered_ns as f64 >= least * load_ns as f64,
+        "too little of the load can be restored: {stretches:?}"
+    );
     let mut points: Vec<Point> = within
         .iter()
         .flat_map(|stretch| [Point::Lsn(stretch.from_lsn), Point::Lsn(stretch.to_lsn)])
@@ -199,7 +203,7 @@ mod tests {
         let stretches = [stretch(1, 5, 0, 1000), stretch(10, 20, 2000, 5000), stretch(30, 40, 9000, 9500)];
         for seed in 0..50 {
             let points =
-                choose(&stretches, 500..6000, 10, &mut Random::new(seed)).expect("enough is covered");
+                choose(&stretches, 500..6000, 0.5, 10, &mut Random::new(seed)).expect("enough is covered");
             assert_eq!(points.len() as u64, 4 + 10);
             for point in points {
                 match point {
@@ -212,7 +216,7 @@ mod tests {
             }
         }
         assert!(
-            choose(&stretches, 5000..9400, 10, &mut Random::new(1)).is_err(),
+            choose(&stretches, 5000..9400, 0.5, 10, &mut Random::new(1)).is_err(),
             "little of it can be restored"
         );
     }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
 
 use crate::instants::{Point, Stretch, choose, marks};
 use crate::{Protect, Protection, Random};
@@ -14,20 +15,31 @@ pub enum Capture {
     Extents,
     /// Every instant can.
     Payload,
+    /// Payload, with a ring of this size that nobody empties at times: what was written then can't be restored to the
+    /// instant.
+    Overloaded { ring: &'static str },
 }
+
+/// Now and then a protection under overload stands still this long.
+const STANDSTILL: Duration = Duration::from_millis(150);
 
 impl Capture {
     /// Of `protect --capture`.
-    pub fn args(self) -> &'static [&'static str] {
+    pub fn args(self) -> Vec<&'static str> {
         match self {
-            Capture::Extents => &[],
-            Capture::Payload => &["--capture", "payload"],
+            Capture::Extents => vec![],
+            Capture::Payload => vec!["--capture", "payload"],
+            Capture::Overloaded { ring } => vec!["--capture", "payload", "--ring", ring],
         }
+    }
+
+    fn is_overloaded(self) -> bool {
+        matches!(self, Capture::Overloaded { .. })
     }
 
     pub fn protection(self, device: &std::path::Path) -> Result<Protection> {
         let protection = Protection::new(device)?.arg("--mark-every").arg("never");
-        Ok(self.args().iter().fold(protection, |protection, arg| protection.arg(*arg)))
+        Ok(self.args().into_iter().fold(protection, Protection::arg))
     }
 
     /// Has `load` run, with marks meanwhile, stops the protection, and chooses at most `count` marks and, where every
@@ -45,13 +57,16 @@ impl Capture {
         protect.mark("before")?;
         let begun_ns = crate::now_ns();
         let done = std::thread::scope(|scope| {
-            let marks = scope.spawn(|| mark_during(&protect, length));
+            let marks = scope.spawn(|| mark_during(&protect, length, self.is_overloaded()));
             let done = load();
             marks.join().expect("marks are made or not, without a panic")?;
             done
         })?;
         let ended_ns = crate::now_ns();
         end()?;
+        if self.is_overloaded() {
+            ensure_every_rung_was_used(&protect)?;
+        }
         protect.stop()?;
 
         let mut points = marks(protection, "during")?;
@@ -59,20 +74,34 @@ impl Capture {
         while points.len() as u64 > count {
             points.swap_remove(usize::try_from(random.below(points.len() as u64))?);
         }
-        if self == Capture::Payload {
+        if self != Capture::Extents {
             let stretches = Stretch::of_journal(protection.journal())?;
-            points.extend(choose(&stretches, begun_ns..ended_ns, count, random)?);
+            let least = if self.is_overloaded() { 0.03 } else { 0.5 };
+            points.extend(choose(&stretches, begun_ns..ended_ns, least, count, random)?);
         }
         Ok((done, points))
     }
 }
 
 /// Marks from time to time. On a bare device that is always busy a mark may be one that can't be restored.
-fn mark_during(protect: &Protect<'_>, load: Duration) -> Result<()> {
+fn mark_during(protect: &Protect<'_>, load: Duration, overload: bool) -> Result<()> {
     let begun = Instant::now();
     while begun.elapsed() < load * 9 / 10 {
         std::thread::sleep(load / 8);
         protect.mark("during")?;
+        if overload {
+            protect.signal(Signal::SIGSTOP)?;
+            std::thread::sleep(STANDSTILL);
+            protect.signal(Signal::SIGCONT)?;
+        }
     }
+    Ok(())
+}
+
+/// Bytes, only where, and the bitmap.
+fn ensure_every_rung_was_used(protect: &Protect<'_>) -> Result<()> {
+    let counters = protect.volume_status()?["counters"].clone();
+    let [payload, emitted, marked] = ["payload", "emitted", "marked"].map(|name| counters[name].as_u64());
+    ensure!(payload > Some(0) && emitted > payload && marked > Some(0), "{counters}");
     Ok(())
 }

@@ -162,7 +162,7 @@ fn run_under(
         }
         Tracer::Afterwrite(capture) => {
             let protection = Protection::new(volume.path())?.arg("--mark-every").arg("2s");
-            let protection = capture.args().iter().fold(protection, |protection, arg| protection.arg(*arg));
+            let protection = capture.args().into_iter().fold(protection, Protection::arg);
             let protection = protection.journal_at(&dir.path().join("journal"));
             let protection = protection.target_at(&dir.path().join("replica.img"));
             let mut protect = protection.start()?;

@@ -198,10 +198,8 @@ impl<S: Store> Back<'_, S> {
                     self.at = None;
                     continue;
                 };
-                (leg.segment, leg.spans, leg.pieces) = (first, Vec::new(), Vec::new());
-                if let Some((spans, pieces)) = pieces(journal, first, &leg.records, leg.fold.is_some())? {
-                    (leg.spans, leg.pieces) = (spans, pieces);
-                }
+                let (spans, pieces) = pieces(journal, first, &leg.records, leg.fold.is_some())?;
+                (leg.segment, leg.spans, leg.pieces) = (first, spans, pieces);
                 continue;
             };
             if wanted.overlapping(piece.bytes).next().is_none() {
@@ -254,16 +252,12 @@ fn pieces<S: Store>(
     first: Lsn,
     wanted: &Range<Lsn>,
     is_fold: bool,
-) -> Result<Option<(Vec<Span>, Vec<Piece>)>, JournalError> {
+) -> Result<(Vec<Span>, Vec<Piece>), JournalError> {
+    let (mut spans, mut pieces) = (Vec::<Span>::new(), Vec::<Piece>::new());
     if first >= wanted.end {
-        return Ok(None);
+        return Ok((spans, pieces));
     }
-    let Some((index, last, _)) = journal.index_of(first)? else { return Ok(None) };
-    if last < wanted.start {
-        return Ok(None);
-    }
-    let mut spans = Vec::new();
-    let mut pieces: Vec<Piece> = Vec::new();
+    let Some((index, last, _)) = journal.index_of(first)? else { return Ok((spans, pieces)) };
     for (at, entry) in index.entries().iter().enumerate() {
         let end = index.entries().get(at + 1).map_or(last, |next| Lsn(next.lsn.0 - 1));
         let (from, to) = (entry.lsn.max(wanted.start), end.min(Lsn(wanted.end.0 - 1)));
@@ -283,7 +277,7 @@ fn pieces<S: Store>(
             }
         }
     }
-    Ok(Some((spans, pieces)))
+    Ok((spans, pieces))
 }
 
 /// The records of some spans of a segment.

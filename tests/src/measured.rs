@@ -16,6 +16,8 @@ use crate::{Protect, finish, scratch};
 pub enum Writer {
     /// 4 KiB at random places, 32 under way.
     Random4K,
+    /// The same, one at a time: where the device is memory, that keeps one processor busy and no more.
+    Single4K,
     /// 128 KiB one after the other, 8 under way.
     Sequential128K,
 }
@@ -32,17 +34,18 @@ impl fmt::Display for Writer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Writer::Random4K => "4 KiB random, io_uring, depth 32",
+            Writer::Single4K => "4 KiB random, pwrite, one at a time",
             Writer::Sequential128K => "128 KiB sequential, io_uring, depth 8",
         })
     }
 }
 
 impl Writer {
-    pub const ALL: [Writer; 2] = [Writer::Random4K, Writer::Sequential128K];
+    pub const ALL: [Writer; 3] = [Writer::Random4K, Writer::Single4K, Writer::Sequential128K];
 
     pub fn block_bytes(self) -> u64 {
         match self {
-            Writer::Random4K => 4 << 10,
+            Writer::Random4K | Writer::Single4K => 4 << 10,
             Writer::Sequential128K => 128 << 10,
         }
     }
@@ -50,12 +53,13 @@ impl Writer {
     /// Writes to the device for so long, at most so many writes a second.
     pub fn measure(self, device: &Path, seconds: u64, iops_max: Option<u64>) -> Result<Measured> {
         let job = match self {
-            Writer::Random4K => ["--rw=randwrite", "--bs=4k", "--iodepth=32"],
-            Writer::Sequential128K => ["--rw=write", "--bs=128k", "--iodepth=8"],
+            Writer::Random4K => ["--ioengine=io_uring", "--rw=randwrite", "--bs=4k", "--iodepth=32"],
+            Writer::Single4K => ["--ioengine=psync", "--rw=randwrite", "--bs=4k", "--iodepth=1"],
+            Writer::Sequential128K => ["--ioengine=io_uring", "--rw=write", "--bs=128k", "--iodepth=8"],
         };
         let dir = scratch()?;
         let mut fio = Command::new("fio");
-        fio.args(["--name=bench", "--thread", "--ioengine=io_uring", "--direct=1", "--time_based"]).args(job);
+        fio.args(["--name=bench", "--thread", "--direct=1", "--time_based"]).args(job);
         fio.args(["--norandommap", "--randrepeat=0", "--output-format=json"]).current_dir(dir.path());
         fio.arg(format!("--filename={}", device.display())).arg(format!("--runtime={seconds}"));
         fio.args(iops_max.map(|iops| format!("--rate_iops={iops}")));

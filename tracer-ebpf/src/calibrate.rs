@@ -28,10 +28,11 @@ pub fn calibrate(request: u64) -> Result<(), Unreadable> {
         return Ok(());
     }
     let bio: u64 = Any::read(request, at::request_bio())?;
-    let BioVec { page, offset, .. } = kernel::bio_vec(Any::read(bio, at::bio_vecs())?, Any::read(bio, at::bio_index())?)?;
+    let BioVec { page, offset, .. } =
+        kernel::bio_vec(Any::read(bio, at::bio_vecs())?, Any::read(bio, at::bio_index())?)?;
     // The queue lies in the map of all memory (a bio may be on a stack), not too far from the page.
-    let near =
-        (Any::read::<u64>(request, at::request_q())? & !(GIB - 1)).wrapping_sub(address_of(page & !(GIB - 1), 0));
+    let near = (Any::read::<u64>(request, at::request_q())? & !(GIB - 1))
+        .wrapping_sub(address_of(page & !(GIB - 1), 0));
     let mut search = Search {
         page,
         offset: u64::from(offset),

@@ -111,7 +111,10 @@ pub fn request_op<M: Memory>(request: u64) -> Result<Option<u8>, Unreadable> {
 
 #[inline(always)]
 pub fn request_extent<M: Memory>(request: u64) -> Result<Extent, Unreadable> {
-    Ok(Extent { sector: M::read(request, at::request_sector())?, bytes: M::read(request, at::request_data_len())? })
+    Ok(Extent {
+        sector: M::read(request, at::request_sector())?,
+        bytes: M::read(request, at::request_data_len())?,
+    })
 }
 
 /// The operation, if the bio is one to the protected disk and changes it.

@@ -55,7 +55,9 @@ hook!(rq_complete_btf, rq_complete_raw, "block_rq_complete", |ctx, M| {
 });
 hook!(calibrate_btf, calibrate_raw, "block_rq_issue", |ctx, M| calibrate::calibrate(ctx.arg(0)));
 hook!(bio_queue_btf, bio_queue_raw, "block_bio_queue", |ctx, M| report::bio_queued::<M>(ctx.arg(0)));
-hook!(bio_complete_btf, bio_complete_raw, "block_bio_complete", |ctx, M| report::bio_completed::<M>(ctx.arg(1)));
+hook!(bio_complete_btf, bio_complete_raw, "block_bio_complete", |ctx, M| report::bio_completed::<M>(
+    ctx.arg(1)
+));
 
 #[tracepoint(category = "block", name = "block_bio_queue")]
 pub fn bio_queue_tp(ctx: TracePointContext) -> u32 {

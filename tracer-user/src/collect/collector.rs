@@ -105,6 +105,8 @@ pub struct Collector<P, S> {
     /// No event was left in the ring after `snapshot.counters` were read.
     ring_emptied: bool,
     settled: MonotonicNs,
+    /// The device was, and completions from before are still to be taken from the ring.
+    idle: Option<Idle>,
     overrun_until: Option<Instant>,
     debt: Debt,
 
@@ -122,6 +124,15 @@ pub struct Collector<P, S> {
     at_rest: Option<u64>,
     housekeeping: Instant,
     snapshot: CollectorStatus,
+}
+
+/// An instant at which the device had no write under way.
+#[derive(Clone, Copy)]
+struct Idle {
+    /// What was submitted up to then was done.
+    cutoff: MonotonicNs,
+    /// How far the ring was filled afterwards.
+    ring_filled: u64,
 }
 
 enum Stopping {
@@ -175,6 +186,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             retry_unreadable: now,
             ring_emptied: false,
             settled: 0,
+            idle: None,
             overrun_until: None,
             freezer: parts.freezer,
             mark: None,
@@ -323,6 +335,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
 
     /// Submissions whose completion was not seen are done once the device is idle.
     fn settle(&mut self, now: MonotonicNs) {
+        self.settle_copied(now);
         let awaits = self.pending.awaits_device() || !self.under_way.is_empty();
         if !awaits || now.saturating_sub(self.settled) < SETTLE_NS {
             return;
@@ -332,8 +345,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         self.settled = now;
         if self.source.writing() == Some(false) {
             self.pending.settle(cutoff, now);
-            let time = self.time_of(now);
-            self.under_way.settle(cutoff).into_iter().for_each(|range| self.doubt(range, now, time));
+            self.idle = Some(Idle { cutoff, ring_filled: self.probes.positions().filled });
         }
     }
 

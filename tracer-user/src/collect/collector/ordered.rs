@@ -172,6 +172,16 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         self.pending.put_back(range, now);
     }
 
+    /// The completion of a copied write was not seen, if it is not in the ring up to where that was when the device was idle:
+    /// it may have failed.
+    pub(super) fn settle_copied(&mut self, now: MonotonicNs) {
+        let read = self.probes.positions().read;
+        if let Some(idle) = self.idle.take_if(|idle| read >= idle.ring_filled) {
+            let time = self.time_of(now);
+            self.under_way.settle(idle.cutoff).into_iter().for_each(|range| self.doubt(range, now, time));
+        }
+    }
+
     fn break_history(&mut self, time: Timestamp, range: ByteRange) {
         self.history.broken = true;
         self.staged.gap(time, range);

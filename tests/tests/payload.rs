@@ -50,6 +50,9 @@ fn a_small_ring_breaks_the_history_and_it_begins_anew(device: &dyn Device) -> Re
     Fio::start(&[&format!("--filename={}", device.path().display()), "--bs=4k", "--iodepth=16"], 1)?
         .finish()?;
     protect.signal(Signal::SIGCONT)?;
+    // What was published before the stop says that each write is a point, too.
+    protect
+        .wait_for("the overrun in the status", |status| status[0]["counters"]["marked"].as_u64() > Some(0))?;
     each_write_is_a_point_again(&mut protect)?;
     let status = protect.status()?;
     let [seen, emitted, marked, payload] =

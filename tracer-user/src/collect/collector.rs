@@ -105,8 +105,8 @@ pub struct Collector<P, S> {
     /// No event was left in the ring after `snapshot.counters` were read.
     ring_emptied: bool,
     settled: MonotonicNs,
-    /// The device was, and completions from before are still to be taken from the ring.
-    idle: Option<Idle>,
+    /// How far the ring was filled when the device was last seen idle, until it was taken up to there.
+    idle_at: Option<u64>,
     overrun_until: Option<Instant>,
     debt: Debt,
 
@@ -126,15 +126,6 @@ pub struct Collector<P, S> {
     snapshot: CollectorStatus,
 }
 
-/// An instant at which the device had no write under way.
-#[derive(Clone, Copy)]
-struct Idle {
-    /// What was submitted up to then was done.
-    cutoff: MonotonicNs,
-    /// How far the ring was filled afterwards.
-    ring_filled: u64,
-}
-
 enum Stopping {
     LastMark,
     LastQuiet { quiet: Quiet },
@@ -148,7 +139,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         let source = Arc::new(parts.source);
         let hashes = parts.replica.as_ref().and_then(|replica| replica.hashes());
         let readers = Readers::start(source.clone(), hashes).map_err(CollectError::Readers)?;
-        let mut pending = Pending::new(size_bytes, BLOCK_BYTES);
+        let mut pending = Pending::new(size_bytes, BLOCK_BYTES, source.completions_name_ranges());
         // What is still under way of it is not known either.
         begin.owed.iter().for_each(|range| pending.insert_unpaired(range));
         let mut gaps = begin.owed;
@@ -186,7 +177,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             retry_unreadable: now,
             ring_emptied: false,
             settled: 0,
-            idle: None,
+            idle_at: None,
             overrun_until: None,
             freezer: parts.freezer,
             mark: None,
@@ -345,7 +336,8 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         self.settled = now;
         if self.source.writing() == Some(false) {
             self.pending.settle(cutoff, now);
-            self.idle = Some(Idle { cutoff, ring_filled: self.probes.positions().filled });
+            self.under_way.device_was_idle(cutoff);
+            self.idle_at = Some(self.probes.positions().filled);
         }
     }
 

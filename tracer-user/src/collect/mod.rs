@@ -129,6 +129,8 @@ pub trait Source: Sync {
     fn read(&self, range: ByteRange) -> std::io::Result<AlignedBuf>;
     /// Whether the device has a write under way; `None` when it can't tell.
     fn writing(&self) -> Option<bool>;
+    /// Whether each completion says which range is done, as of a request; a bio's need not.
+    fn completions_name_ranges(&self) -> bool;
     /// Mount points of the file systems on the volume, the topmost first.
     fn mounts(&self) -> std::io::Result<Vec<PathBuf>>;
 }

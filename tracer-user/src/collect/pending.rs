@@ -20,8 +20,8 @@ const READ_THROUGH_BYTES: u64 = 32 << 10;
 struct InFlight {
     ranges: Vec<ByteRange>,
     since: MonotonicNs,
-    /// An idle device said it is done. Kept all the same: a suspended dm device holds bios that nobody counts as under
-    /// way, and only their completion then tells the truth.
+    /// An idle device said it is done. Kept all the same, where a completion does not name its range: a suspended dm device
+    /// holds bios that nobody counts as under way, and only their completion then tells the truth.
     settled: bool,
 }
 
@@ -38,6 +38,7 @@ pub struct Pending {
     size_bytes: u64,
     /// Ranges are widened to multiples of this, for O_DIRECT and to merge neighbours.
     block_bytes: u64,
+    completions_name_ranges: bool,
     in_flight: HashMap<u64, InFlight>,
     /// Submitted without a key or through the dirty bitmap, since the last look at the device.
     unpaired: ByteRangeSet,
@@ -54,10 +55,11 @@ pub struct Pending {
 }
 
 impl Pending {
-    pub fn new(size_bytes: u64, block_bytes: u64) -> Pending {
+    pub fn new(size_bytes: u64, block_bytes: u64, completions_name_ranges: bool) -> Pending {
         Pending {
             size_bytes,
             block_bytes,
+            completions_name_ranges,
             in_flight: HashMap::new(),
             unpaired: ByteRangeSet::new(),
             waiting: ByteRangeSet::new(),
@@ -155,6 +157,9 @@ impl Pending {
         for entry in self.in_flight.values_mut().filter(|entry| !entry.settled && entry.since <= cutoff) {
             entry.settled = true;
             done.extend_from_slice(&entry.ranges);
+        }
+        if self.completions_name_ranges {
+            self.in_flight.retain(|_, entry| !entry.settled);
         }
         self.ready_all(done, now);
         if self.waiting_since <= cutoff {
@@ -287,7 +292,7 @@ mod tests {
 
     #[test]
     fn close_ranges_are_read_together_and_far_ones_are_not() {
-        let mut pending = Pending::new(SIZE, 4096);
+        let mut pending = Pending::new(SIZE, 4096, false);
         for index in [0, 2, 100, 101] {
             pending.put_back(block(index), 0);
         }
@@ -300,7 +305,7 @@ mod tests {
 
     #[test]
     fn a_busy_region_does_not_starve_the_others() {
-        let mut pending = Pending::new(SIZE, 4096);
+        let mut pending = Pending::new(SIZE, 4096, false);
         pending.put_back(block(0), 0);
         pending.put_back(block(200), 0);
         assert_eq!(pending.take_spans(1, SIZE, 0)[0].range, block(0));
@@ -310,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_range_is_ready_only_after_its_completion() {
-        let mut pending = Pending::new(SIZE, 4096);
+        let mut pending = Pending::new(SIZE, 4096, false);
         pending.submit(1, true, block(3), false, 10);
         assert_eq!(parts(&mut pending), []);
         assert!(!pending.is_empty());
@@ -321,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_partial_completion_leaves_the_rest_in_flight() {
-        let mut pending = Pending::new(SIZE, 4096);
+        let mut pending = Pending::new(SIZE, 4096, false);
         pending.submit(1, true, ByteRange::new(0, 8192), false, 0);
         pending.complete(1, Some(block(0)), false, 1);
         assert_eq!(all_ready(&mut pending), [block(0)]);
@@ -332,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_reused_key_says_that_the_older_write_is_done() {
-        let mut pending = Pending::new(SIZE, 4096);
+        let mut pending = Pending::new(SIZE, 4096, false);
         pending.submit(1, true, block(0), false, 0);
         pending.submit(1, true, block(5), false, 1);
         assert_eq!(all_ready(&mut pending), [block(0)]);
@@ -340,7 +345,7 @@ mod tests {
 
     #[test]
     fn all_ranges_of_a_merged_discard_complete_together() {
-        let mut pending = Pending::new(SIZE, 4096);
+        let mut pending = Pending::new(SIZE, 4096, false);
         pending.submit(1, true, block(0), true, 0);
         pending.submit(1, false, block(9), true, 0);
         pending.complete(1, None, true, 1);
@@ -349,7 +354,7 @@ mod tests {
 
     #[test]
     fn a_lost_completion_is_settled_by_an_idle_device() {
-        let mut pending = Pending::new(SIZE, 4096);
+        let mut pending = Pending::new(SIZE, 4096, false);
         pending.submit(1, true, block(0), false, 100);
         pending.submit(2, true, block(2), false, 200);
         pending.settle(150, 210);
@@ -361,7 +366,7 @@ mod tests {
 
     #[test]
     fn a_completion_after_the_device_seemed_idle_still_counts() {
-        let mut pending = Pending::new(SIZE, 4096);
+        let mut pending = Pending::new(SIZE, 4096, false);
         pending.submit(1, true, block(4), false, 0);
         pending.settle(100, 100);
         assert_eq!(all_ready(&mut pending), [block(4)]);
@@ -372,8 +377,20 @@ mod tests {
     }
 
     #[test]
+    fn where_completions_name_ranges_a_lost_one_is_waited_for_once() {
+        let mut pending = Pending::new(SIZE, 4096, true);
+        pending.submit(1, true, block(4), false, 0);
+        pending.settle(100, 100);
+        assert_eq!(all_ready(&mut pending), [block(4)]);
+        pending.submit(1, true, block(9), false, 200);
+        assert_eq!(all_ready(&mut pending), [], "the key is another write's now");
+        pending.complete(7, Some(block(4)), true, 300);
+        assert_eq!(all_ready(&mut pending), [block(4)], "not lost, but late");
+    }
+
+    #[test]
     fn a_keyless_completion_may_be_another_write_s() {
-        let mut pending = Pending::new(SIZE, 4096);
+        let mut pending = Pending::new(SIZE, 4096, false);
         pending.submit(0, true, block(4), false, 0);
         pending.submit(0, true, block(4), false, 0);
         pending.complete(0, Some(block(4)), false, 1);
@@ -383,7 +400,7 @@ mod tests {
 
     #[test]
     fn unpaired_ranges_wait_a_whole_period() {
-        let mut pending = Pending::new(SIZE, 4096);
+        let mut pending = Pending::new(SIZE, 4096, false);
         pending.insert_unpaired(block(7));
         pending.settle(100, 150);
         assert_eq!(all_ready(&mut pending), []);
@@ -396,7 +413,7 @@ mod tests {
 
     #[test]
     fn a_failed_write_is_read_now_and_again_once_the_device_was_idle() {
-        let mut pending = Pending::new(SIZE, 4096);
+        let mut pending = Pending::new(SIZE, 4096, false);
         pending.submit(1, true, block(3), false, 0);
         pending.submit(2, true, block(6), true, 0);
         pending.fail(1, Some(block(3)), true, 10);
@@ -411,14 +428,14 @@ mod tests {
 
     #[test]
     fn a_completion_without_its_submission_counts() {
-        let mut pending = Pending::new(SIZE, 4096);
+        let mut pending = Pending::new(SIZE, 4096, false);
         pending.complete(77, Some(block(1)), true, 0);
         assert_eq!(all_ready(&mut pending), [block(1)]);
     }
 
     #[test]
     fn a_write_after_a_discard_is_no_discard() {
-        let mut pending = Pending::new(SIZE, 4096);
+        let mut pending = Pending::new(SIZE, 4096, false);
         pending.submit(1, true, block(0), true, 0);
         pending.complete(1, None, true, 0);
         pending.submit(2, true, block(0), false, 0);
@@ -429,7 +446,7 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_nothing_is_forgotten() {
         let size = 1 << 40;
-        let mut pending = Pending::new(size, 4096);
+        let mut pending = Pending::new(size, 4096, false);
         let written: Vec<_> = (0..400_000u64).map(|i| block(i * 64)).collect();
         for range in &written {
             pending.submit(0, true, *range, false, 0);
@@ -446,7 +463,7 @@ mod tests {
         /// Whatever the probes say, in whatever order: a written block is in some set until it was taken.
         #[test]
         fn no_submission_is_forgotten(ops in prop::collection::vec((0u8..7, 0u64..8, 0u64..64), 1..200)) {
-            let mut pending = Pending::new(SIZE, 4096);
+            let mut pending = Pending::new(SIZE, 4096, false);
             let mut owed: Vec<ByteRange> = Vec::new();
             for (now, (op, key, at)) in (1u64..).zip(ops) {
                 match op {

@@ -15,6 +15,8 @@ struct Write {
     /// The bytes so far, as long as some are missing.
     assembling: Option<Vec<u8>>,
     doubtful: bool,
+    /// An idle device said so; its completion may still be in the ring.
+    done: bool,
 }
 
 /// A write that is done.
@@ -47,15 +49,15 @@ pub struct UnderWay {
 impl UnderWay {
     /// A write whose bytes are known, or, if not, come as pieces. Says whether it overlaps another one.
     pub fn begin(&mut self, key: u64, seq: u64, range: ByteRange, known: bool, now: MonotonicNs) -> bool {
-        self.doubt(range);
-        let overlaps = self.overlapping(range).next().is_some();
+        let overlaps = self.doubt(range);
         let assembling = (!known).then(|| Vec::with_capacity(usize::try_from(range.len()).unwrap_or(0)));
         if !known {
             self.keys.insert(seq, key);
         }
         self.ranges.insert((range.start, key), range.end);
         self.longest = self.longest.max(range.len());
-        self.writes.insert(key, Write { range, since: now, seq, assembling, doubtful: overlaps });
+        let write = Write { range, since: now, seq, assembling, doubtful: overlaps, done: false };
+        self.writes.insert(key, write);
         overlaps
     }
 
@@ -75,14 +77,15 @@ impl UnderWay {
         write.assembling.take().map(|bytes| Whole { key, range, since, bytes })
     }
 
-    /// All that is under way there becomes doubtful.
-    pub fn doubt(&mut self, range: ByteRange) {
+    /// All that is under way there becomes doubtful. Says whether anything is.
+    pub fn doubt(&mut self, range: ByteRange) -> bool {
         let keys: Vec<u64> = self.overlapping(range).collect();
-        for key in keys {
-            if let Some(write) = self.writes.get_mut(&key) {
+        for key in &keys {
+            if let Some(write) = self.writes.get_mut(key) {
                 write.doubtful = true;
             }
         }
+        !keys.is_empty()
     }
 
     pub fn finish(&mut self, key: u64) -> Option<Done> {
@@ -100,10 +103,17 @@ impl UnderWay {
         self.finish(key).map(|done| done.range)
     }
 
-    /// The device had no write under way at some instant after `cutoff`: what began before it is lost in that sense.
-    pub fn settle(&mut self, cutoff: MonotonicNs) -> Vec<ByteRange> {
+    /// The device had no write under way at some instant after `cutoff`: what began before it is done, and its completion
+    /// was pushed into the ring before now, if it was seen at all.
+    pub fn device_was_idle(&mut self, cutoff: MonotonicNs) {
+        let before = self.writes.values_mut().filter(|write| write.since <= cutoff);
+        before.for_each(|write| write.done = true);
+    }
+
+    /// All completions up to the last [`UnderWay::device_was_idle`] were taken: what is done and still here is lost.
+    pub fn settle(&mut self) -> Vec<ByteRange> {
         let keys: Vec<u64> =
-            self.writes.iter().filter(|(_, write)| write.since <= cutoff).map(|(key, _)| *key).collect();
+            self.writes.iter().filter(|(_, write)| write.done).map(|(key, _)| *key).collect();
         keys.into_iter().filter_map(|key| self.lose(key)).collect()
     }
 
@@ -188,7 +198,9 @@ mod tests {
         let mut under_way = UnderWay::default();
         under_way.begin(1, 0, range(0, 4096), true, 10);
         under_way.begin(2, 1, range(8192, 4096), true, 20);
-        assert_eq!(under_way.settle(15), [range(0, 4096)]);
+        under_way.device_was_idle(15);
+        under_way.begin(3, 2, range(16384, 4096), true, 10);
+        assert_eq!(under_way.settle(), [range(0, 4096)], "not one that was taken after the look");
         assert!(!under_way.is_empty());
     }
 

@@ -38,6 +38,10 @@ impl Source for DeviceSource {
         Some(writes > 0 || self.device.is_suspended())
     }
 
+    fn completions_name_ranges(&self) -> bool {
+        self.device.request_based
+    }
+
     fn mounts(&self) -> std::io::Result<Vec<PathBuf>> {
         let mounts = mounted_on(self.device.number).map_err(std::io::Error::other)?;
         Ok(mounts.into_iter().map(|mount| mount.mount_point).collect())

@@ -72,6 +72,10 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             }
             // Until it is written again, anything is as good. What it is, is seen once it is done.
             (Payload::None, Change::Discard) => {
+                // A write under way may be done after it.
+                if self.under_way.doubt(range) {
+                    self.break_history(time, range);
+                }
                 self.staged.push(time, RecordBody::Discard(range));
                 self.pending.submit(key, first, range, true, since);
             }
@@ -176,9 +180,9 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
     /// it may have failed.
     pub(super) fn settle_copied(&mut self, now: MonotonicNs) {
         let read = self.probes.positions().read;
-        if let Some(idle) = self.idle.take_if(|idle| read >= idle.ring_filled) {
+        if self.idle_at.take_if(|filled| read >= *filled).is_some() {
             let time = self.time_of(now);
-            self.under_way.settle(idle.cutoff).into_iter().for_each(|range| self.doubt(range, now, time));
+            self.under_way.settle().into_iter().for_each(|range| self.doubt(range, now, time));
         }
     }
 

@@ -48,8 +48,10 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             .iter()
             .map(|step| Wanted { range: step.range(), compare: matches!(step, Step::Compare(_)) });
         let wanted: Vec<Wanted> = changed.chain(scanned).collect();
-        spans.iter().flat_map(|span| &span.parts).for_each(|(range, _)| self.under_way.doubt(*range));
-        steps.iter().for_each(|step| self.under_way.doubt(step.range()));
+        let ranges = spans.iter().flat_map(|span| span.parts.iter().map(|(range, _)| *range));
+        for range in ranges.chain(steps.iter().map(|step| step.range())) {
+            self.under_way.doubt(range);
+        }
         let mut read = self.readers.read(&wanted).into_iter();
         self.has_read();
         for (span, read) in spans.iter().zip(read.by_ref()) {

@@ -289,6 +289,10 @@ impl Source for Shared {
         Some(!disk.under_way.is_empty())
     }
 
+    fn completions_name_ranges(&self) -> bool {
+        true
+    }
+
     fn mounts(&self) -> std::io::Result<Vec<PathBuf>> {
         Ok(Vec::new())
     }
@@ -520,6 +524,21 @@ fn a_completion_that_came_just_before_the_device_was_seen_idle_is_not_a_lost_one
     bench.turn();
     bench.turn();
     assert!(bench.image.exact && bench.marks.len() == 1);
+}
+
+#[test]
+fn a_write_that_is_done_after_a_discard_of_it_breaks_the_history() {
+    let mut bench = Bench::new(1000);
+    bench.turn_until("the baseline", |b| !b.marks.is_empty());
+    bench.run(Op::Write { key: 1, block: 3, blocks: 1 });
+    bench.run(Op::Discard { key: 2, block: 3 });
+    bench.run(Op::Complete { which: 1, seen: true, failed: false });
+    bench.run(Op::Complete { which: 0, seen: true, failed: false });
+    bench.run(Op::Write { key: 3, block: 5, blocks: 1 });
+    bench.turn_until("the write in the journal", |b| b.image.content[5] == 3);
+    bench.run(Op::Complete { which: 0, seen: true, failed: false });
+    bench.turn_until("what is there was read", Bench::is_true);
+    assert!(bench.wrong.is_empty(), "{:?}", bench.wrong);
 }
 
 #[test]

@@ -163,6 +163,10 @@ impl Source for Shared {
         Some(!self.disk().under_way.is_empty())
     }
 
+    fn completions_name_ranges(&self) -> bool {
+        false
+    }
+
     fn mounts(&self) -> std::io::Result<Vec<PathBuf>> {
         Ok(Vec::new())
     }

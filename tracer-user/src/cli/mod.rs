@@ -5,6 +5,8 @@
 //! A command of the `capture` feature is one more variant of `Command` under `#[cfg(feature = "capture")]`, in a file of
 //! its own with an `Args` struct and its `run`.
 
+#[cfg(feature = "capture")]
+mod changes;
 mod completions;
 #[cfg(feature = "capture")]
 mod detach;
@@ -53,6 +55,8 @@ enum Command {
     Status(status::StatusArgs),
     #[cfg(feature = "capture")]
     Detach(detach::DetachArgs),
+    #[cfg(feature = "capture")]
+    Changes(changes::Args),
     Points(points::Args),
     Replay(replay::Args),
     Verify(verify::Args),
@@ -110,6 +114,8 @@ fn run(cli: Cli, out: &mut Output) -> anyhow::Result<Outcome> {
         Command::Detach(args) => detach::run(&args, out),
         #[cfg(feature = "capture")]
         Command::Freezer => Ok(crate::collect::serve_freezer().map(|()| Outcome::Done)?),
+        #[cfg(feature = "capture")]
+        Command::Changes(args) => changes::run(&args, out),
         Command::Points(args) => points::run(&args, out),
         Command::Replay(args) => replay::run(&args, out),
         Command::Verify(args) => verify::run(&args, out),

@@ -1,0 +1,9 @@
+//! From changes of files to who changed what: paths, what a process did to a file within a while, bursts.
+
+mod places;
+mod tree;
+mod watch;
+
+pub use places::look_up;
+pub use tree::{Paths, Tree};
+pub use watch::{FileWatch, Seen};

@@ -16,8 +16,6 @@ const FMODE_CREATED: u32 = 1 << 20;
 const O_CREAT: u32 = 0o100;
 const ATTR_SIZE: u32 = 1 << 3;
 const PAGE_BYTES: u64 = 4096;
-/// Direction "write" of an ioctl's number: the caller hands something in.
-const IOC_WRITE: u32 = 1 << 30;
 
 /// When a task began to open a file that it may create.
 #[map]
@@ -86,10 +84,18 @@ pub fn dentry_changes(op: u8, dentry: u64) -> Result<(), Unreadable> {
 /// elsewhere.
 #[inline(always)]
 pub fn ioctl(file: u64, command: u64) -> Result<(), Unreadable> {
-    if command as u32 & IOC_WRITE == 0 {
+    if !may_change(command as u32) {
         return Ok(());
     }
     changes(Node::of_file(file)?, Change::of(op::IOCTL, command as u32))
+}
+
+/// By its number: a command that only hands something out changes nothing, nor do those that all files have.
+#[inline(always)]
+pub fn may_change(command: u32) -> bool {
+    const READ: u32 = 2;
+    let (direction, kind) = (command >> 30, command >> 8 & 0xff);
+    direction != READ && !(direction == 0 && (kind == 0 || kind == 0x54))
 }
 
 /// `vfs_create`, `vfs_mkdir`, `vfs_mknod`, `vfs_symlink` (idmap, dir, dentry, …), `vfs_unlink`, `vfs_rmdir` (the same), and

@@ -38,7 +38,7 @@ const FICLONERANGE: u32 = 0x4020_940d;
 const FIDEDUPERANGE: u32 = 0xc018_9436;
 const FS_IOC_SETFLAGS: u32 = 0x4008_6602;
 const FS_IOC_FSSETXATTR: u32 = 0x401c_5820;
-const IOC_WRITE: u32 = 1 << 30;
+const FS_IOC_FIEMAP: u32 = 0xc020_660b;
 const IOCB_CMD_PWRITE: u16 = 1;
 const IOCB_CMD_PWRITEV: u16 = 8;
 
@@ -189,8 +189,8 @@ fn plan(call: Call, number: u64) -> Result<Plan, Unreadable> {
         263 => path(call, if call.arg(2)? & 0x200 == 0 { op::UNLINK } else { op::RMDIR }, At(0), 1),
         83 => path(call, op::MKDIR, Current, 0),
         258 => path(call, op::MKDIR, At(0), 1),
-        133 => path(call, op::MKNOD, Current, 0),
-        259 => path(call, op::MKNOD, At(0), 1),
+        133 => path(call, made(call.arg(1)?), Current, 0),
+        259 => path(call, made(call.arg(2)?), At(0), 1),
         88 => path(call, op::SYMLINK, Current, 1),
         266 => path(call, op::SYMLINK, At(1), 2),
         82 => two_paths(call, op::RENAME, 0, (Current, 0), (Current, 1)),
@@ -207,6 +207,15 @@ fn plan(call: Call, number: u64) -> Result<Plan, Unreadable> {
         463 | 466 => path(call, op::XATTR, At(0), 1),          // setxattrat, removexattrat
         469 => path(call, op::FLAGS, At(0), 1),                // file_setattr
         _ => Ok(Plan::Nothing),
+    }
+}
+
+/// What mknod makes.
+#[inline(always)]
+fn made(mode: u64) -> u8 {
+    match mode & 0o170_000 {
+        0 | 0o100_000 => op::CREATE,
+        _ => op::MKNOD,
     }
 }
 
@@ -316,7 +325,7 @@ fn file_changes(call: Call, op: u8) -> Result<Plan, Unreadable> {
 #[inline(always)]
 fn ioctl(call: Call) -> Result<Plan, Unreadable> {
     let command = call.arg(1)? as u32;
-    if command & IOC_WRITE == 0 {
+    if command == FS_IOC_FIEMAP || !hooks::may_change(command) {
         return Ok(Plan::Nothing);
     }
     let change = match command {

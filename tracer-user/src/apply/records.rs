@@ -141,7 +141,7 @@ fn take(
             stats.zero_bytes += range.len();
             coalescer.zero(range, matches!(record.body, RecordBody::Discard(_)));
         }
-        RecordBody::Mark(_) | RecordBody::Gap(_) => {}
+        RecordBody::Mark(_) | RecordBody::Gap(_) | RecordBody::Origin(_) => {}
     }
     Ok(range.len())
 }

@@ -13,6 +13,7 @@ mod detach;
 #[cfg(feature = "capture")]
 mod doctor;
 mod journal;
+mod log;
 #[cfg(feature = "capture")]
 mod mark;
 mod output;
@@ -58,6 +59,7 @@ enum Command {
     #[cfg(feature = "capture")]
     Changes(changes::Args),
     Points(points::Args),
+    Log(log::Args),
     Replay(replay::Args),
     Verify(verify::Args),
     #[command(subcommand)]
@@ -116,6 +118,7 @@ fn run(cli: Cli, out: &mut Output) -> anyhow::Result<Outcome> {
         Command::Freezer => Ok(crate::collect::serve_freezer().map(|()| Outcome::Done)?),
         #[cfg(feature = "capture")]
         Command::Changes(args) => changes::run(&args, out),
+        Command::Log(args) => log::run(&args, out),
         Command::Points(args) => points::run(&args, out),
         Command::Replay(args) => replay::run(&args, out),
         Command::Verify(args) => verify::run(&args, out),

@@ -4,8 +4,8 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::cli::{Outcome, Output, Progress, Unit, say, size};
-use crate::model::{Lsn, PointTarget};
-use crate::restore::{ReplayOptions, ReplayOutcome, ReplayPlan, ReplayProgress, replay};
+use crate::model::{FileChanges, Lsn, OriginUnknown, PointTarget};
+use crate::restore::{Beginning, ReplayOptions, ReplayOutcome, ReplayPlan, ReplayProgress, replay};
 
 /// Rebuild a point of a journal in an image file or on a block device
 ///
@@ -15,7 +15,8 @@ use crate::restore::{ReplayOptions, ReplayOutcome, ReplayPlan, ReplayProgress, r
 #[command(after_help = "\
 Points: latest (the last mark), mark:NUMBER, mark:LABEL, lsn:NUMBER,
         time:RFC3339 (the last write at or before, where every write can be restored; else the last mark),
-        before-process:NAME, before-file:GLOB (for journals with origin records)
+        before-process:NAME (just before its first change of a file; NAME@2 is the second process of that name, NAME@last
+        the last one, NAME@RFC3339 the first from then on), before-file:GLOB (just before the first change of such a file)
 
 Examples:
   afterwrite replay /var/lib/afterwrite/home --to latest --target home.img
@@ -44,7 +45,7 @@ pub(super) struct Args {
 ///
 /// `dry_run`; `plan`: `volume`, `source`, `point` (`lsn`, `class`, `mark`, `time`, `label`), `base_lsn` (the base image it
 /// begins with, 0 for none), `records`, `first_lsn` (of the records after base and folds), `last_lsn`,
-/// `journal_bytes`, `write_bytes_max` (null when not known), `volume_bytes`, `target`; and unless it is a dry run `done`: `records`, `data_bytes`, `zero_bytes`,
+/// `journal_bytes`, `write_bytes_max` (null when not known), `volume_bytes`, `target`, and of a point before something `before`; and unless it is a dry run `done`: `records`, `data_bytes`, `zero_bytes`,
 /// `written_bytes`, `zeroed_bytes`, `undefined_bytes` (zeros no record speaks of), `seconds`.
 #[derive(Serialize)]
 struct Report<'a> {
@@ -118,6 +119,14 @@ fn report(args: &Args, outcome: &ReplayOutcome, seconds: f64, out: &mut Output) 
     }
     let ReplayPlan { source, point, first_lsn, last_lsn, journal_bytes, volume_bytes, .. } = plan;
     let writes = plan.write_bytes_max.map(|bytes| format!(", at most {} to write", size(bytes)));
+    if let Some(Beginning { changes, unknown }) = &plan.before {
+        let FileChanges { process, path, ops, first, .. } = changes;
+        let (name, path) = (process.name.escape_ascii(), path.escape_ascii());
+        out.line(format_args!("before   {first}, {name} ({}), {ops} of {path}", process.pid))?;
+        for OriginUnknown { from, to, why, .. } in unknown {
+            say(&format!("note: who changed what is not known from {from} to {to} ({why})"));
+        }
+    }
     out.line(format_args!("point    {point}"))?;
     out.line(format_args!("volume   {source}, {} ({volume_bytes} bytes)", size(*volume_bytes)))?;
     if plan.base_lsn > Lsn::ZERO {

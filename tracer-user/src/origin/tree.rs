@@ -28,7 +28,7 @@ pub struct Tree {
 }
 
 /// The paths that a change is about, from the root of the file system; empty where they are not known.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Paths {
     pub path: Vec<u8>,
     /// Of a rename, or link.

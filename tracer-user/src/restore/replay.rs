@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use crate::apply::{ApplyError, ApplyProgress, ApplyStats, Checkpoint, apply};
 use crate::journal::{Journal, JournalError, Leg, Way};
-use crate::model::{ByteRange, Lsn, PointTarget, VolumeId};
-use crate::restore::{ResolveError, ResolvedPoint, resolve};
+use crate::model::{ByteRange, Lsn, PointTarget, Timestamp, VolumeId};
+use crate::restore::{BadGlob, Beginning, BeginningError, ResolveError, ResolvedPoint, beginning, resolve};
 use crate::target::{OpenTarget, TargetError, TargetWriter};
 
 #[derive(Clone, Debug)]
@@ -44,6 +44,9 @@ pub struct ReplayPlan {
     /// Size of the volume.
     pub volume_bytes: u64,
     pub target: PathBuf,
+    /// The change that the point is before, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Beginning>,
 }
 
 /// What a replay did.
@@ -77,6 +80,8 @@ pub enum ReplayError {
     },
     #[error("cannot restore that point")]
     Resolve(#[from] ResolveError),
+    #[error("cannot restore that point")]
+    Glob(#[source] BadGlob),
     #[error("cannot use the target")]
     Target(#[from] TargetError),
     #[error("the target {} lies in the journal {}. Name a path outside of it", target.display(), dir.display())]
@@ -133,11 +138,26 @@ pub fn replay(
 fn plan(journal: &Journal, options: &ReplayOptions) -> Result<(ReplayPlan, Way), ReplayError> {
     let journal_error = |source| ReplayError::Journal { dir: options.journal.clone(), source };
     let timeline = journal.timeline().map_err(journal_error)?;
-    let instant = match options.to {
+    // Just before the process or file: what was submitted before its first change, and nothing later.
+    let beginning = match &options.to {
+        before @ (PointTarget::BeforeProcess(_) | PointTarget::BeforeFile(_)) => {
+            Some(beginning(journal, before).map_err(|error| match error {
+                BeginningError::Journal(source) => journal_error(source),
+                BeginningError::Glob(error) => ReplayError::Glob(error),
+                BeginningError::Resolve(error) => ReplayError::Resolve(error),
+            })?)
+        }
+        _ => None,
+    };
+    let to = match &beginning {
+        Some(beginning) => PointTarget::Time(Timestamp(beginning.changes.first.0.saturating_sub(1))),
+        None => options.to.clone(),
+    };
+    let instant = match to {
         PointTarget::Time(time) => journal.last_instant(&timeline.stretches, time).map_err(journal_error)?,
         _ => None,
     };
-    let mut point = resolve(&timeline, &options.to, instant, options.force)?;
+    let mut point = resolve(&timeline, &to, instant, options.force)?;
     if point.time.is_none() {
         // Of a record that was folded nobody knows; it is refused below.
         point.time = journal.time_of(point.lsn).ok();
@@ -157,6 +177,7 @@ fn plan(journal: &Journal, options: &ReplayOptions) -> Result<(ReplayPlan, Way),
         write_bytes_max: cost.record_bytes,
         volume_bytes: info.size_bytes,
         target: options.target.clone(),
+        before: beginning,
     };
     Ok((plan, way))
 }

@@ -175,7 +175,7 @@ pub mod counter {
     pub const READ_FAILED: u32 = 4;
     /// System calls of 32-bit programs, which the fallback does not understand.
     pub const NOT_UNDERSTOOD: u32 = 5;
-    /// Not a counter: set by user space, raised when what it knows of names is not to be relied on any more.
+    /// Not a counter: raised, by both sides, when what was told of names is not to be relied on any more.
     pub const EPOCH: u32 = 6;
     pub const COUNT: u32 = 8;
 }

@@ -7,7 +7,7 @@
 # tools: mkfs.ext4 mkfs.xfs mkfs.btrfs
 # programs: ways
 # default: yes
-# timeout: 900
+# timeout: 1800
 . /lib.sh
 for fs in ext4 xfs btrfs; do
     step "mkfs.$fs"

@@ -76,7 +76,7 @@ pub fn ways() -> Vec<Way> {
             let entry = opcode::Write::new(types::Fd(file.as_raw_fd()), TEXT.as_ptr(), N as u32).offset(7000).build();
             call(dir.expect_range("write", F, 7000, N)?, move || { let _open = &file; io_uring(entry) })
         },
-        "io_uring write, direct" Full Full |dir| {
+        "io_uring write, direct" Full Pages |dir| {
             let (file, bytes) = (dir.with_flags(F, libc::O_DIRECT)?, &*aligned(PAGE));
             let entry = opcode::Write::new(types::Fd(file.as_raw_fd()), bytes.as_ptr(), PAGE as u32).offset(0).build();
             call(dir.expect_range("write", F, 0, PAGE as u64)?, move || { let _open = &file; io_uring(entry) })

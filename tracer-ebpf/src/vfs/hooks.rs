@@ -16,6 +16,11 @@ const FMODE_CREATED: u32 = 1 << 20;
 const O_CREAT: u32 = 0o100;
 const ATTR_SIZE: u32 = 1 << 3;
 const PAGE_BYTES: u64 = 4096;
+pub const FICLONE: u32 = 0x4004_9409;
+pub const FICLONERANGE: u32 = 0x4020_940d;
+pub const FIDEDUPERANGE: u32 = 0xc018_9436;
+pub const FS_IOC_SETFLAGS: u32 = 0x4008_6602;
+pub const FS_IOC_FSSETXATTR: u32 = 0x401c_5820;
 
 /// When a task began to open a file that it may create.
 #[map]
@@ -74,28 +79,43 @@ pub fn attributes(dentry: u64, attr: u64) -> Result<(), Unreadable> {
     changes(Node::of_dentry(dentry)?, change)
 }
 
-/// `__vfs_setxattr`, `__vfs_removexattr`, `vfs_set_acl`, `vfs_remove_acl`, `vfs_fileattr_set` (idmap, dentry, …)
+/// `__vfs_setxattr_noperm`, `__vfs_removexattr`, `vfs_set_acl`, `vfs_remove_acl`, `vfs_fileattr_set` (idmap, dentry, …)
 #[inline(always)]
 pub fn dentry_changes(op: u8, dentry: u64) -> Result<(), Unreadable> {
     changes(Node::of_dentry(dentry)?, Change::of(op, 0))
 }
 
-/// `vfs_ioctl(file, cmd, arg)`: a file system's own commands. Not before: what all know (FS_IOC_SETFLAGS, FICLONE) goes
-/// elsewhere.
+/// `do_vfs_ioctl(file, fd, cmd, arg)`: looks at every command first, and leaves a file system's own to it.
 #[inline(always)]
 pub fn ioctl(file: u64, command: u64) -> Result<(), Unreadable> {
-    if !may_change(command as u32) {
-        return Ok(());
+    match may_change(command as u32) {
+        true => changes(Node::of_file(file)?, Change::of(op::IOCTL, command as u32)),
+        false => Ok(()),
     }
-    changes(Node::of_file(file)?, Change::of(op::IOCTL, command as u32))
 }
 
-/// By its number: a command that only hands something out changes nothing, nor do those that all files have.
+/// Whether it may be a file system's own command that changes something, by its number: one that only hands something out
+/// does not, nor do those that all files have; and those that all file systems have are seen elsewhere.
 #[inline(always)]
 pub fn may_change(command: u32) -> bool {
     const READ: u32 = 2;
+    const FIFREEZE: u32 = 0xc004_5877;
+    const FITHAW: u32 = 0xc004_5878;
+    const FS_IOC_FIEMAP: u32 = 0xc020_660b;
     let (direction, kind) = (command >> 30, command >> 8 & 0xff);
-    direction != READ && !(direction == 0 && (kind == 0 || kind == 0x54))
+    direction != READ
+        && !(direction == 0 && (kind == 0 || kind == 0x54))
+        && !matches!(
+            command,
+            FICLONE
+                | FICLONERANGE
+                | FIDEDUPERANGE
+                | FS_IOC_SETFLAGS
+                | FS_IOC_FSSETXATTR
+                | FS_IOC_FIEMAP
+                | FIFREEZE
+                | FITHAW
+        )
 }
 
 /// `vfs_create`, `vfs_mkdir`, `vfs_mknod`, `vfs_symlink` (idmap, dir, dentry, …), `vfs_unlink`, `vfs_rmdir` (the same), and

@@ -7,7 +7,7 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_re
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap, RingBuf};
 use tracer_common::vfs::{
-    COMM_BYTES, ChangeEvent, EntryEvent, Inode, KIND_CHANGE, KIND_END, KIND_ENTRY, NAME_BYTES, counter,
+    COMM_BYTES, ChangeEvent, EntryEvent, Inode, KIND_CHANGE, KIND_END, KIND_ENTRY, NAME_BYTES, counter, op,
 };
 
 use crate::kernel::{Node, Unreadable, id_of, read};
@@ -31,6 +31,7 @@ static BEGUN: LruHashMap<u64, Begun> = LruHashMap::with_max_entries(16384, 0);
 pub struct Begun {
     pub seq: u64,
     pub inode: Inode,
+    pub op: u64,
 }
 
 /// What is about to happen to a file.
@@ -161,7 +162,7 @@ pub fn event(kind: u8, change: Change, inode: Inode, time_ns: u64) -> Result<Cha
     let seq = count(counter::SEEN);
     let event = filled(kind, change, inode, time_ns, seq).inspect_err(|_| lost_count())?;
     if at::ends() != 0 || at::syscalls() != 0 {
-        let _ = BEGUN.insert(&bpf_get_current_pid_tgid(), &Begun { seq, inode }, 0);
+        let _ = BEGUN.insert(&bpf_get_current_pid_tgid(), &Begun { seq, inode, op: u64::from(change.op) }, 0);
     }
     Ok(event)
 }
@@ -206,6 +207,10 @@ pub fn begun() -> Option<Begun> {
 pub fn ended(result: i64) {
     let Some(begun) = begun() else { return };
     let _ = BEGUN.remove(&bpf_get_current_pid_tgid());
+    if at::syscalls() != 0 && begun.op == u64::from(op::RENAME) {
+        // Which inodes moved this rung does not know: all tell their names anew.
+        count(counter::EPOCH);
+    }
     if at::ends() == 0 {
         return;
     }
@@ -242,7 +247,7 @@ pub fn count(index: u32) -> u64 {
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(slot, 1) }
 }
 
-/// What user space set.
+/// See [`counter::EPOCH`].
 #[inline(always)]
 pub fn epoch() -> u64 {
     VFS_COUNTERS.get(counter::EPOCH).copied().unwrap_or(0)

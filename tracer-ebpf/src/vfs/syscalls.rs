@@ -11,7 +11,7 @@ use tracer_common::vfs::{
     ChangeEvent, Inode, KIND_PATH, LENGTH_UNKNOWN, PATH_BYTES_LONG, PATH_BYTES_SHORT, PathEvent, counter, op,
 };
 
-use crate::hooks;
+use crate::hooks::{self, FICLONE, FICLONERANGE, FIDEDUPERANGE, FS_IOC_FSSETXATTR, FS_IOC_SETFLAGS};
 use crate::kernel::{Node, Unreadable, id_of, read};
 use crate::names;
 use crate::report::{
@@ -33,12 +33,6 @@ const IOVECS_MAX: u64 = 1024;
 const IOCBS_MAX: u64 = 256;
 const DEDUPE_MAX: u64 = 64;
 
-const FICLONE: u32 = 0x4004_9409;
-const FICLONERANGE: u32 = 0x4020_940d;
-const FIDEDUPERANGE: u32 = 0xc018_9436;
-const FS_IOC_SETFLAGS: u32 = 0x4008_6602;
-const FS_IOC_FSSETXATTR: u32 = 0x401c_5820;
-const FS_IOC_FIEMAP: u32 = 0xc020_660b;
 const IOCB_CMD_PWRITE: u16 = 1;
 const IOCB_CMD_PWRITEV: u16 = 8;
 
@@ -162,12 +156,21 @@ pub fn entered(regs: u64, number: u64) -> Result<(), Unreadable> {
     match plan(call, number)? {
         Plan::Nothing => Ok(()),
         Plan::File(file, change) => changes(node_of(file)?, change),
-        Plan::Path(change, named) => path_changes(&change, &named, None),
-        Plan::TwoPaths(change, named, other) => path_changes(&change, &named, Some(&other)),
+        // What the directories are called is told, whatever file system they are on.
+        Plan::Path(change, named) => {
+            tell_base(named.base)?;
+            path_changes(&change, &named, None)
+        }
+        Plan::TwoPaths(change, named, other) => {
+            tell_base(named.base)?;
+            tell_base(other.base)?;
+            path_changes(&change, &named, Some(&other))
+        }
     }
 }
 
-#[inline(always)]
+/// Not inlined, as the stack is 512 bytes for all calls together.
+#[inline(never)]
 fn plan(call: Call, number: u64) -> Result<Plan, Unreadable> {
     use Base::{At, Current};
     match number {
@@ -325,9 +328,6 @@ fn file_changes(call: Call, op: u8) -> Result<Plan, Unreadable> {
 #[inline(always)]
 fn ioctl(call: Call) -> Result<Plan, Unreadable> {
     let command = call.arg(1)? as u32;
-    if command == FS_IOC_FIEMAP || !hooks::may_change(command) {
-        return Ok(Plan::Nothing);
-    }
     let change = match command {
         FICLONE => Change::range(op::CLONE, 0, 0),
         // Read before it is known whose command it is.
@@ -336,7 +336,8 @@ fn ioctl(call: Call) -> Result<Plan, Unreadable> {
             Change::range(op::CLONE, user(range + 24)?, user(range + 16)?)
         }
         FS_IOC_SETFLAGS | FS_IOC_FSSETXATTR => Change::of(op::FLAGS, 0),
-        _ => Change::of(op::IOCTL, command),
+        _ if hooks::may_change(command) => Change::of(op::IOCTL, command),
+        _ => return Ok(Plan::Nothing),
     };
     Ok(Plan::File(call.file(0)?, change))
 }
@@ -476,13 +477,9 @@ fn two_paths(
     Ok(Plan::TwoPaths(Change::of(op, detail), first, second))
 }
 
-/// What the directories are called is told, whatever file system they are on.
-#[inline(always)]
+/// Not inlined, as `plan`.
+#[inline(never)]
 fn path_changes(change: &Change, named: &Named, other: Option<&Named>) -> Result<(), Unreadable> {
-    tell_base(named.base)?;
-    if let Some(other) = other {
-        tell_base(other.base)?;
-    }
     let other_base = match other {
         Some(other) => id_of_base(other.base)?,
         None => Inode::default(),
@@ -497,7 +494,7 @@ fn path_changes(change: &Change, named: &Named, other: Option<&Named>) -> Result
     Ok(())
 }
 
-#[inline(always)]
+#[inline(never)]
 fn tell_base(dentry: u64) -> Result<(), Unreadable> {
     if dentry == 0 {
         return Ok(());

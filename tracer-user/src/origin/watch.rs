@@ -129,10 +129,6 @@ impl FileWatch {
         let dev = first.as_ref().or(ours.as_ref())?.0;
         let name = |place: Option<(u32, Vec<u8>)>| place.map(|(_, path)| path).unwrap_or_default();
         let paths = Paths { path: name(first), new_path: if two { name(ours) } else { Vec::new() } };
-        if change.op == FileOp::Rename {
-            // Which inodes moved nobody said.
-            self.probes.forget_names();
-        }
         Some(Seen::Change(VfsChange { file: FileId { dev, ..FileId::default() }, ..change }, paths))
     }
 }

@@ -30,8 +30,8 @@ fn main() -> Result<ExitCode> {
         };
         let wanted = if watched.rung == "syscall" { way.calls } else { way.functions };
         let seen = best(&events, &expected);
-        // More than is promised is no defect, but then the table is not right.
-        let right = seen == wanted;
+        // Some file systems show more than all do.
+        let right = seen == wanted || (wanted == Sight::Pages && seen == Sight::Full);
         println!("{} {:8} {}", if right { "  " } else { "!!" }, word(seen), way.name);
         if !right {
             wrong += 1;

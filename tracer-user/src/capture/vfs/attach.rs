@@ -44,7 +44,8 @@ macro_rules! hooks {
     };
 }
 
-// vfs_set_acl and vfs_remove_acl came with 6.2 (before, ACLs go through __vfs_setxattr); vfs_ioctl is inlined since 6.13 or so.
+// vfs_set_acl and vfs_remove_acl came with 6.2; before, ACLs go through __vfs_setxattr_noperm. (__vfs_setxattr has seven
+// arguments, which is too many for fentry on 6.1; vfs_ioctl is inlined where it matters.)
 const HOOKS: [Hook; 24] = hooks! {
     "opening_fentry" "opening_kprobe" "do_filp_open" true,
     "opened_fentry" "opened_kprobe" "vfs_open" true,
@@ -55,12 +56,12 @@ const HOOKS: [Hook; 24] = hooks! {
     "clone_fentry" "clone_kprobe" "vfs_clone_file_range" true,
     "dedupe_fentry" "dedupe_kprobe" "vfs_dedupe_file_range_one" true,
     "attr_fentry" "attr_kprobe" "notify_change" true,
-    "setxattr_fentry" "setxattr_kprobe" "__vfs_setxattr" true,
+    "setxattr_fentry" "setxattr_kprobe" "__vfs_setxattr_noperm" true,
     "rmxattr_fentry" "rmxattr_kprobe" "__vfs_removexattr" true,
     "setacl_fentry" "setacl_kprobe" "vfs_set_acl" false,
     "rmacl_fentry" "rmacl_kprobe" "vfs_remove_acl" false,
     "flags_fentry" "flags_kprobe" "vfs_fileattr_set" true,
-    "ioctl_fentry" "ioctl_kprobe" "vfs_ioctl" false,
+    "ioctl_fentry" "ioctl_kprobe" "do_vfs_ioctl" true,
     "create_fentry" "create_kprobe" "vfs_create" true,
     "mkdir_fentry" "mkdir_kprobe" "vfs_mkdir" true,
     "mknod_fentry" "mknod_kprobe" "vfs_mknod" true,

@@ -7,6 +7,7 @@ mod layout;
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::atomic::Ordering;
 
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData, RingBuf};
@@ -138,7 +139,7 @@ impl VfsCapture {
 
     /// Where inodes hang is told anew, as if nothing had been.
     pub fn forget_names(&mut self) {
-        self.counters.set(counter::EPOCH, self.counters.get(counter::EPOCH) + 1);
+        self.counters.words()[counter::EPOCH as usize].fetch_add(1, Ordering::AcqRel);
     }
 }
 

@@ -1,9 +1,12 @@
 //! From a hook to the ring. Every change is counted, also one for which there is no room.
 
+use core::ffi::c_void;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
 
-use aya_ebpf::helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_task};
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_probe_read_kernel_buf};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_cgroup_id, bpf_get_current_task, bpf_probe_read_kernel, bpf_probe_read_kernel_str,
+};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap, RingBuf};
 use tracer_common::vfs::{
@@ -68,16 +71,27 @@ pub fn changes(node: Option<Node>, change: Change) -> Result<(), Unreadable> {
     changes_since(&node, &change, now())
 }
 
-#[inline(never)]
+#[inline(always)]
 pub fn changes_since(node: &Node, change: &Change, time_ns: u64) -> Result<(), Unreadable> {
     if is_own() {
         return Ok(());
     }
     names::tell(node.dentry, node.dev)?;
+    emit(node, change, time_ns)
+}
+
+/// Not inlined, and not below `tell`: the stack is 512 bytes for all calls together.
+#[inline(never)]
+fn emit(node: &Node, change: &Change, time_ns: u64) -> Result<(), Unreadable> {
     let inode = node.id()?;
-    let event = event(KIND_CHANGE, *change, inode, time_ns)?;
+    let seq = begin(change.op, inode);
     let Some(mut slot) = VFS_EVENTS.reserve::<ChangeEvent>(0) else { return lost() };
-    slot.write(event);
+    // SAFETY: the slot is as large as the event.
+    if unsafe { fill(slot.as_mut_ptr(), KIND_CHANGE, change, inode, time_ns, seq) }.is_err() {
+        slot.discard(BPF_RB_NO_WAKEUP);
+        lost_count();
+        return Err(Unreadable);
+    }
     slot.submit(BPF_RB_NO_WAKEUP);
     count(counter::EMITTED);
     Ok(())
@@ -109,7 +123,6 @@ pub fn entry_changes(entry: &Entry) -> Result<(), Unreadable> {
         names::tell(read(entry.other, at::dentry_parent())?, dev)?;
     }
     let inode = id_of(entry.inode, dev)?;
-    let event = event(KIND_ENTRY, Change::of(entry.op, entry.detail), inode, entry.time_ns)?;
     let dir = id_of(read(parent, at::dentry_inode())?, dev)?;
     let (mut other_dir, mut victim) = (Inode::default(), Inode::default());
     if entry.other != 0 {
@@ -117,17 +130,19 @@ pub fn entry_changes(entry: &Entry) -> Result<(), Unreadable> {
         other_dir = id_of(read(parent, at::dentry_inode())?, dev)?;
         victim = id_of(read(entry.other, at::dentry_inode())?, dev)?;
     }
+    let seq = begin(entry.op, inode);
     let Some(mut slot) = VFS_EVENTS.reserve::<EntryEvent>(0) else { return lost() };
     let room = slot.as_mut_ptr();
     // SAFETY: the slot is as large as the event, and each member is written whole before it is submitted.
     let read = unsafe {
-        (&raw mut (*room).event).write(event);
+        let change = Change::of(entry.op, entry.detail);
+        let filled = fill(&raw mut (*room).event, KIND_ENTRY, &change, inode, entry.time_ns, seq);
         (&raw mut (*room).dir).write(dir);
         (&raw mut (*room).other_dir).write(other_dir);
         (&raw mut (*room).victim).write(victim);
         let first = name_of(entry.dentry, &raw mut (*room).name);
         let second = name_of(entry.other, &raw mut (*room).other_name);
-        first && second
+        first && second && filled.is_ok()
     };
     if !read {
         slot.discard(BPF_RB_NO_WAKEUP);
@@ -153,46 +168,60 @@ pub unsafe fn name_of(dentry: u64, room: *mut [u8; NAME_BYTES]) -> bool {
     }
     let Ok(name) = read::<u64>(dentry, at::dentry_name()) else { return false };
     // SAFETY: the helper checks the address itself; what it copies ends with a 0.
-    unsafe { aya_ebpf::helpers::generated::bpf_probe_read_kernel_str(room.as_mut_ptr().cast(), 256, name as *const _) >= 0 }
-}
-
-/// The event of a change, which is counted and, where somebody asks for ends, remembered.
-#[inline(always)]
-pub fn event(kind: u8, change: Change, inode: Inode, time_ns: u64) -> Result<ChangeEvent, Unreadable> {
-    let seq = count(counter::SEEN);
-    let event = filled(kind, change, inode, time_ns, seq).inspect_err(|_| lost_count())?;
-    if at::ends() != 0 || at::syscalls() != 0 {
-        let _ = BEGUN.insert(&bpf_get_current_pid_tgid(), &Begun { seq, inode, op: u64::from(change.op) }, 0);
+    unsafe {
+        bpf_probe_read_kernel_str(room.as_mut_ptr().cast(), NAME_BYTES as u32, name as *const c_void) >= 0
     }
-    Ok(event)
 }
 
+/// Counts a change and, where somebody asks for it later, remembers it. Returns its number.
 #[inline(always)]
-fn filled(kind: u8, change: Change, inode: Inode, time_ns: u64, seq: u64) -> Result<ChangeEvent, Unreadable> {
+pub fn begin(op: u8, inode: Inode) -> u64 {
+    let seq = count(counter::SEEN);
+    if at::ends() != 0 || at::syscalls() != 0 {
+        let _ = BEGUN.insert(&bpf_get_current_pid_tgid(), &Begun { seq, inode, op: u64::from(op) }, 0);
+    }
+    seq
+}
+
+/// The event of a change, in place: the stack is small.
+///
+/// # Safety
+/// `room` is writable.
+#[inline(always)]
+pub unsafe fn fill(
+    room: *mut ChangeEvent,
+    kind: u8,
+    change: &Change,
+    inode: Inode,
+    time_ns: u64,
+    seq: u64,
+) -> Result<(), Unreadable> {
     let ids = bpf_get_current_pid_tgid();
     // SAFETY: the helpers have no preconditions.
     let (task, cgroup) = unsafe { (bpf_get_current_task(), bpf_get_current_cgroup_id()) };
     let leader: u64 = read(task, at::task_leader())?;
-    let mut comm = [0u8; COMM_BYTES];
-    // SAFETY: the helper checks the address itself.
-    unsafe { bpf_probe_read_kernel_buf((leader + u64::from(at::task_comm())) as *const u8, &mut comm) }
-        .map_err(|_| Unreadable)?;
-    Ok(ChangeEvent {
-        kind,
-        op: change.op,
-        zero: 0,
-        detail: change.detail,
-        seq,
-        time_ns,
-        inode,
-        offset: change.offset,
-        length: change.length,
-        cgroup,
-        process_start_ns: read(leader, at::task_start())?,
-        pid: (ids >> 32) as u32,
-        tid: ids as u32,
-        comm,
-    })
+    let start_ns = read(leader, at::task_start())?;
+    // SAFETY: by the caller's word it is writable, and each member is written; the helper checks the other address itself.
+    unsafe {
+        (&raw mut (*room).kind).write(kind);
+        (&raw mut (*room).op).write(change.op);
+        (&raw mut (*room).zero).write(0);
+        (&raw mut (*room).detail).write(change.detail);
+        (&raw mut (*room).seq).write(seq);
+        (&raw mut (*room).time_ns).write(time_ns);
+        (&raw mut (*room).inode).write(inode);
+        (&raw mut (*room).offset).write(change.offset);
+        (&raw mut (*room).length).write(change.length);
+        (&raw mut (*room).cgroup).write(cgroup);
+        (&raw mut (*room).process_start_ns).write(start_ns);
+        (&raw mut (*room).pid).write((ids >> 32) as u32);
+        (&raw mut (*room).tid).write(ids as u32);
+        let comm = (leader + u64::from(at::task_comm())) as *const c_void;
+        match bpf_probe_read_kernel((&raw mut (*room).comm).cast(), COMM_BYTES as u32, comm) {
+            0 => Ok(()),
+            _ => Err(Unreadable),
+        }
+    }
 }
 
 /// What this task began in the system call it is in.
@@ -215,10 +244,12 @@ pub fn ended(result: i64) {
         return;
     }
     let change = Change { op: 0, detail: 0, offset: result as u64, length: 0 };
-    let Ok(event) = filled(KIND_END, change, begun.inode, now(), begun.seq) else { return };
     if let Some(mut slot) = VFS_EVENTS.reserve::<ChangeEvent>(0) {
-        slot.write(event);
-        slot.submit(BPF_RB_NO_WAKEUP);
+        // SAFETY: the slot is as large as the event.
+        match unsafe { fill(slot.as_mut_ptr(), KIND_END, &change, begun.inode, now(), begun.seq) } {
+            Ok(()) => slot.submit(BPF_RB_NO_WAKEUP),
+            Err(Unreadable) => slot.discard(BPF_RB_NO_WAKEUP),
+        }
     }
 }
 

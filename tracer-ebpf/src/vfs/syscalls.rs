@@ -8,14 +8,14 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
 use tracer_common::vfs::{
-    ChangeEvent, Inode, KIND_PATH, LENGTH_UNKNOWN, PATH_BYTES_LONG, PATH_BYTES_SHORT, PathEvent, counter, op,
+    Inode, KIND_PATH, LENGTH_UNKNOWN, PATH_BYTES_LONG, PATH_BYTES_SHORT, PathEvent, counter, op,
 };
 
 use crate::hooks::{self, FICLONE, FICLONERANGE, FIDEDUPERANGE, FS_IOC_FSSETXATTR, FS_IOC_SETFLAGS};
 use crate::kernel::{Node, Unreadable, id_of, read};
 use crate::names;
 use crate::report::{
-    BPF_RB_NO_WAKEUP, Change, Entry, VFS_EVENTS, begun, changes, changes_since, count, ended, entry_changes, event, is_own,
+    BPF_RB_NO_WAKEUP, Change, Entry, VFS_EVENTS, begin, begun, changes, changes_since, count, ended, entry_changes, fill, is_own,
     now,
 };
 use crate::settings as at;
@@ -484,11 +484,12 @@ fn path_changes(change: &Change, named: &Named, other: Option<&Named>) -> Result
         Some(other) => id_of_base(other.base)?,
         None => Inode::default(),
     };
-    let mut event = event(KIND_PATH, *change, id_of_base(named.base)?, now())?;
-    let mut told = tell_path(named.path, &event, 0);
+    let base = id_of_base(named.base)?;
+    let seq = begin(change.op, base);
+    let time_ns = now();
+    let mut told = tell_path(change, &Told { path: named.path, base, time_ns, seq, which: 0 });
     if let (true, Some(other)) = (told, other) {
-        event.inode = other_base;
-        told = tell_path(other.path, &event, 1);
+        told = tell_path(change, &Told { path: other.path, base: other_base, time_ns, seq, which: 1 });
     }
     count(if told { counter::EMITTED } else { counter::LOST });
     Ok(())
@@ -527,45 +528,55 @@ fn id_of_base(dentry: u64) -> Result<Inode, Unreadable> {
     id_of(read(dentry, at::dentry_inode())?, dev)
 }
 
+/// One of a call's paths, as it is told.
+struct Told {
+    path: u64,
+    base: Inode,
+    time_ns: u64,
+    seq: u64,
+    which: u32,
+}
+
 /// A short event if the path fits, else a long one. Says whether it was told: else there was no room, or the path is not in
 /// memory yet.
 #[inline(never)]
-fn tell_path(path: u64, event: &ChangeEvent, which: u32) -> bool {
-    match tell_path_in::<PATH_BYTES_SHORT>(path, event, which) {
-        Told::TooLong => matches!(tell_path_in::<PATH_BYTES_LONG>(path, event, which), Told::Yes),
-        told => matches!(told, Told::Yes),
+fn tell_path(change: &Change, told: &Told) -> bool {
+    match tell_path_in::<PATH_BYTES_SHORT>(change, told) {
+        Fits::No => matches!(tell_path_in::<PATH_BYTES_LONG>(change, told), Fits::Yes),
+        fits => matches!(fits, Fits::Yes),
     }
 }
 
-enum Told {
+enum Fits {
     Yes,
-    TooLong,
+    No,
     Lost,
 }
 
 #[inline(always)]
-fn tell_path_in<const N: usize>(path: u64, event: &ChangeEvent, which: u32) -> Told {
-    let Some(mut slot) = VFS_EVENTS.reserve::<PathEvent<N>>(0) else { return Told::Lost };
+fn tell_path_in<const N: usize>(change: &Change, told: &Told) -> Fits {
+    let Some(mut slot) = VFS_EVENTS.reserve::<PathEvent<N>>(0) else { return Fits::Lost };
     let room: *mut PathEvent<N> = slot.as_mut_ptr();
     // SAFETY: the slot is as large as the event, and each member is written whole before it is submitted; the helper checks
     // the caller's address itself.
-    let length = unsafe {
-        (&raw mut (*room).event).write(*event);
-        (&raw mut (*room).which).write(which);
+    let (filled, length) = unsafe {
+        let filled = fill(&raw mut (*room).event, KIND_PATH, change, told.base, told.time_ns, told.seq);
+        (&raw mut (*room).which).write(told.which);
         (&raw mut (*room).zero).write(0);
-        bpf_probe_read_user_str((&raw mut (*room).path).cast(), N as u32, path as *const c_void)
+        let path = told.path as *const c_void;
+        (filled, bpf_probe_read_user_str((&raw mut (*room).path).cast(), N as u32, path))
     };
-    if length < 0 {
+    if length < 0 || filled.is_err() {
         slot.discard(BPF_RB_NO_WAKEUP);
-        return Told::Lost;
+        return Fits::Lost;
     }
     // One that just fits goes into a long event, too.
     if length >= N as i64 && N < PATH_BYTES_LONG {
         slot.discard(BPF_RB_NO_WAKEUP);
-        return Told::TooLong;
+        return Fits::No;
     }
     slot.submit(BPF_RB_NO_WAKEUP);
-    Told::Yes
+    Fits::Yes
 }
 
 /// `writeback_dirty_folio(folio, mapping)`: by a store through a mapping, by io_uring, by a thread of the kernel; or by a call

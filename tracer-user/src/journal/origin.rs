@@ -138,3 +138,83 @@ fn decode_unknown(body: &[u8]) -> Result<OriginUnknown, FormatError> {
         why: why.to_owned(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::FileOp;
+
+    fn changes() -> FileChanges {
+        let mut ops = FileOps::default();
+        ops.insert(FileOp::Write);
+        ops.insert(FileOp::Rename);
+        FileChanges {
+            process: Process { pid: 77, start_ns: 99, cgroup: 1, name: b"mv".to_vec() },
+            file: FileId { inode: 12, generation: 5, dev: 7 << 20 },
+            path: b"/a".to_vec(),
+            new_path: b"/\xff".to_vec(),
+            ops,
+            first: Timestamp(500),
+            last: Timestamp(600),
+            count: 3,
+            ranges: vec![ByteRange { start: 0, end: 10 }],
+        }
+    }
+
+    /// They stand in journals: docs/FORMAT.md.
+    #[test]
+    fn golden_bytes_of_origins() {
+        let hex = |origin: &Origin| {
+            let mut bytes = Vec::new();
+            encode(&mut bytes, origin);
+            assert_eq!(encoded_len(origin), Ok(bytes.len()));
+            assert_eq!(decode(&bytes).unwrap(), *origin);
+            bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        };
+        let word = |number: u64| number.to_le_bytes().map(|byte| format!("{byte:02x}")).concat();
+        let head = "01020100020002000280000"; // what, lengths, and the beginning of the operations
+        let expected = format!(
+            "{head}04d0000000000700005000000{}{}{}{}{}{}6d762f612fff{}{}",
+            word(12), word(99), word(1), word(500), word(600), word(3), word(0), word(10)
+        );
+        assert_eq!(hex(&Origin::Changes(changes())), expected);
+        let unknown = OriginUnknown { from: Timestamp(5), to: Timestamp(6), missing: 7, why: "why".into() };
+        let expected = format!("0200030000000000{}{}{}776879", word(5), word(6), word(7));
+        assert_eq!(hex(&Origin::Unknown(unknown)), expected);
+    }
+
+    #[test]
+    fn what_the_format_has_no_place_for_is_refused() {
+        let range = |start, end| ByteRange { start, end };
+        for ranges in [
+            vec![range(5, 5)],
+            vec![range(0, 5), range(5, 9)],
+            vec![range(10, 20), range(0, 5)],
+            vec![range(0, VOLUME_END_MAX + 1)],
+            (0..1025).map(|at| range(at * 2, at * 2 + 1)).collect(),
+        ] {
+            assert!(encoded_len(&Origin::Changes(FileChanges { ranges, ..changes() })).is_err());
+        }
+        assert!(encoded_len(&Origin::Changes(FileChanges { path: vec![1; 65536], ..changes() })).is_err());
+        assert!(encoded_len(&Origin::Changes(FileChanges { ops: FileOps(1), ..changes() })).is_err());
+    }
+
+    #[test]
+    fn what_is_not_known_or_contradicts_itself_is_no_origin() {
+        let mut good = Vec::new();
+        encode(&mut good, &Origin::Changes(changes()));
+        let with = |at: usize, value: u8| {
+            let mut bytes = good.clone();
+            bytes[at] = value;
+            decode(&bytes)
+        };
+        assert!(matches!(with(0, 3), Err(FormatError::Unknown(_))));
+        assert!(matches!(with(11, 0x80), Err(FormatError::Unknown(_))), "an operation that is not known");
+        for (at, value) in [(1, 9), (2, 2), (4, 9), (6, 9)] {
+            assert!(matches!(with(at, value), Err(FormatError::Malformed(_))), "byte {at}");
+        }
+        let last = good.len() - 8;
+        assert!(matches!(with(last, 0), Err(FormatError::Malformed(_))), "an empty range");
+        assert!(decode(&[]).is_err() && decode(&good[..40]).is_err());
+    }
+}

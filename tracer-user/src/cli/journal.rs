@@ -6,7 +6,9 @@ use serde::Serialize;
 use crate::cli::prune::{self, PruneArgs};
 use crate::cli::{Outcome, Output, Progress, Unit, say, size};
 use crate::journal::{CheckReport, Journal, JournalError, SegmentInfo, TornTail};
-use crate::model::{Lsn, MarkId, PointClass, Record, RecordBody, Timestamp, FileChanges, Origin, OriginUnknown};
+use crate::model::{
+    FileChanges, Lsn, MarkId, Origin, OriginUnknown, PointClass, Record, RecordBody, Timestamp,
+};
 
 /// Look inside a journal, and apply retention to it
 #[derive(Debug, clap::Subcommand)]
@@ -278,7 +280,9 @@ fn text(record: &Record) -> String {
         Detail::Changes(FileChanges { process, path, ops, .. }) => {
             format!("{} by {} ({})  {ops}", path.escape_ascii(), process.name.escape_ascii(), process.pid)
         }
-        Detail::Unknown(OriginUnknown { from, to, why, .. }) => format!("not known from {from} to {to}: {why}"),
+        Detail::Unknown(OriginUnknown { from, to, why, .. }) => {
+            format!("not known from {from} to {to}: {why}")
+        }
     };
     let ordered = if ordered { " ordered" } else { "" };
     format!("{lsn} {time} {kind} {detail}{ordered}")

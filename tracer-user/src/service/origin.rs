@@ -97,7 +97,11 @@ impl OriginThread {
     }
 
     /// Watches as soon as the probes are attached, which nobody waits for; what was before is not known since `known_until`.
-    pub fn start(volume: DeviceNumber, options: VfsOptions, known_until: Timestamp) -> io::Result<OriginThread> {
+    pub fn start(
+        volume: DeviceNumber,
+        options: VfsOptions,
+        known_until: Timestamp,
+    ) -> io::Result<OriginThread> {
         let status = Arc::new(Mutex::new(OriginStatus::default()));
         let (requests, commands) = channel();
         let slot = JournalSlot::default();
@@ -287,9 +291,8 @@ impl Recorder {
                 Origin::Changes(changes) => (changes.first, changes.count),
                 Origin::Unknown(unknown) => (unknown.from, unknown.missing),
             });
-            let (from, missing) = missing.fold((Timestamp(u64::MAX), 0), |(from, sum), (first, count)| {
-                (from.min(first), sum + count)
-            });
+            let (from, missing) = missing
+                .fold((Timestamp(u64::MAX), 0), |(from, sum), (first, count)| (from.min(first), sum + count));
             self.lost(missing, "the journal did not take them");
             if let Some(unknown) = &mut self.unknown {
                 unknown.from = unknown.from.min(from);

@@ -43,16 +43,15 @@ struct Work {
     run: fn(&Path, Duration) -> Result<u64>,
 }
 
-const WORKS: [Work; 2] = [
-    Work { name: "pwrite of 4 KiB", run: write },
-    Work { name: "create, write, unlink", run: churn },
-];
+const WORKS: [Work; 2] =
+    [Work { name: "pwrite of 4 KiB", run: write }, Work { name: "create, write, unlink", run: churn }];
 
 fn main() -> Result<()> {
     let number = |name: &str, default: u64| {
         std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
     };
-    let (rounds, length) = (number("AFTERWRITE_ROUNDS", 5), Duration::from_secs(number("AFTERWRITE_SECONDS", 2)));
+    let (rounds, length) =
+        (number("AFTERWRITE_ROUNDS", 5), Duration::from_secs(number("AFTERWRITE_SECONDS", 2)));
     let tmpfs = mount_tmpfs(64 * MIB)?;
     let disk = Loop::new(96 * MIB)?;
     let ext4 = Mount::make(Fs::Ext4, disk.path())?;

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::ways::{Expected, Sight};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(300);
 
 pub struct Watched {
     child: Child,

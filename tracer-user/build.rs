@@ -1,4 +1,4 @@
-//! Compiles the BPF programs into `OUT_DIR/probes.bpf.o` when the feature `capture` is on.
+//! Compiles the BPF programs into `OUT_DIR/probes.bpf.o` and `OUT_DIR/vfs.bpf.o` when the feature `capture` is on.
 
 fn main() {
     // Without `capture` nothing is built, and nothing but this file can change that.
@@ -27,12 +27,14 @@ mod capture {
 
         let out = directory("OUT_DIR");
         let toolchain = tracer_build::find().map_err(|missing| missing.to_string())?;
-        let object = tracer_build::build_probes(&toolchain, &source, &shared_target(&out))
+        let objects = tracer_build::build_probes(&toolchain, &source, &shared_target(&out))
             .map_err(|error| error.to_string())?;
-        let embedded = out.join("probes.bpf.o");
-        fs::copy(&object, &embedded).map_err(|error| {
-            format!("cannot copy {} to {}: {error}", object.display(), embedded.display())
-        })?;
+        for name in tracer_build::OBJECTS {
+            let (object, embedded) = (objects.join(name), out.join(format!("{name}.bpf.o")));
+            fs::copy(&object, &embedded).map_err(|error| {
+                format!("cannot copy {} to {}: {error}", object.display(), embedded.display())
+            })?;
+        }
         Ok(())
     }
 

@@ -28,6 +28,7 @@ mod stamp;
 mod stamped_device;
 mod stamped_files;
 mod stamped_ring;
+pub mod ways;
 mod workload;
 
 pub use aligned::Aligned;

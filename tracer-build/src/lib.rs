@@ -24,7 +24,8 @@ const TARGET: &str = "bpfel-unknown-none";
 /// Compare-and-exchange and atomics that return the old value need v3; every kernel from 5.12 on has it.
 /// Beware: LLVM 22 compiles a *relaxed* fetch-and-add without the fetch, silently; use acquire-release.
 const BPF_CPU: &str = "v3";
-const BINARY: &str = "probes";
+/// The objects the crate makes: the probes of a volume, and those of its file systems.
+pub const OBJECTS: [&str; 2] = ["probes", "vfs"];
 
 /// A complete BPF toolchain of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,8 +124,8 @@ pub fn find() -> Result<Toolchain, MissingToolchain> {
     }
 }
 
-/// Compiles the crate at `source_dir` (with its lock file as it is) under `target_dir` and returns the path of
-/// the ELF object. Compiler messages go to stderr.
+/// Compiles the crate at `source_dir` (with its lock file as it is) under `target_dir` and returns the directory of
+/// the ELF objects. Compiler messages go to stderr.
 pub fn build_probes(
     toolchain: &Toolchain,
     source_dir: &Path,
@@ -143,7 +144,7 @@ pub fn build_probes(
         }
     };
     command
-        .args(["--release", "--locked", "--target", TARGET, "--bin", BINARY, "--target-dir"])
+        .args(["--release", "--locked", "--target", TARGET, "--bins", "--target-dir"])
         .arg(target_dir)
         .current_dir(source_dir)
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags(&toolchain.linker));
@@ -154,8 +155,11 @@ pub fn build_probes(
     if !status.success() {
         return Err(BuildError::Failed { toolchain: toolchain.to_string(), status });
     }
-    let path = target_dir.join(TARGET).join("release").join(BINARY);
-    if path.is_file() { Ok(path) } else { Err(BuildError::NoObject { path }) }
+    let dir = target_dir.join(TARGET).join("release");
+    match OBJECTS.iter().map(|name| dir.join(name)).find(|path| !path.is_file()) {
+        Some(path) => Err(BuildError::NoObject { path }),
+        None => Ok(dir),
+    }
 }
 
 /// The names of rustup's installed nightlies, the plain one first; none without rustup.

@@ -4,6 +4,8 @@
 //! ring bytes are untrusted, so a reader checks the length, copies, then interprets.
 #![no_std]
 
+pub mod vfs;
+
 /// Bytes in a sector as the block layer counts, whatever the device's own sector size.
 pub const SECTOR_BYTES: u64 = 512;
 

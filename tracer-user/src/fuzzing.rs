@@ -6,7 +6,7 @@
 
 pub use crate::apply::fuzzing::{checkpoint, hash_list};
 #[cfg(feature = "capture")]
-pub use crate::capture::fuzzing::event;
+pub use crate::capture::fuzzing::{event, vfs_event};
 pub use crate::journal::fuzzing::{folds, frame, index, record, seal, segment, segment_header, volume_file};
 #[cfg(feature = "capture")]
 pub use crate::service::fuzzing::request;
@@ -31,6 +31,8 @@ mod tests {
         ("seal", super::seal),
         ("segment", super::segment),
         ("segment_header", super::segment_header),
+        #[cfg(feature = "capture")]
+        ("vfs_event", super::vfs_event),
         ("volume_file", super::volume_file),
     ];
 

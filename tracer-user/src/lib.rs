@@ -14,6 +14,8 @@ pub mod fuzzing;
 pub mod io;
 pub mod journal;
 pub mod model;
+#[cfg(feature = "capture")]
+pub mod origin;
 pub mod restore;
 #[cfg(feature = "capture")]
 pub mod service;

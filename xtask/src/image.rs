@@ -39,6 +39,9 @@ pub fn build(scenario: &Scenario, kernel: &Unpacked, afterwrite: &Path) -> Resul
         archive.file("/etc/mke2fs.conf", fs::read("/etc/mke2fs.conf")?);
     }
     program(&mut archive, "afterwrite", afterwrite)?;
+    for name in &scenario.programs {
+        program(&mut archive, name, &run::target_dir().join("debug").join(name))?;
+    }
 
     let known = MODULES.iter().filter(|name| kernel.has(name)).map(|name| (*name).to_owned());
     let names: Vec<String> = known.chain(scenario.modules.iter().cloned()).collect();

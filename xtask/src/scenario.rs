@@ -11,6 +11,7 @@
 //! # parameters: brd.rd_nr=1
 //! # cmdline: nvme_core.multipath=N
 //! # tools: mkfs.ext4 fio
+//! # programs: ways
 //! # default: yes
 //! # timeout: 300
 //! # compare: source@1048576+134217728 target
@@ -21,7 +22,7 @@
 //!
 //! `disks` are virtio-blk, `nvme` the namespaces of one NVMe controller, `scsi` disks of one virtio-scsi adapter; a
 //! size may be followed by the size of a sector. `parameters` are those of modules, `cmdline` is for the kernel.
-//! `default` is `yes`, `no`, or the kernels on which it belongs to the default set. `timeout` is in seconds. Each
+//! `programs` are binaries of `tests/`. `default` is `yes`, `no`, or the kernels on which it belongs to the default set. `timeout` is in seconds. Each
 //! `compare` has the host compare the images after power-off: the bytes of the first, from the offset and of the
 //! length given, with as many of the second. Then it checks the file system on each disk of `fsck`. `cuts` are the power
 //! cuts by default and in full (`cuts.rs`), with `timeout` for each boot. `log-writes` names the disks of the log, of the volume under it and of
@@ -49,6 +50,8 @@ pub struct Scenario {
     pub cmdline: Vec<String>,
     /// Programs of the host that busybox does not have or not well enough.
     pub tools: Vec<String>,
+    /// Binaries of `tests/`.
+    pub programs: Vec<String>,
     /// The kernels on which it belongs to the default set.
     pub default: Vec<Kernel>,
     pub timeout_seconds: u64,
@@ -135,6 +138,7 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
         parameters: Vec::new(),
         cmdline: Vec::new(),
         tools: Vec::new(),
+        programs: Vec::new(),
         default: Vec::new(),
         timeout_seconds: TIMEOUT_SECONDS,
         compare: Vec::new(),
@@ -155,6 +159,7 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
             "parameters" => scenario.parameters.extend(words.map(parameter).collect::<Result<Vec<_>>>()?),
             "cmdline" => scenario.cmdline = words.map(str::to_owned).collect(),
             "tools" => scenario.tools = words.map(str::to_owned).collect(),
+            "programs" => scenario.programs = words.map(str::to_owned).collect(),
             "default" => default = Some(value),
             "timeout" => scenario.timeout_seconds = value.parse().context("timeout: seconds")?,
             "compare" => scenario.compare.push(comparison(value)?),
@@ -288,7 +293,7 @@ mod tests {
             "# disks: source=192M target=1G\n# modules: dm-mod ext4\n# tools: fio\n# default: 6.12\n# timeout: 60\n\
              # compare: source@1M+134217728 target\n# compare: target@4K source\n# nvme: fast=4M/4096\n\
              # parameters: brd.rd_nr=1\n# cmdline: nvme_core.multipath=N\n\
-             # fsck: target\n# cuts: 3 30\n# log-writes: target source source 5",
+             # fsck: target\n# programs: ways\n# cuts: 3 30\n# log-writes: target source source 5",
         )
         .expect("a good head");
         assert_eq!(read.name, "part");
@@ -305,7 +310,7 @@ mod tests {
         assert_eq!(read.compare[0].left, part("source", 1 << 20, Some(134_217_728)));
         assert_eq!(read.compare[0].right, part("target", 0, None));
         assert_eq!(read.compare[1].left, part("target", 4096, None));
-        assert_eq!(read.fsck, ["target"]);
+        assert_eq!((&*read.fsck, &*read.programs), (&["target".to_owned()][..], &["ways".to_owned()][..]));
         assert_eq!(read.cuts, Some(Cuts { by_default: 3, in_full: 30 }));
         let log_writes = read.log_writes.expect("named");
         assert_eq!((&*log_writes.log, log_writes.instants), ("target", 5));

@@ -4,6 +4,7 @@
 //! so that what the guest believes is checked from outside.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -118,6 +119,10 @@ pub fn run(selected: &[(&Scenario, Kernel)], afterwrite: &Path, how: How) -> Res
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let stripped = dir.join("afterwrite");
     run::run(run::program("strip")?.arg("--strip-debug").arg("-o").args([&stripped, afterwrite]))?;
+    let programs: BTreeSet<&String> = selected.iter().flat_map(|(scenario, _)| &scenario.programs).collect();
+    for name in programs {
+        run::run(run::cargo().args(["build", "--package", "afterwrite-tests", "--bin", name]))?;
+    }
     let mut unpacked: Vec<(Kernel, Unpacked)> = Vec::new();
     for kernel in Kernel::ALL {
         if selected.iter().any(|(_, wanted)| *wanted == kernel) {

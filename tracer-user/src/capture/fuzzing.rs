@@ -1,9 +1,37 @@
 //! Fuzz targets of what comes from the kernel: see `crate::fuzzing`.
 
+use tracer_common::vfs::{CHANGE_EVENT_BYTES, COMM_BYTES, NAME_BYTES, NAME_EVENT_BYTES, PATH_BYTES_LONG};
 use tracer_common::{BLOCK_EVENT_BYTES, PAYLOAD_EVENT_BYTES};
 
+use crate::capture::vfs::{Named, VfsEvent};
 use crate::capture::{Event, Payload, VolumeExtent};
 use crate::model::ByteRange;
+
+/// Bytes from the ring for changes of files.
+pub fn vfs_event(bytes: &[u8]) {
+    let Some(event) = VfsEvent::parse(bytes) else { return };
+    let is_name = |name: &[u8], max: usize| name.len() < max && !name.contains(&0);
+    match event {
+        VfsEvent::Change(change) => {
+            assert_eq!(change.op as u8, bytes[1]);
+            assert_eq!(change.seq.to_ne_bytes(), bytes[8..16]);
+            assert!(is_name(&change.process.name, COMM_BYTES + 1));
+            match change.name {
+                Named::No => assert_eq!(bytes.len(), CHANGE_EVENT_BYTES),
+                Named::Entry { name, .. } => assert!(is_name(&name, NAME_BYTES)),
+                Named::Rename { from, to, .. } => {
+                    assert!(is_name(&from.1, NAME_BYTES) && is_name(&to.1, NAME_BYTES));
+                }
+                Named::Path { path, .. } => assert!(is_name(&path, PATH_BYTES_LONG)),
+            }
+        }
+        VfsEvent::Name { name, .. } => {
+            assert_eq!(bytes.len(), NAME_EVENT_BYTES);
+            assert!(is_name(&name, NAME_BYTES));
+        }
+        VfsEvent::End { .. } => assert_eq!(bytes.len(), CHANGE_EVENT_BYTES),
+    }
+}
 
 /// A byte that chooses the volume, then the bytes from the ring.
 pub fn event(data: &[u8]) {

@@ -12,7 +12,7 @@ pub fn kernel_btf_path() -> PathBuf {
 }
 
 /// (setting of the probes, struct, path to the member)
-type Member = (&'static str, &'static str, &'static [&'static str]);
+pub type Member = (&'static str, &'static str, &'static [&'static str]);
 
 const MEMBERS: [Member; 15] = [
     ("REQUEST_Q", "request", &["q"]),
@@ -85,7 +85,7 @@ impl PayloadLayout {
     }
 }
 
-fn offsets_of(btf: &Btf, members: &[Member]) -> Result<Vec<(&'static str, u32)>, String> {
+pub fn offsets_of(btf: &Btf, members: &[Member]) -> Result<Vec<(&'static str, u32)>, String> {
     let offset = |(setting, owner, members): &Member| {
         offset_of_path(btf, owner, members)
             .map(|offset| (*setting, offset))
@@ -101,7 +101,7 @@ fn size_of_struct(btf: &Btf, name: &str) -> Option<u32> {
     })
 }
 
-fn offset_of_path(btf: &Btf, owner: &str, members: &[&str]) -> Option<u32> {
+pub fn offset_of_path(btf: &Btf, owner: &str, members: &[&str]) -> Option<u32> {
     let types = btf.resolve_types_by_name(owner).ok()?;
     let mut current = types.into_iter().find(|t| matches!(t, Type::Struct(_)))?;
     let mut offset = 0;
@@ -122,7 +122,10 @@ fn find_member(btf: &Btf, owner: &Type, name: &str) -> Option<(u32, Type)> {
         match btf.resolve_name(member) {
             Ok(found) if found == name => Some((offset, resolve_named(btf, member_type))),
             Ok(found) if !found.is_empty() => None,
-            _ => find_member(btf, &member_type, name).map(|(inner, t)| (offset + inner, t)),
+            // It may be qualified: `const struct { … };`
+            _ => {
+                find_member(btf, &resolve_named(btf, member_type), name).map(|(inner, t)| (offset + inner, t))
+            }
         }
     })
 }

@@ -24,6 +24,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 mod tracefs;
+pub mod vfs;
 mod volume;
 
 pub use adopt::{Origin, detach, recorded_bytes, unattended_volumes};
@@ -57,6 +58,15 @@ pub enum CaptureError {
     Attach {
         probe: &'static str,
         rung: Rung,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("no way to see changes of files on this kernel: {reasons}; see `afterwrite doctor`")]
+    NoVfsRung { reasons: String },
+    #[error("could not load or attach the probe {probe} of file systems on rung {rung}")]
+    AttachVfs {
+        probe: &'static str,
+        rung: vfs::VfsRung,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },

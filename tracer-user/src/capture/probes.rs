@@ -141,7 +141,7 @@ pub struct Skips {
 }
 
 /// aya has no accessor for it; the kernel tells since 5.12. Before, probes are skipped unnoticed.
-fn recursion_misses(program: &ProgramFd) -> u64 {
+pub(super) fn recursion_misses(program: &ProgramFd) -> u64 {
     let path = format!("/proc/self/fdinfo/{}", program.as_fd().as_raw_fd());
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"));

@@ -4,6 +4,7 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::json;
 
+use crate::capture::vfs::{VFS_LADDER, VfsOptions, VfsRung, attach};
 use crate::capture::{
     Capture, CaptureError, CaptureOptions, Rung, VolumeExtent, inspect_embedded, payload_obstacle,
     probe_features,
@@ -42,6 +43,13 @@ pub fn run(args: &DoctorArgs, out: &mut Output) -> anyhow::Result<Outcome> {
         .collect();
     let best = rungs.iter().find(|(_, obstacle)| obstacle.is_none()).map(|(rung, _)| *rung);
     let payload = best.map(payload_obstacle);
+    let file_rungs: Vec<(VfsRung, Option<String>)> = VFS_LADDER
+        .into_iter()
+        .map(|rung| {
+            let options = VfsOptions { rung: Some(rung), ..VfsOptions::default() };
+            (rung, attach(&options).err().map(chain))
+        })
+        .collect();
     let mounts =
         device.as_ref().map(|device| mounted_on(device.number)).transpose().context("what is mounted")?;
 
@@ -55,6 +63,7 @@ pub fn run(args: &DoctorArgs, out: &mut Output) -> anyhow::Result<Outcome> {
                 "rung": best,
                 "rungs": rungs.iter().map(|(rung, why)| json!({"rung": rung, "obstacle": why})).collect::<Vec<_>>(),
                 "payload": payload.as_ref().map(|obstacle| json!({"obstacle": obstacle})),
+                "file_rungs": file_rungs.iter().map(|(rung, why)| json!({"rung": rung, "obstacle": why})).collect::<Vec<_>>(),
                 "object": object,
                 "device": device.as_ref().map(|device| json!({
                     "path": device.path,
@@ -105,6 +114,9 @@ pub fn run(args: &DoctorArgs, out: &mut Output) -> anyhow::Result<Outcome> {
     if let Some(payload) = &payload {
         out.line(format_args!("payload         {}", payload.as_deref().unwrap_or("works")))?;
     }
+    for (rung, obstacle) in &file_rungs {
+        out.line(format_args!("file rung       {rung:<11} {}", obstacle.as_deref().unwrap_or("works")))?;
+    }
     if let Some(device) = &device {
         let how = if device.request_based {
             "requests (block_rq_issue, block_rq_complete)"
@@ -150,7 +162,7 @@ fn nowhere() -> VolumeExtent {
 
 fn chain(error: CaptureError) -> String {
     match error {
-        CaptureError::NoRung { reasons } => {
+        CaptureError::NoRung { reasons } | CaptureError::NoVfsRung { reasons } => {
             reasons.split_once(": ").map_or(reasons.as_str(), |(_, why)| why).to_owned()
         }
         other => format!("{:#}", anyhow::Error::new(other)),

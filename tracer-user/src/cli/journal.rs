@@ -6,7 +6,9 @@ use serde::Serialize;
 use crate::cli::prune::{self, PruneArgs};
 use crate::cli::{Outcome, Output, Progress, Unit, say, size};
 use crate::journal::{CheckReport, Journal, JournalError, SegmentInfo, TornTail};
-use crate::model::{Lsn, MarkId, PointClass, Record, RecordBody, Timestamp};
+use crate::model::{
+    FileChanges, Lsn, MarkId, Origin, OriginUnknown, PointClass, Record, RecordBody, Timestamp,
+};
 
 /// Look inside a journal, and apply retention to it
 #[derive(Debug, clap::Subcommand)]
@@ -110,6 +112,8 @@ struct Dumped<'a> {
 enum Detail<'a> {
     Range { start: u64, end: u64 },
     Mark { mark: MarkId, class: PointClass, label: &'a str },
+    Changes(&'a FileChanges),
+    Unknown(&'a OriginUnknown),
 }
 
 /// `check --json`: one object. `whole` is false when the journal is damaged; then there is `damage`, the text, and not
@@ -273,6 +277,12 @@ fn text(record: &Record) -> String {
         Detail::Range { start, end } => format!("{start}..{end} ({} bytes)", end - start),
         Detail::Mark { mark, class, label: "" } => format!("{mark} {class}"),
         Detail::Mark { mark, class, label } => format!("{mark} {class} \"{}\"", label.escape_debug()),
+        Detail::Changes(FileChanges { process, path, ops, .. }) => {
+            format!("{} by {} ({})  {ops}", path.escape_ascii(), process.name.escape_ascii(), process.pid)
+        }
+        Detail::Unknown(OriginUnknown { from, to, why, .. }) => {
+            format!("not known from {from} to {to}: {why}")
+        }
     };
     let ordered = if ordered { " ordered" } else { "" };
     format!("{lsn} {time} {kind} {detail}{ordered}")
@@ -287,6 +297,8 @@ impl<'a> From<&'a Record> for Dumped<'a> {
             RecordBody::Zero(range) => ("zero", Detail::Range { start: range.start, end: range.end }),
             RecordBody::Discard(range) => ("discard", Detail::Range { start: range.start, end: range.end }),
             RecordBody::Gap(range) => ("gap", Detail::Range { start: range.start, end: range.end }),
+            RecordBody::Origin(Origin::Changes(changes)) => ("origin", Detail::Changes(changes)),
+            RecordBody::Origin(Origin::Unknown(unknown)) => ("origin", Detail::Unknown(unknown)),
             RecordBody::Mark(mark) => {
                 ("mark", Detail::Mark { mark: mark.id, class: mark.class, label: &mark.label })
             }

@@ -5,12 +5,15 @@
 //! A command of the `capture` feature is one more variant of `Command` under `#[cfg(feature = "capture")]`, in a file of
 //! its own with an `Args` struct and its `run`.
 
+#[cfg(feature = "capture")]
+mod changes;
 mod completions;
 #[cfg(feature = "capture")]
 mod detach;
 #[cfg(feature = "capture")]
 mod doctor;
 mod journal;
+mod log;
 #[cfg(feature = "capture")]
 mod mark;
 mod output;
@@ -55,7 +58,10 @@ enum Command {
     Status(status::StatusArgs),
     #[cfg(feature = "capture")]
     Detach(detach::DetachArgs),
+    #[cfg(feature = "capture")]
+    Changes(changes::Args),
     Points(points::Args),
+    Log(log::Args),
     Replay(replay::Args),
     Rewind(rewind::Args),
     Verify(verify::Args),
@@ -113,6 +119,9 @@ fn run(cli: Cli, out: &mut Output) -> anyhow::Result<Outcome> {
         Command::Detach(args) => detach::run(&args, out),
         #[cfg(feature = "capture")]
         Command::Freezer => Ok(crate::collect::serve_freezer().map(|()| Outcome::Done)?),
+        #[cfg(feature = "capture")]
+        Command::Changes(args) => changes::run(&args, out),
+        Command::Log(args) => log::run(&args, out),
         Command::Points(args) => points::run(&args, out),
         Command::Replay(args) => replay::run(&args, out),
         Command::Rewind(args) => rewind::run(&args, out),

@@ -6,6 +6,7 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::capture::vfs::{VfsOptions, VfsRung};
 use crate::capture::{CaptureOptions, Origin, Rung};
 use crate::cli::retention::RetentionArgs;
 use crate::cli::{Outcome, say, size};
@@ -51,6 +52,15 @@ pub struct ProtectArgs {
     /// How to attach the probes instead of the best way: tp_btf, raw_tp, tracepoint
     #[arg(long, value_name = "RUNG")]
     rung: Option<Rung>,
+    /// Journal who changes which file: on (if this kernel can), off
+    #[arg(long, value_name = "WHETHER", default_value = "on")]
+    origin: Whether,
+    /// How to see changes of files instead of the best way: fentry, kprobe, syscall
+    #[arg(long, value_name = "RUNG")]
+    origin_rung: Option<VfsRung>,
+    /// Size of the ring for changes of files, a power of two
+    #[arg(long, value_name = "SIZE", value_parser = parse_ring, default_value = "8MiB")]
+    origin_ring: u32,
     /// Overwrite a target that is not empty
     #[arg(long)]
     force: bool,
@@ -63,6 +73,12 @@ pub struct ProtectArgs {
 enum Mode {
     Extents,
     Payload,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Whether {
+    On,
+    Off,
 }
 
 impl Mode {
@@ -108,6 +124,11 @@ pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
             ring_bytes: args.ring.unwrap_or(args.capture.ring_bytes()),
             payload: args.capture == Mode::Payload,
         },
+        origin: (args.origin == Whether::On).then_some(VfsOptions {
+            rung: args.origin_rung,
+            ring_bytes: args.origin_ring,
+            ends: false,
+        }),
         force: args.force,
         retention: args.retention.are_given().then(|| args.retention.options(true)),
     };

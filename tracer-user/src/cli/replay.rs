@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::cli::plan::PlanArgs;
+use crate::cli::plan::{PlanArgs, tell_before};
 use crate::cli::{Outcome, Output, Progress, Unit, say, size};
 use crate::model::{Lsn, PointTarget};
 use crate::restore::{ReplayOptions, ReplayOutcome, ReplayPlan, ReplayProgress, replay};
@@ -16,7 +16,8 @@ use crate::restore::{ReplayOptions, ReplayOutcome, ReplayPlan, ReplayProgress, r
 #[command(after_help = "\
 Points: latest (the last mark), mark:NUMBER, mark:LABEL, lsn:NUMBER,
         time:RFC3339 (the last write at or before, where every write can be restored; else the last mark),
-        before-process:NAME, before-file:GLOB (for journals with origin records)
+        before-process:NAME (just before its first change of a file; NAME@2 is the second process of that name, NAME@last
+        the last one, NAME@RFC3339 the first from then on), before-file:GLOB (just before the first change of such a file)
 
 Examples:
   afterwrite replay /var/lib/afterwrite/home --to latest --target home.img
@@ -41,7 +42,7 @@ pub(super) struct Args {
 ///
 /// `dry_run`; `plan`: `volume`, `source`, `point` (`lsn`, `class`, `mark`, `time`, `label`), `base_lsn` (the base image it
 /// begins with, 0 for none), `records`, `first_lsn` (of the records after base and folds), `last_lsn`,
-/// `journal_bytes`, `write_bytes_max` (null when not known), `volume_bytes`, `target`; and unless it is a dry run `done`: `records`, `data_bytes`, `zero_bytes`,
+/// `journal_bytes`, `write_bytes_max` (null when not known), `volume_bytes`, `target`, and of a point before something `before`; and unless it is a dry run `done`: `records`, `data_bytes`, `zero_bytes`,
 /// `written_bytes`, `zeroed_bytes`, `undefined_bytes` (zeros no record speaks of), `seconds`.
 #[derive(Serialize)]
 struct Report<'a> {
@@ -115,6 +116,7 @@ fn report(args: &Args, outcome: &ReplayOutcome, seconds: f64, out: &mut Output) 
     }
     let ReplayPlan { source, point, first_lsn, last_lsn, journal_bytes, volume_bytes, .. } = plan;
     let writes = plan.write_bytes_max.map(|bytes| format!(", at most {} to write", size(bytes)));
+    tell_before(plan.before.as_ref(), out)?;
     out.line(format_args!("point    {point}"))?;
     out.line(format_args!("volume   {source}, {} ({volume_bytes} bytes)", size(*volume_bytes)))?;
     if plan.base_lsn > Lsn::ZERO {

@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::cli::plan::PlanArgs;
+use crate::cli::plan::{PlanArgs, tell_before};
 use crate::cli::{Outcome, Output, Progress, Unit, size};
 use crate::model::PointTarget;
 use crate::restore::{RewindOptions, RewindOutcome, RewindPlan, RewindProgress, rewind};
@@ -40,7 +40,7 @@ pub(super) struct Args {
 /// `dry_run`; `plan`: `volume`, `source`, `target`, `volume_bytes`, `from_lsn` (the record the replica is at), `from_mark` (null if
 /// that is none), `begun_lsn` (null, or that a rewind or apply was interrupted that touched records up to this one), `point` (`lsn`,
 /// `class`, `mark`, `time`, `label`), `back`, `records` (between the two), `journal_bytes`, `write_bytes_max` (null when not
-/// known); and unless it is a dry run `done`: `records` (of all that were read to restore), `written_bytes`, `zeroed_bytes`, `seconds`.
+/// known), and of a point before something `before` (as of `replay`); and unless it is a dry run `done`: `records` (of all that were read to restore), `written_bytes`, `zeroed_bytes`, `seconds`.
 #[derive(Serialize)]
 struct Report<'a> {
     dry_run: bool,
@@ -103,6 +103,7 @@ fn report(args: &Args, outcome: &RewindOutcome, seconds: f64, out: &mut Output) 
         (None, None) => format!("record {from_lsn}"),
     };
     out.line(format_args!("from     {stands}"))?;
+    tell_before(plan.before.as_ref(), out)?;
     out.line(format_args!("{}  {point}", if plan.back { "back to" } else { "to     " }))?;
     let writes = plan.write_bytes_max.map(|bytes| format!(", at most {} to write", size(bytes)));
     out.line(format_args!(

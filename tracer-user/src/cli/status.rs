@@ -72,6 +72,29 @@ fn print_recorded(status: &Value, out: &mut Output) -> anyhow::Result<()> {
     ))
 }
 
+fn print_origin(origin: &Value, out: &mut Output) -> anyhow::Result<()> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    match (origin["rung"].as_str(), origin["off"].as_str()) {
+        (Some(rung), _) => out.line(format_args!(
+            "  origins   {} changes of files on {} file systems by {rung}, {} missing",
+            origin["counters"]["seen"], origin["file_systems"], origin["missing"]
+        ))?,
+        (None, Some(why)) => out.line(format_args!("  origins   not recorded: {why}"))?,
+        (None, None) => {}
+    }
+    for burst in origin["bursts"].as_array().into_iter().flatten() {
+        out.line(format_args!(
+            "  WARNING   {} ({}) rewrote {} and removed {} files from {} on",
+            text(&burst["process"]["name"]),
+            burst["process"]["pid"],
+            burst["rewritten"],
+            burst["removed"],
+            text(&burst["began"])
+        ))?;
+    }
+    Ok(())
+}
+
 fn print(status: &Value, out: &mut Output) -> anyhow::Result<()> {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let bytes = |value: &Value| size(value.as_u64().unwrap_or(0));
@@ -137,6 +160,7 @@ fn print(status: &Value, out: &mut Output) -> anyhow::Result<()> {
     if let Some(why) = status["retention"]["error"].as_str() {
         out.line(format_args!("  RETENTION FAILS {why}"))?;
     }
+    print_origin(&status["origin"], out)?;
     let replica = &status["replica"];
     if let Some(why) = replica["error"].as_str() {
         out.line(format_args!("  TARGET FAILS {why}"))?;

@@ -4,6 +4,8 @@ mod aligned;
 mod coverage;
 mod device;
 mod graph;
+#[cfg(feature = "capture")]
+pub mod mount_table;
 mod mounts;
 #[cfg(feature = "capture")]
 pub mod priority;

@@ -16,6 +16,7 @@ mod index;
 mod instants;
 mod open_segment;
 mod options;
+mod origin;
 mod packing;
 mod prune;
 mod reader;

@@ -1,6 +1,7 @@
 //! Records as the bytes of a frame's raw payload: see docs/FORMAT.md. Pure.
 
 use crate::journal::format::{FormatError, Version, u32_at, u64_at};
+use crate::journal::origin;
 use crate::model::{ByteRange, Lsn, Mark, MarkId, PointClass, Record, RecordBody, Timestamp};
 
 pub const RECORD_HEADER_LEN: usize = 40;
@@ -25,11 +26,20 @@ pub struct RecordView<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyView<'a> {
-    Data { start: u64, bytes: &'a [u8] },
+    Data {
+        start: u64,
+        bytes: &'a [u8],
+    },
     Zero(ByteRange),
     Discard(ByteRange),
-    Mark { id: MarkId, class: PointClass, label: &'a str },
+    Mark {
+        id: MarkId,
+        class: PointClass,
+        label: &'a str,
+    },
     Gap(ByteRange),
+    /// The bytes of an origin that can be decoded.
+    Origin(&'a [u8]),
 }
 
 impl RecordView<'_> {
@@ -37,7 +47,7 @@ impl RecordView<'_> {
     pub fn breaks(&self) -> bool {
         match self.body {
             BodyView::Data { .. } | BodyView::Zero(_) | BodyView::Discard(_) => !self.ordered,
-            BodyView::Mark { .. } => false,
+            BodyView::Mark { .. } | BodyView::Origin(_) => false,
             BodyView::Gap(_) => true,
         }
     }
@@ -51,6 +61,9 @@ impl RecordView<'_> {
                 RecordBody::Mark(Mark { id, class, label: label.to_owned() })
             }
             BodyView::Gap(range) => RecordBody::Gap(range),
+            BodyView::Origin(body) => {
+                RecordBody::Origin(origin::decode(body).expect("there is a view of what was decoded only"))
+            }
         };
         Record { lsn: self.lsn, time: self.time, ordered: self.ordered, body }
     }
@@ -90,6 +103,7 @@ pub fn encoded_len(body: &RecordBody) -> Result<usize, String> {
             }
             MARK_FIXED_LEN + mark.label.len()
         }
+        RecordBody::Origin(origin) => origin::encoded_len(origin)?,
     };
     Ok(RECORD_HEADER_LEN + body_len)
 }
@@ -101,11 +115,13 @@ pub fn encode(out: &mut Vec<u8>, lsn: Lsn, time: Timestamp, ordered: bool, body:
         RecordBody::Zero(range) => (2, range.start, range.len()),
         RecordBody::Discard(range) => (3, range.start, range.len()),
         RecordBody::Mark(_) => (6, 0, 0),
+        RecordBody::Origin(_) => (4, 0, 0),
         RecordBody::Gap(range) => (7, range.start, range.len()),
     };
     let body_len = match body {
         RecordBody::Data { bytes, .. } => bytes.len(),
         RecordBody::Mark(mark) => MARK_FIXED_LEN + mark.label.len(),
+        RecordBody::Origin(origin) => origin::encoded_len(origin).expect("it was accepted"),
         _ => 0,
     };
     out.extend_from_slice(&[kind, if ordered { ORDERED } else { 0 }, 0, 0]);
@@ -115,6 +131,7 @@ pub fn encode(out: &mut Vec<u8>, lsn: Lsn, time: Timestamp, ordered: bool, body:
     }
     match body {
         RecordBody::Data { bytes, .. } => out.extend_from_slice(bytes),
+        RecordBody::Origin(origin) => origin::encode(out, origin),
         RecordBody::Mark(mark) => {
             let label_len = u16::try_from(mark.label.len()).expect("encoded_len caps labels at 4096 bytes");
             out.extend_from_slice(&mark.id.0.to_le_bytes());
@@ -154,6 +171,9 @@ impl FrameCursor {
         if record.lsn != self.next {
             return Err(FormatError::Malformed("a record out of its order"));
         }
+        if matches!(record.body, BodyView::Origin(_)) && self.version == Version::V1 {
+            return Err(FormatError::Unknown("an origin in a segment of version 1".into()));
+        }
         if record.ordered && self.version == Version::V1 {
             return Err(FormatError::Unknown("an ordered record in a segment of version 1".into()));
         }
@@ -184,9 +204,13 @@ pub fn decode(bytes: &[u8]) -> Result<(RecordView<'_>, usize), FormatError> {
         1 if len == body_len as u64 && body_len <= DATA_LEN_MAX => BodyView::Data { start, bytes: body },
         2 if body.is_empty() => BodyView::Zero(range),
         3 if body.is_empty() => BodyView::Discard(range),
+        4 if start == 0 && len == 0 => {
+            origin::decode(body)?;
+            BodyView::Origin(body)
+        }
         6 if start == 0 && len == 0 => decode_mark(body)?,
         7 if body.is_empty() => BodyView::Gap(range),
-        1..=3 | 6 | 7 => return Err(FormatError::Malformed("a record whose lengths contradict each other")),
+        1..=4 | 6 | 7 => return Err(FormatError::Malformed("a record whose lengths contradict each other")),
         kind => return Err(FormatError::Unknown(format!("a record of kind {kind}"))),
     };
     let (lsn, time) = (Lsn(u64_at(header, 8)), Timestamp(u64_at(header, 16)));

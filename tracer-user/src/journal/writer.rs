@@ -269,7 +269,7 @@ impl<S: Store> Writer<S> {
         if let RecordBody::Mark(mark) = body {
             self.next_mark = MarkId(mark.id.0 + 1);
             self.pending.marks += 1;
-        } else {
+        } else if !matches!(body, RecordBody::Origin(_)) {
             self.pending.breaks += u32::from(!ordered);
         }
         if self.pending.bytes.len() >= frame_max {

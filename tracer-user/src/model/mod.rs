@@ -2,12 +2,14 @@
 
 mod granule;
 mod identity;
+mod origin;
 mod point;
 mod range;
 mod record;
 
 pub use granule::{GranuleHash, Granules};
 pub use identity::{Lsn, Timestamp, VolumeId, VolumeInfo};
+pub use origin::{FileChanges, FileId, FileOp, FileOps, Origin, OriginUnknown, Process};
 pub use point::{MarkId, Point, PointClass, Stretch, Target as PointTarget, Timeline};
 pub use range::{ByteRange, ByteRangeSet};
 pub use record::{Mark, Record, RecordBody};

@@ -1,4 +1,4 @@
-use crate::model::{ByteRange, Lsn, MarkId, PointClass, Timestamp};
+use crate::model::{ByteRange, Lsn, MarkId, Origin, PointClass, Timestamp};
 
 /// One entry of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub enum RecordBody {
     Mark(Mark),
     /// What happened in this range since the last mark is not known in full. The next mark closes it.
     Gap(ByteRange),
+    /// Who changed which file. Says nothing about the volume's bytes.
+    Origin(Origin),
 }
 
 impl RecordBody {
@@ -30,7 +32,7 @@ impl RecordBody {
         match self {
             RecordBody::Data { start, bytes } => Some(ByteRange::with_len(*start, bytes.len() as u64)),
             RecordBody::Zero(range) | RecordBody::Discard(range) => Some(*range),
-            RecordBody::Mark(_) | RecordBody::Gap(_) => None,
+            RecordBody::Mark(_) | RecordBody::Gap(_) | RecordBody::Origin(_) => None,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! replica and its checkpoint.
 
 mod digest;
+mod origins;
 mod point;
 mod replay;
 mod resolve;
@@ -13,6 +14,8 @@ mod verify_hashes;
 #[cfg(test)]
 mod tests;
 
+pub use origins::{BadGlob, Beginning, OriginQuery, PathGlob, beginning, origins};
+pub use point::FindError;
 use point::find_point;
 pub use replay::{ReplayError, ReplayOptions, ReplayOutcome, ReplayPlan, ReplayProgress, replay};
 pub use resolve::{ResolveError, ResolvedPoint, resolve};

@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::apply::{ApplyError, ApplyProgress, ApplyStats, Checkpoint, rebuild};
 use crate::journal::{Journal, JournalError, Leg, Way};
 use crate::model::{Lsn, PointTarget, VolumeId};
-use crate::restore::{ResolveError, ResolvedPoint, find_point};
+use crate::restore::{Beginning, FindError, ResolvedPoint, find_point};
 use crate::target::{OpenTarget, TargetError, TargetWriter};
 
 #[derive(Clone, Debug)]
@@ -44,6 +44,9 @@ pub struct ReplayPlan {
     /// Size of the volume.
     pub volume_bytes: u64,
     pub target: PathBuf,
+    /// The change that the point is before, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Beginning>,
 }
 
 /// What a replay did.
@@ -76,7 +79,7 @@ pub enum ReplayError {
         source: JournalError,
     },
     #[error("cannot restore that point")]
-    Resolve(#[from] ResolveError),
+    Point(#[from] FindError),
     #[error("cannot use the target")]
     Target(#[from] TargetError),
     #[error("the target {} lies in the journal {}. Name a path outside of it", target.display(), dir.display())]
@@ -132,7 +135,7 @@ pub fn replay(
 fn plan(journal: &Journal, options: &ReplayOptions) -> Result<(ReplayPlan, Way), ReplayError> {
     let journal_error = |source| ReplayError::Journal { dir: options.journal.clone(), source };
     let timeline = journal.timeline().map_err(journal_error)?;
-    let point = find_point(journal, &timeline, &options.to, options.force).map_err(journal_error)??;
+    let (point, before) = find_point(journal, &timeline, &options.to, options.force)?;
     let way = journal.way(Lsn::ZERO, point.lsn).map_err(journal_error)?;
     let cost = journal.cost_of(&way).map_err(journal_error)?;
     let info = journal.info();
@@ -148,6 +151,7 @@ fn plan(journal: &Journal, options: &ReplayOptions) -> Result<(ReplayPlan, Way),
         write_bytes_max: cost.record_bytes,
         volume_bytes: info.size_bytes,
         target: options.target.clone(),
+        before,
     };
     Ok((plan, way))
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::apply::{ApplyError, ApplyProgress, ApplyStats, Checkpoint, CheckpointError, Replica};
 use crate::journal::{Journal, JournalError, Leg};
 use crate::model::{Lsn, MarkId, Point, PointTarget, Timeline, VolumeId};
-use crate::restore::{ResolveError, ResolvedPoint, find_point};
+use crate::restore::{Beginning, FindError, ResolvedPoint, find_point};
 use crate::target::{TargetError, TargetWriter};
 
 #[derive(Clone, Debug)]
@@ -44,6 +44,9 @@ pub struct RewindPlan {
     pub journal_bytes: u64,
     /// Bytes that are written to the replica, at most; `None` for a journal whose segments do not all say that.
     pub write_bytes_max: Option<u64>,
+    /// The change that the point is before, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<Beginning>,
 }
 
 /// What a rewind did.
@@ -76,7 +79,7 @@ pub enum RewindError {
     )]
     InUse { dir: PathBuf },
     #[error("cannot go to that point")]
-    Resolve(#[from] ResolveError),
+    Point(#[from] FindError),
     #[error("the journal {} has no replica yet. `afterwrite replay` builds a point on a target of its own", dir.display())]
     NoReplica { dir: PathBuf },
     #[error(
@@ -129,8 +132,8 @@ pub fn rewind(
     let (journal, _lock) = Journal::open_at_rest(dir).map_err(journal_error)?;
     let checkpoint = replica_of(dir, &options.target, &journal)?;
     let timeline = journal.timeline().map_err(journal_error)?;
-    let point = find_point(&journal, &timeline, &options.to, options.force).map_err(journal_error)??;
-    let plan = plan(&journal, &checkpoint, &timeline, point, &options.target)?;
+    let found = find_point(&journal, &timeline, &options.to, options.force)?;
+    let plan = plan(&journal, &checkpoint, &timeline, found, &options.target)?;
     if options.dry_run {
         return Ok(RewindOutcome { plan, stats: None });
     }
@@ -168,7 +171,7 @@ fn plan(
     journal: &Journal,
     checkpoint: &Checkpoint,
     timeline: &Timeline,
-    point: ResolvedPoint,
+    (point, before): (ResolvedPoint, Option<Beginning>),
     target: &Path,
 ) -> Result<RewindPlan, RewindError> {
     let not_begun = |source| RewindError::NotBegun { target: target.to_owned(), source };
@@ -205,5 +208,6 @@ fn plan(
         records: way.legs.iter().map(Leg::records).sum(),
         journal_bytes: cost.journal_bytes,
         write_bytes_max: cost.record_bytes,
+        before,
     })
 }

@@ -82,7 +82,7 @@ fn every_instant_of_a_stretch_is_given_back_byte_for_byte_and_no_other_one() {
                 assert!(fs::read(&target).unwrap() == history.state(lsn), "record {lsn}");
                 instants += 1;
             }
-            Err(ReplayError::Resolve(ResolveError::Fuzzy { .. })) => {
+            Err(ReplayError::Point(FindError::Resolve(ResolveError::Fuzzy { .. }))) => {
                 assert!(!timeline.is_instant(lsn) && !is_mark, "record {lsn}");
                 fuzzy += 1;
             }
@@ -122,7 +122,7 @@ fn a_fuzzy_point_and_a_full_target_need_force() {
     let history = History::new(4, 1);
     let target = history.target("target");
     let error = run(&options(&history, "lsn:2", &target)).unwrap_err();
-    assert!(matches!(error, ReplayError::Resolve(ResolveError::Fuzzy { .. })));
+    assert!(matches!(error, ReplayError::Point(FindError::Resolve(ResolveError::Fuzzy { .. }))));
     assert!(!target.exists());
     fs::write(&target, "precious").unwrap();
     let error = run(&options(&history, "latest", &target)).unwrap_err();
@@ -240,7 +240,9 @@ fn what_a_pruned_journal_still_lists_is_given_back_and_what_is_gone_is_refused()
                 assert!(outcome.stats.unwrap().records <= outcome.plan.records);
                 assert!(fs::read(&target).unwrap() == history.state(lsn), "record {lsn}");
             }
-            Err(ReplayError::Resolve(ResolveError::Fuzzy { .. })) => assert!(!there, "record {lsn}"),
+            Err(ReplayError::Point(FindError::Resolve(ResolveError::Fuzzy { .. }))) => {
+                assert!(!there, "record {lsn}")
+            }
             Err(error) => panic!("record {lsn}: {}", chain(&error)),
         }
     }

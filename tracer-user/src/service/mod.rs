@@ -5,6 +5,7 @@ mod device_source;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod memory;
+mod origin;
 mod pipeline;
 mod prepare;
 mod progress;
@@ -17,6 +18,7 @@ mod supervisor;
 
 pub use control::{Client, ControlError};
 pub use device_source::volume_extent;
+pub use origin::OriginStatus;
 pub use prepare::PrepareError;
 pub use progress::{ReplicaStatus, Status};
 pub use protect::{ProtectError, ProtectEvent, ProtectOptions, ProtectSummary, protect};

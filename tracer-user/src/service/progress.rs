@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::capture::{Origin, Rung};
 use crate::collect::CollectorStatus;
 use crate::model::{Lsn, MarkId, Point, VolumeId};
+use crate::service::origin::OriginStatus;
 
 /// What `status --json` prints for a volume.
 #[derive(Clone, Debug, Serialize)]
@@ -36,6 +37,7 @@ pub struct Status {
     pub journal_bytes: u64,
     pub last_mark: Option<Point>,
     pub replica: ReplicaStatus,
+    pub origin: OriginStatus,
     /// `null` when all history is kept.
     pub retention: Option<RetentionStatus>,
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use crate::apply::Replica;
+use crate::capture::vfs::VfsOptions;
 use crate::capture::{Capture, CaptureError, CaptureOptions, Origin, Rung};
 use crate::collect::{CollectorStatus, Command};
 use crate::io::BlockDevice;
@@ -15,6 +16,7 @@ use crate::model::{ByteRangeSet, Point};
 use crate::service::control;
 use crate::service::device_source::volume_extent;
 use crate::service::memory::limit_allocator;
+use crate::service::origin::{OriginStatus, OriginThread};
 use crate::service::pipeline::{advance, run_applier};
 use crate::service::prepare::{PrepareError, Prepared, prepare};
 use crate::service::progress::{Progress, ReplicaStatus, SharedProgress, Status};
@@ -37,6 +39,8 @@ pub struct ProtectOptions {
     pub capture: CaptureOptions,
     /// Overwrite a target that is not empty.
     pub force: bool,
+    /// How changes of files are watched, to journal who made them; `None`: they are not.
+    pub origin: Option<VfsOptions>,
     /// What of the history is kept; all of it when not given.
     pub retention: Option<PruneOptions>,
 }
@@ -122,6 +126,7 @@ pub(super) struct Running {
     pub commands: Sender<Command>,
     collector_status: Arc<Mutex<CollectorStatus>>,
     progress: Arc<SharedProgress>,
+    origin: Arc<OriginThread>,
     threads: Vec<JoinHandle<()>>,
     /// All but what changes.
     status: Status,
@@ -197,9 +202,18 @@ impl Running {
             journal_bytes: 0,
             last_mark: None,
             replica: ReplicaStatus::default(),
+            origin: OriginStatus::default(),
             retention: None,
         };
+        let known_until = restorable.as_ref().map_or(info.created, |mark| mark.time);
+        let origin = Arc::new(match options.origin.clone() {
+            Some(vfs) => OriginThread::start(device.number, vfs, known_until)
+                .context("a thread can't be started")
+                .map_err(ProtectError::Start)?,
+            None => OriginThread::off("--origin off".into()),
+        });
         let supervisor = Supervisor {
+            origin: origin.clone(),
             device,
             counts_before,
             info: info.clone(),
@@ -223,7 +237,7 @@ impl Running {
             let (dir, pruned) = (options.journal.clone(), progress.clone());
             spawn("retention", move || run_retention(&dir, &retention, &pruned))?;
         }
-        Ok(Running { commands, collector_status, progress, threads, status, _lock: lock })
+        Ok(Running { commands, collector_status, progress, origin, threads, status, _lock: lock })
     }
 
     pub fn status(&self) -> Status {
@@ -249,6 +263,7 @@ impl Running {
                 error: progress.target_error,
                 written_bytes: progress.target_bytes,
             },
+            origin: self.origin.status(),
             retention: progress.retention,
             ..self.status.clone()
         }

@@ -17,6 +17,7 @@ use crate::io::{BlockDevice, IoCounts, Space};
 use crate::journal::{Journal, JournalError, JournalOptions, Writer};
 use crate::model::{ByteRangeSet, Point, VolumeInfo};
 use crate::service::device_source::{DeviceSource, ReplicaFile};
+use crate::service::origin::OriginThread;
 use crate::service::pipeline::run_journal;
 use crate::service::prepare::same_as_replica;
 use crate::service::progress::SharedProgress;
@@ -28,6 +29,8 @@ const JOURNAL_QUEUE: usize = 32;
 const RETRY_JOURNAL: Duration = Duration::from_secs(2);
 
 pub struct Supervisor {
+    /// Hands its records to the journal, too.
+    pub origin: Arc<OriginThread>,
     pub device: BlockDevice,
     /// From before anything was read or written.
     pub counts_before: Option<IoCounts>,
@@ -93,6 +96,7 @@ impl Supervisor {
         };
         let acknowledged = Arc::new(Acknowledged::default());
         let (queue, entries) = sync_channel::<Entry>(JOURNAL_QUEUE);
+        self.origin.slot.set(Some(queue.clone()));
         let parts = CollectorParts {
             probes,
             source: DeviceSource::open(self.device.clone())?,
@@ -115,6 +119,8 @@ impl Supervisor {
             .spawn(move || run_journal(writer, &entries, &acknowledged, &progress))
             .context("a thread can't be started")?;
         let Ended { probes, commands, at_rest, result } = collector.run();
+        // The journal's thread ends when nobody has its queue any more.
+        self.origin.finish();
         let journaled = journal.join().map_err(|_| anyhow!("a thread panicked, please report it"))?;
         match (result, journaled) {
             (Ok(()), Ok(())) => Ok((probes, commands, End::Stopped { at_rest })),

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Point, Stretch, Timeline};
+use crate::model::{FileChanges, FileId, FileOps, Origin, OriginUnknown, Point, Process, Stretch, Timeline};
 
 fn any_body() -> impl Strategy<Value = RecordBody> {
     let range = (0u64..1 << 40, 0u64..1 << 30).prop_map(|(start, len)| ByteRange::with_len(start, len));
@@ -13,11 +13,40 @@ fn any_body() -> impl Strategy<Value = RecordBody> {
         range.clone().prop_map(RecordBody::Zero),
         range.clone().prop_map(RecordBody::Discard),
         range.prop_map(RecordBody::Gap),
+        any_origin().prop_map(RecordBody::Origin),
         (0usize..4, ".{0,20}").prop_map(|(class, label)| {
             let class = [PointClass::Fuzzy, PointClass::Crash, PointClass::Fs, PointClass::App][class];
             RecordBody::Mark(Mark { id: MarkId(0), class, label })
         }),
     ]
+}
+
+fn any_origin() -> impl Strategy<Value = Origin> {
+    let bytes = || prop::collection::vec(any::<u8>(), 0..40);
+    let process = (any::<u32>(), any::<u64>(), any::<u64>(), bytes());
+    let process = process.prop_map(|(pid, start_ns, cgroup, name)| Process { pid, start_ns, cgroup, name });
+    let file = (any::<u64>(), any::<u32>(), any::<u32>());
+    let file = file.prop_map(|(inode, generation, dev)| FileId { inode, generation, dev });
+    // Each begins after the end of the one before.
+    let ranges = prop::collection::vec((1u64..1 << 40, 1u64..1 << 40), 0..5).prop_map(|steps| {
+        let mut at = 0;
+        let range = |(skip, len): (u64, u64)| {
+            let range = ByteRange::with_len(at + skip, len);
+            at = range.end;
+            range
+        };
+        steps.into_iter().map(range).collect::<Vec<_>>()
+    });
+    let changes = (process, file, bytes(), bytes(), any::<u32>(), any::<[u64; 3]>(), ranges).prop_map(
+        |(process, file, path, new_path, ops, [first, last, count], ranges)| {
+            let (first, last, ops) = (Timestamp(first), Timestamp(last), FileOps(ops & FileOps::KNOWN));
+            Origin::Changes(FileChanges { process, file, path, new_path, ops, first, last, count, ranges })
+        },
+    );
+    let unknown = (any::<[u64; 3]>(), ".{0,20}").prop_map(|([from, to, missing], why)| {
+        Origin::Unknown(OriginUnknown { from: Timestamp(from), to: Timestamp(to), missing, why })
+    });
+    prop_oneof![changes, unknown]
 }
 
 fn points_of(records: &[Record]) -> Vec<Point> {
@@ -45,7 +74,7 @@ fn timeline_of(records: &[Record]) -> Timeline {
                 stretches.push(Stretch { from_lsn, from_time, to_lsn: from_lsn, to_time: from_time });
                 intact = true;
             }
-            RecordBody::Mark(_) => {}
+            RecordBody::Mark(_) | RecordBody::Origin(_) => {}
             _ => intact &= ordered,
         }
         if let Some(last) = stretches.last_mut().filter(|_| intact) {

@@ -118,7 +118,9 @@ fn a_fuzzy_point_needs_force_and_what_was_folded_cannot_be_had() {
     history.ordered_round();
     let last = history.sync();
     history.rest();
-    let fuzzy = |error: &RewindError| matches!(error, RewindError::Resolve(ResolveError::Fuzzy { .. }));
+    let fuzzy = |error: &RewindError| {
+        matches!(error, RewindError::Point(FindError::Resolve(ResolveError::Fuzzy { .. })))
+    };
     assert!(fuzzy(&go(&to(&history, "lsn:20")).unwrap_err()));
     let outcome = go(&RewindOptions { force: true, ..to(&history, "lsn:20") }).unwrap();
     assert!(content(&history) == history.state(Lsn(20)) && outcome.plan.point.mark.is_none());
@@ -136,7 +138,10 @@ fn a_fuzzy_point_needs_force_and_what_was_folded_cannot_be_had() {
     let plan = prune(&history.dir(), &keep, Timestamp(last.0 * 1_000_000_000)).unwrap();
     let gone = &plan.dropped[0];
     let refused = go(&to(&history, &format!("mark:{}", gone.id))).unwrap_err();
-    assert!(matches!(refused, RewindError::Resolve(ResolveError::NoSuchMark { .. })), "{refused:?}");
+    assert!(
+        matches!(refused, RewindError::Point(FindError::Resolve(ResolveError::NoSuchMark { .. }))),
+        "{refused:?}"
+    );
     let forced = go(&RewindOptions { force: true, ..to(&history, "lsn:20") }).unwrap_err();
     let RewindError::NotBegun { source, .. } = forced else { panic!("{forced:?}") };
     assert!(matches!(source, ApplyError::Journal(JournalError::Folded { .. })), "{source:?}");

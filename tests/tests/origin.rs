@@ -1,0 +1,300 @@
+//! Who changed what: every way is seen as the manual's table says, what the journal says of it can be read, and a point just
+//! before a disaster has everything before it and nothing after. On this machine's best rung; others are in the scenarios
+//! `ways` and `before-process`.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use afterwrite_tests::*;
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+const SIZE: u64 = 128 * MIB;
+const FILES: u32 = 150;
+
+fn every_way_on(fs: Fs) -> Result<()> {
+    let disk = Loop::new(fs.volume_bytes().max(SIZE))?;
+    let mount = Mount::make(fs, disk.path())?;
+    let dir = mount.point().join("ways");
+    let mut ways = Command::new(env!("CARGO_BIN_EXE_ways"));
+    ways.env("AFTERWRITE_BIN", binary()).arg(dir).arg("best");
+    let said = run(&mut ways)?;
+    ensure!(said.contains("full"), "{said}");
+    mount.unmount()
+}
+
+#[test]
+fn every_way_on_ext4_is_seen_as_the_table_says() -> Result<()> {
+    every_way_on(Fs::Ext4)
+}
+
+#[test]
+fn every_way_on_xfs_is_seen_as_the_table_says() -> Result<()> {
+    every_way_on(Fs::Xfs)
+}
+
+#[test]
+fn every_way_on_btrfs_is_seen_as_the_table_says() -> Result<()> {
+    every_way_on(Fs::Btrfs)
+}
+
+fn is_watched(protect: &mut Protect<'_>) -> Result<()> {
+    protect.wait_for("watches the file system", |status| {
+        let origin = &status[0]["origin"];
+        !origin["rung"].is_null() && origin["file_systems"].as_u64() > Some(0)
+    })
+}
+
+fn log(protection: &Protection, arguments: &[&OsStr]) -> Result<Vec<Value>> {
+    let mut log = afterwrite();
+    let said = run(log.arg("log").arg(protection.journal()).arg("--json").args(arguments))?;
+    said.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+}
+
+/// Files in `dir`, on the disk.
+fn fill(dir: &Path, content: &str) -> Result<()> {
+    fs::create_dir(dir)?;
+    for number in 0..FILES {
+        write_synced(&dir.join(format!("file{number}")), &format!("{content} {number}\n").repeat(50))?;
+    }
+    Ok(File::open(dir)?.sync_all()?)
+}
+
+fn write_synced(path: &Path, content: &str) -> Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(content.as_bytes())?;
+    Ok(file.sync_all()?)
+}
+
+/// What the point has of the files of `fill`: how many are whole, and whether it has a file of this name.
+fn found(image: &Path, content: &str, later: &str) -> Result<(u32, bool)> {
+    let device = Loop::over(image)?;
+    let mount = Mount::recovered(Fs::Ext4, device.path())?;
+    let whole = (0..FILES).filter(|number| {
+        let path = mount.point().join(format!("data/file{number}"));
+        fs::read(path).is_ok_and(|is| is == format!("{content} {number}\n").repeat(50).into_bytes())
+    });
+    let count = u32::try_from(whole.count())?;
+    let has_later = mount.point().join(later).exists();
+    mount.unmount()?;
+    Ok((count, has_later))
+}
+
+/// A disaster amid other writes, and what the point before it has.
+fn before(disaster: &dyn Fn(&Path, &Path) -> Result<()>, to: &str) -> Result<()> {
+    let disk = Loop::new(SIZE)?;
+    let mount = Mount::make(Fs::Ext4, disk.path())?;
+    let protection = Capture::Payload.protection(disk.path())?;
+    let mut protect = protection.start()?;
+    is_watched(&mut protect)?;
+    fill(&mount.point().join("data"), "content")?;
+    protect.mark("filled")?;
+    write_synced(&mount.point().join("last-before"), "x")?;
+    let end = AtomicBool::new(false);
+    std::thread::scope(|scope| -> Result<()> {
+        let others = scope.spawn(|| -> Result<()> {
+            for number in 0u64.. {
+                if end.load(Ordering::Relaxed) {
+                    break;
+                }
+                write_synced(&mount.point().join(format!("other{}", number % 7)), &"y".repeat(9000))?;
+            }
+            Ok(())
+        });
+        let done = disaster(&mount.point().join("data"), protection.dir());
+        write_synced(&mount.point().join("first-after"), "x")?;
+        end.store(true, Ordering::Relaxed);
+        others.join().expect("it writes without a panic")?;
+        done
+    })?;
+    mount.unmount()?;
+    protect.stop()?;
+    protection.check_journal()?;
+
+    let image = protection.dir().join("before.img");
+    protection.replay(to, &image)?;
+    // Mounting replays its log, as after a power cut.
+    let (whole, later) = found(&image, "content", "first-after")?;
+    ensure!((whole, later) == (FILES, false), "{to}: {whole} of {FILES} files are whole; later: {later}");
+    let device = Loop::over(&image)?;
+    let mount = Mount::recovered(Fs::Ext4, device.path())?;
+    ensure!(mount.point().join("last-before").exists(), "{to} lacks what was synced before");
+    mount.unmount()?;
+    check_file_system(Fs::Ext4, &image)?;
+    // The disaster is real.
+    let image = protection.dir().join("latest.img");
+    protection.replay("latest", &image)?;
+    let (whole, later) = found(&image, "content", "first-after")?;
+    ensure!(whole < FILES && later, "the last mark has {whole} whole files; later: {later}");
+    Ok(())
+}
+
+#[test]
+fn a_point_before_rm_has_everything() -> Result<()> {
+    let rm = |data: &Path, _: &Path| run(Command::new("rm").arg("-rf").arg(data)).map(drop);
+    before(&rm, "before-process:rm")
+}
+
+#[test]
+fn a_point_before_an_encrypting_script_has_everything() -> Result<()> {
+    let encrypt = |data: &Path, dir: &Path| {
+        let program = dir.join("encrypter");
+        fs::copy("/bin/bash", &program)?;
+        let script =
+            "for file in *; do tr a-z n-za-m < $file > $file.locked && mv $file.locked $file; done; sync";
+        run(Command::new(program).current_dir(data).args(["-c", script])).map(drop)
+    };
+    // The shell and each of its children are processes of that name.
+    before(&encrypt, "before-process:encrypter")?;
+    before(&encrypt, "before-file:*.locked")
+}
+
+#[test]
+fn extents_give_the_last_mark_before() -> Result<()> {
+    let disk = Loop::new(SIZE)?;
+    let mount = Mount::make(Fs::Ext4, disk.path())?;
+    let protection = Capture::Extents.protection(disk.path())?;
+    let mut protect = protection.start()?;
+    is_watched(&mut protect)?;
+    fill(&mount.point().join("data"), "content")?;
+    protect.mark("filled")?;
+    run(Command::new("rm").arg("-rf").arg(mount.point().join("data")))?;
+    protect.mark("after")?;
+    mount.unmount()?;
+    protect.stop()?;
+    let image = protection.dir().join("before.img");
+    protection.replay("before-process:rm", &image)?;
+    ensure!(found(&image, "content", "no such file")? == (FILES, false));
+    let plan = run(afterwrite().arg("replay").arg(protection.journal()).args([
+        "--to=before-process:rm",
+        "--target=/nonexistent",
+        "--dry-run",
+        "--json",
+    ]))?;
+    let plan: Value = serde_json::from_str(&plan)?;
+    ensure!(plan["plan"]["point"]["label"] == "filled", "{plan}");
+    ensure!(plan["plan"]["before"]["process"]["name"] == "rm", "{plan}");
+    // A name that nobody has, and one that has come less often.
+    for (to, hint) in [("before-process:nobody", "nobody"), ("before-process:rm@2", "rm@2")] {
+        let refused = finish(
+            afterwrite().arg("replay").arg(protection.journal()).args(["--to", to, "--target=/nonexistent"]),
+            PATIENCE,
+        )?;
+        says(&refused, 2, &[hint, "afterwrite log"])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_log_says_who_changed_what() -> Result<()> {
+    let disk = Loop::new(SIZE)?;
+    let mount = Mount::make(Fs::Ext4, disk.path())?;
+    let protection = Capture::Extents.protection(disk.path())?;
+    let mut protect = protection.start()?;
+    is_watched(&mut protect)?;
+    // No UTF-8, a newline, and as long as a name can be.
+    let long = "n".repeat(251);
+    let names: [&[u8]; 3] = [b"\xff\xfe.odd", b"new\nline.odd", &[long.as_bytes(), b".odd"].concat()];
+    fs::create_dir(mount.point().join("sub"))?;
+    for name in names {
+        fs::write(mount.point().join("sub").join(OsStr::from_bytes(name)), b"some bytes")?;
+    }
+    run(Command::new("mv").arg(mount.point().join("sub")).arg(mount.point().join("moved")))?;
+    let file = File::options().write(true).open(mount.point().join("moved/new\nline.odd"))?;
+    nix::sys::uio::pwrite(&file, b"more", 100)?;
+    drop(file);
+    mount.unmount()?;
+    protect.stop()?;
+
+    let all = log(&protection, &[])?;
+    let status = |value: &Value| value["unknown"].is_null();
+    ensure!(all.iter().any(|line| !status(line)), "what was before the start is not known: {all:?}");
+    let odd = log(
+        &protection,
+        &["--file=*.odd".as_ref(), "--pid".as_ref(), std::process::id().to_string().as_ref()],
+    )?;
+    let paths: Vec<&str> = odd.iter().filter_map(|line| line["path"].as_str()).collect();
+    for path in [
+        "/sub/\u{fffd}\u{fffd}.odd",
+        "/sub/new\nline.odd",
+        &format!("/sub/{long}.odd"),
+        "/moved/new\nline.odd",
+    ] {
+        ensure!(paths.contains(&path), "no {path:?} in {paths:?}");
+    }
+    let more =
+        odd.iter().find(|line| line["path"] == "/moved/new\nline.odd").context("it was found above")?;
+    ensure!(more["ranges"][0]["start"] == 100 && more["ranges"][0]["end"] == 104, "{more}");
+    let moved = log(&protection, &["--process=mv".as_ref()])?;
+    let rename = moved.iter().find(|line| line["ops"][0] == "rename").context("mv renamed")?;
+    ensure!(rename["path"] == "/sub" && rename["new_path"] == "/moved", "{rename}");
+    let none = log(&protection, &["--process=mv".as_ref(), "--until=2001-01-01T00:00:00Z".as_ref()])?;
+    ensure!(none.iter().all(|line| !line["unknown"].is_null()), "{none:?}");
+    Ok(())
+}
+
+#[test]
+fn a_ring_that_is_too_small_loses_origins_only_and_says_so() -> Result<()> {
+    let disk = Loop::new(SIZE)?;
+    let mount = Mount::make(Fs::Ext4, disk.path())?;
+    let protection = Capture::Extents.protection(disk.path())?.arg("--origin-ring=4KiB");
+    let mut protect = protection.start()?;
+    is_watched(&mut protect)?;
+    fill(&mount.point().join("data"), "content")?;
+    for _ in 0..20 {
+        run(Command::new("cp").arg("-r").arg(mount.point().join("data")).arg(mount.point().join("copy")))?;
+        run(Command::new("rm").arg("-rf").arg(mount.point().join("copy")))?;
+    }
+    mount.unmount()?;
+    protect.wait_for("has lost some", |status| {
+        let counters = &status[0]["origin"]["counters"];
+        let [seen, emitted, lost] =
+            ["seen", "emitted", "lost"].map(|name| counters[name].as_u64().unwrap_or(0));
+        lost > 0 && seen == emitted + lost
+    })?;
+    let status = protect.volume_status()?;
+    ensure!(status["counters"]["marked"] == 0 && status["counters"]["read_failed"] == 0, "{status}");
+    protect.stop()?;
+    assert_identical(disk.path(), protection.target())?;
+    let unknown = log(&protection, &[])?.into_iter().filter_map(|line| line["unknown"]["missing"].as_u64());
+    ensure!(unknown.sum::<u64>() > 0, "the journal does not say that changes are missing");
+    Ok(())
+}
+
+#[test]
+fn without_origins_the_journal_says_so() -> Result<()> {
+    let disk = Loop::new(SIZE)?;
+    let protection = Capture::Extents.protection(disk.path())?.arg("--origin=off");
+    let protect = protection.start()?;
+    let status = protect.volume_status()?;
+    ensure!(status["origin"]["rung"].is_null() && status["origin"]["off"].is_string(), "{status}");
+    protect.stop()?;
+    ensure!(log(&protection, &[])?.is_empty());
+    let mut replay = afterwrite();
+    replay.arg("replay").arg(protection.journal()).args(["--to=before-process:rm", "--target=/nonexistent"]);
+    says(&finish(&mut replay, PATIENCE)?, 2, &["no origin records"])?;
+    Ok(())
+}
+
+#[test]
+fn a_process_that_removes_many_files_is_warned_of() -> Result<()> {
+    let disk = Loop::new(SIZE)?;
+    let mount = Mount::make(Fs::Ext4, disk.path())?;
+    let protection = Capture::Extents.protection(disk.path())?;
+    fill(&mount.point().join("data"), "content")?;
+    let mut protect = protection.start()?;
+    is_watched(&mut protect)?;
+    run(Command::new("rm").arg("-rf").arg(mount.point().join("data")))?;
+    protect.wait_for("has noticed it", |status| {
+        let burst = &status[0]["origin"]["bursts"][0];
+        burst["process"]["name"] == "rm" && burst["removed"].as_u64() >= Some(100)
+    })?;
+    ensure!(protect.log().contains("--to"), "{}", protect.log());
+    mount.unmount()?;
+    protect.stop()
+}

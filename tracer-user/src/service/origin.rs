@@ -1,0 +1,386 @@
+//! The thread that journals who changed which file: from the probes of file systems to Origin records. It never waits for
+//! the journal; what it can't hand on is said to be unknown.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::time::{ClockId, clock_gettime};
+use serde::Serialize;
+
+use crate::capture::CaptureError;
+use crate::capture::vfs::{VfsCounters, VfsOptions, VfsRung, attach};
+use crate::collect::Entry;
+use crate::io::{DeviceNumber, mounted_on};
+use crate::model::{FileChanges, Origin, OriginUnknown, RecordBody, Timestamp};
+use crate::origin::{Aggregate, Burst, Bursts, FileWatch, Seen};
+
+const POLL: Duration = Duration::from_millis(10);
+/// What a process does to a file within this time is one record.
+const WINDOW: Duration = Duration::from_millis(100);
+/// Mounts of other namespaces are looked at this often; of those of our own the kernel tells.
+const LOOK_AT_MOUNTS: Duration = Duration::from_secs(10);
+const EVENTS_MAX: usize = 4096;
+/// Records that wait for the journal; more are given up.
+const WAITING_MAX: usize = 65536;
+/// Records of one entry of the journal's queue.
+const ENTRY_RECORDS: usize = 1024;
+const BURSTS_MAX: usize = 16;
+/// How long the end waits for the last records.
+const FINISH_MAX: Duration = Duration::from_secs(2);
+
+/// The `origin` of `status`.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct OriginStatus {
+    /// `null`: changes of files are not watched, yet: nothing is mounted, or they can't be.
+    pub rung: Option<VfsRung>,
+    /// Why not.
+    pub off: Option<String>,
+    /// Hooks this kernel does not have.
+    pub absent: Vec<&'static str>,
+    pub file_systems: usize,
+    pub counters: VfsCounters,
+    /// Changes of which it is not known who made them, in this session.
+    pub missing: u64,
+    /// Records handed to the journal in this session.
+    pub records: u64,
+    /// Processes that rewrote or removed many files, the last ones.
+    pub bursts: Vec<Burst>,
+}
+
+/// The journal's queue as long as there is one.
+#[derive(Clone, Default)]
+pub struct JournalSlot(Arc<Mutex<Option<SyncSender<Entry>>>>);
+
+impl JournalSlot {
+    pub fn set(&self, queue: Option<SyncSender<Entry>>) {
+        *self.0.lock().expect("nobody panics with the queue locked") = queue;
+    }
+
+    /// Gives the entry back when it can't be taken now.
+    fn offer(&self, entry: Entry) -> Option<Entry> {
+        let mut slot = self.0.lock().expect("nobody panics with the queue locked");
+        let Some(queue) = slot.as_ref() else { return Some(entry) };
+        match queue.try_send(entry) {
+            Ok(()) => None,
+            Err(TrySendError::Full(entry)) => Some(entry),
+            Err(TrySendError::Disconnected(entry)) => {
+                *slot = None;
+                Some(entry)
+            }
+        }
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.lock().expect("nobody panics with the queue locked").is_some()
+    }
+}
+
+/// The thread, for those who start and end a protection.
+pub struct OriginThread {
+    pub slot: JournalSlot,
+    requests: Sender<Sender<()>>,
+    status: Arc<Mutex<OriginStatus>>,
+}
+
+impl OriginThread {
+    /// Nothing is watched, for this reason.
+    pub fn off(why: String) -> OriginThread {
+        let status = OriginStatus { off: Some(why), ..OriginStatus::default() };
+        let (requests, _) = channel();
+        OriginThread { slot: JournalSlot::default(), requests, status: Arc::new(Mutex::new(status)) }
+    }
+
+    /// Watches as soon as the probes are attached, which nobody waits for; what was before is not known since `known_until`.
+    pub fn start(
+        volume: DeviceNumber,
+        options: VfsOptions,
+        known_until: Timestamp,
+    ) -> io::Result<OriginThread> {
+        let status = Arc::new(Mutex::new(OriginStatus::default()));
+        let (requests, commands) = channel();
+        let slot = JournalSlot::default();
+        let (journal, shown) = (slot.clone(), status.clone());
+        let run = move || {
+            let begun = Recorder::begin(volume, options, known_until, journal, shown.clone());
+            if let Err(error) = begun.and_then(|recorder| recorder.run(&commands)) {
+                let why = format!("{:#}", anyhow::Error::from(error));
+                log::warn!("who changes which file is not recorded: {why}");
+                shown.lock().expect("nobody panics with the status locked").off = Some(why);
+            }
+        };
+        std::thread::Builder::new().name("origin".into()).spawn(run)?;
+        Ok(OriginThread { slot, requests, status })
+    }
+
+    pub fn status(&self) -> OriginStatus {
+        self.status.lock().expect("nobody panics with the status locked").clone()
+    }
+
+    /// All that was seen by now is with the journal, if it takes it within a moment; and from then on nothing is.
+    pub fn finish(&self) {
+        let (done, wait) = channel();
+        if self.requests.send(done).is_ok() {
+            // If it does not answer, what it knows is lost.
+            let _ = wait.recv_timeout(FINISH_MAX);
+        }
+        self.slot.set(None);
+    }
+}
+
+struct Recorder {
+    /// None while no file system is mounted: probes cost others, too.
+    watch: Option<FileWatch>,
+    options: VfsOptions,
+    /// Says when something was mounted.
+    mounts: File,
+    volume: DeviceNumber,
+    slot: JournalSlot,
+    status: Arc<Mutex<OriginStatus>>,
+    aggregate: Aggregate,
+    bursts: Bursts,
+    waiting: VecDeque<Origin>,
+    /// A while that is not known, and not among those waiting yet.
+    unknown: Option<OriginUnknown>,
+    /// In this session, and of it before the probes of now were attached.
+    missing: u64,
+    missing_before: u64,
+    records: u64,
+    /// Up to here it is known what happened, but for `unknown`.
+    seen_until: Timestamp,
+    known: Vec<Burst>,
+}
+
+impl Recorder {
+    fn begin(
+        volume: DeviceNumber,
+        options: VfsOptions,
+        known_until: Timestamp,
+        slot: JournalSlot,
+        status: Arc<Mutex<OriginStatus>>,
+    ) -> Result<Recorder, CaptureError> {
+        let mounts = File::open("/proc/self/mountinfo")
+            .map_err(|source| CaptureError::Map { map: "FILE_SYSTEMS", source })?;
+        let mut recorder = Recorder {
+            watch: None,
+            options,
+            mounts,
+            volume,
+            slot,
+            status,
+            aggregate: Aggregate::default(),
+            bursts: Bursts::default(),
+            waiting: VecDeque::new(),
+            unknown: None,
+            missing: 0,
+            missing_before: 0,
+            records: 0,
+            seen_until: known_until,
+            known: Vec::new(),
+        };
+        recorder.look_at_mounts()?;
+        Ok(recorder)
+    }
+
+    fn run(mut self, commands: &Receiver<Sender<()>>) -> Result<(), CaptureError> {
+        let (mut handed_on, mut looked) = (Instant::now(), Instant::now());
+        loop {
+            let request = commands.recv_timeout(POLL);
+            let finishing = request.is_ok();
+            while self.drain() {
+                if self.aggregate.is_full() {
+                    self.close_window();
+                }
+            }
+            if finishing || handed_on.elapsed() >= WINDOW {
+                handed_on = Instant::now();
+                self.close_window();
+                self.hand_on();
+                self.publish();
+            }
+            if self.mounts_changed() || looked.elapsed() >= LOOK_AT_MOUNTS {
+                looked = Instant::now();
+                self.look_at_mounts()?;
+            }
+            match request {
+                Ok(done) => {
+                    let begun = Instant::now();
+                    while !self.waiting.is_empty() && self.slot.is_set() && begun.elapsed() < FINISH_MAX {
+                        self.hand_on();
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    // Whoever asked may have gone.
+                    let _ = done.send(());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+        }
+    }
+
+    /// Takes what is in the ring; says whether there may be more.
+    fn drain(&mut self) -> bool {
+        let Some(watch) = &mut self.watch else { return false };
+        let before = now();
+        let counters = watch.counters();
+        let seen = watch.drain(EVENTS_MAX);
+        let more = seen.len() >= EVENTS_MAX;
+        let clock_ns = clock_ns();
+        for seen in seen {
+            match seen {
+                Seen::Change(change, paths) => {
+                    let time = Timestamp(clock_ns.saturating_add(change.time_ns));
+                    if let Some(burst) = self.bursts.add(&change, &paths.path, time) {
+                        self.tell_burst(burst);
+                    }
+                    self.aggregate.add(&change, paths, time);
+                }
+                Seen::End { .. } => {}
+                Seen::NotUnderstood => self.lost(1, "an event was not understood"),
+            }
+        }
+        // Counted before the ring was emptied: what is missing happened before now.
+        let missing = self.missing_before + counters.missing();
+        if missing > self.missing {
+            let more = missing - self.missing;
+            self.missing = missing;
+            self.lost(more, "the probes had no room for them, or could not read them");
+        } else if !more {
+            self.seen_until = before;
+        }
+        more
+    }
+
+    fn tell_burst(&mut self, burst: Burst) {
+        log::warn!(
+            "{} ({}) rewrote {} and removed {} files within seconds: restore to before it with --to time:{}",
+            burst.process.name.escape_ascii(),
+            burst.process.pid,
+            burst.rewritten,
+            burst.removed,
+            Timestamp(burst.began.0 - 1)
+        );
+        self.known.push(burst);
+        if self.known.len() > BURSTS_MAX {
+            self.known.remove(0);
+        }
+    }
+
+    /// From when all was known until now it is not known who changed what.
+    fn lost(&mut self, missing: u64, why: &str) {
+        let (from, to) = (self.seen_until, now());
+        let unknown =
+            self.unknown.get_or_insert_with(|| OriginUnknown { from, to, missing: 0, why: why.into() });
+        unknown.to = to;
+        unknown.missing += missing;
+    }
+
+    /// What was put together becomes records.
+    fn close_window(&mut self) {
+        let unknown = self.unknown.take().map(Origin::Unknown);
+        let changes = self.aggregate.take().into_iter().map(|changes| Origin::Changes(bounded(changes)));
+        self.waiting.extend(unknown.into_iter().chain(changes));
+        let given_up = self.waiting.len().saturating_sub(WAITING_MAX);
+        if given_up > 0 {
+            let missing = self.waiting.drain(..given_up).map(|origin| match origin {
+                Origin::Changes(changes) => (changes.first, changes.count),
+                Origin::Unknown(unknown) => (unknown.from, unknown.missing),
+            });
+            let (from, missing) = missing
+                .fold((Timestamp(u64::MAX), 0), |(from, sum), (first, count)| (from.min(first), sum + count));
+            self.lost(missing, "the journal did not take them");
+            if let Some(unknown) = &mut self.unknown {
+                unknown.from = unknown.from.min(from);
+            }
+        }
+    }
+
+    fn hand_on(&mut self) {
+        while !self.waiting.is_empty() && self.slot.is_set() {
+            let count = self.waiting.len().min(ENTRY_RECORDS);
+            let bodies: Vec<_> = self.waiting.drain(..count).map(RecordBody::Origin).collect();
+            // Not before what it tells of: an instant of that time must not hold what came after.
+            let entry = Entry::Records { time: now(), bodies };
+            if let Some(Entry::Records { bodies, .. }) = self.slot.offer(entry) {
+                for body in bodies.into_iter().rev() {
+                    if let RecordBody::Origin(origin) = body {
+                        self.waiting.push_front(origin);
+                    }
+                }
+                return;
+            }
+            self.records += count as u64;
+        }
+    }
+
+    fn mounts_changed(&self) -> bool {
+        let mut mounts = [PollFd::new(self.mounts.as_fd(), PollFlags::POLLPRI)];
+        matches!(poll(&mut mounts, PollTimeout::ZERO), Ok(count) if count > 0)
+    }
+
+    fn look_at_mounts(&mut self) -> Result<(), CaptureError> {
+        // What can't be told now is told at the next look.
+        let Ok(mounts) = mounted_on(self.volume) else { return Ok(()) };
+        let number = |n: DeviceNumber| (n.major << 20) | n.minor;
+        let file_systems: BTreeSet<u32> = mounts.into_iter().map(|mount| number(mount.number)).collect();
+        if file_systems.is_empty() {
+            while self.drain() {}
+            self.watch = None;
+            self.missing_before = self.missing;
+        } else {
+            let watch = match self.watch.take() {
+                Some(watch) => watch,
+                None => FileWatch::new(attach(&self.options)?),
+            };
+            let new = self.watch.insert(watch).watch(&file_systems)?;
+            if !new.is_empty() {
+                self.lost(0, "a file system was not watched until then");
+            }
+        }
+        let mut status = self.status.lock().expect("nobody panics with the status locked");
+        status.file_systems = file_systems.len();
+        if let Some(watch) = &self.watch {
+            status.rung = Some(watch.rung());
+            status.absent = watch.absent().to_vec();
+        }
+        Ok(())
+    }
+
+    fn publish(&self) {
+        let mut status = self.status.lock().expect("nobody panics with the status locked");
+        if let Some(watch) = &self.watch {
+            status.counters = watch.counters();
+        }
+        status.missing = self.missing;
+        status.records = self.records;
+        status.bursts.clone_from(&self.known);
+    }
+}
+
+/// With no more than a record has room for.
+fn bounded(changes: FileChanges) -> FileChanges {
+    let short = |path: Vec<u8>| if path.len() > usize::from(u16::MAX) { Vec::new() } else { path };
+    FileChanges { path: short(changes.path), new_path: short(changes.new_path), ..changes }
+}
+
+fn now() -> Timestamp {
+    Timestamp(clock(ClockId::CLOCK_REALTIME))
+}
+
+/// From CLOCK_MONOTONIC to the time of day. Rather a little too small: a change is never said to be later than it was.
+fn clock_ns() -> u64 {
+    let realtime = clock(ClockId::CLOCK_REALTIME);
+    realtime.saturating_sub(clock(ClockId::CLOCK_MONOTONIC))
+}
+
+fn clock(id: ClockId) -> u64 {
+    clock_gettime(id).map_or(0, |time| {
+        let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
+        seconds * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap_or(0)
+    })
+}

@@ -141,7 +141,7 @@ fn take(
             stats.zero_bytes += range.len();
             coalescer.zero(range, matches!(record.body, RecordBody::Discard(_)));
         }
-        RecordBody::Mark(_) | RecordBody::Gap(_) | RecordBody::Origin(_) => {}
+        RecordBody::Mark(_) | RecordBody::Gap(_) | RecordBody::Origin(_) | RecordBody::Tree(_) => {}
     }
     Ok(range.len())
 }

@@ -145,7 +145,8 @@ fn a_point_before_an_encrypting_script_has_everything() -> Result<()> {
     let encrypt = |data: &Path, dir: &Path| {
         let program = dir.join("encrypter");
         fs::copy("/bin/bash", &program)?;
-        let script = "for file in *; do tr a-z n-za-m < $file > $file.locked && mv $file.locked $file; done; sync";
+        let script =
+            "for file in *; do tr a-z n-za-m < $file > $file.locked && mv $file.locked $file; done; sync";
         run(Command::new(program).current_dir(data).args(["-c", script])).map(drop)
     };
     // The shell and each of its children are processes of that name.
@@ -213,12 +214,21 @@ fn the_log_says_who_changed_what() -> Result<()> {
     let all = log(&protection, &[])?;
     let status = |value: &Value| value["unknown"].is_null();
     ensure!(all.iter().any(|line| !status(line)), "what was before the start is not known: {all:?}");
-    let odd = log(&protection, &["--file=*.odd".as_ref(), "--pid".as_ref(), std::process::id().to_string().as_ref()])?;
+    let odd = log(
+        &protection,
+        &["--file=*.odd".as_ref(), "--pid".as_ref(), std::process::id().to_string().as_ref()],
+    )?;
     let paths: Vec<&str> = odd.iter().filter_map(|line| line["path"].as_str()).collect();
-    for path in ["/sub/\u{fffd}\u{fffd}.odd", "/sub/new\nline.odd", &format!("/sub/{long}.odd"), "/moved/new\nline.odd"] {
+    for path in [
+        "/sub/\u{fffd}\u{fffd}.odd",
+        "/sub/new\nline.odd",
+        &format!("/sub/{long}.odd"),
+        "/moved/new\nline.odd",
+    ] {
         ensure!(paths.contains(&path), "no {path:?} in {paths:?}");
     }
-    let more = odd.iter().find(|line| line["path"] == "/moved/new\nline.odd").context("it was found above")?;
+    let more =
+        odd.iter().find(|line| line["path"] == "/moved/new\nline.odd").context("it was found above")?;
     ensure!(more["ranges"][0]["start"] == 100 && more["ranges"][0]["end"] == 104, "{more}");
     let moved = log(&protection, &["--process=mv".as_ref()])?;
     let rename = moved.iter().find(|line| line["ops"][0] == "rename").context("mv renamed")?;
@@ -243,7 +253,8 @@ fn a_ring_that_is_too_small_loses_origins_only_and_says_so() -> Result<()> {
     mount.unmount()?;
     protect.wait_for("has lost some", |status| {
         let counters = &status[0]["origin"]["counters"];
-        let [seen, emitted, lost] = ["seen", "emitted", "lost"].map(|name| counters[name].as_u64().unwrap_or(0));
+        let [seen, emitted, lost] =
+            ["seen", "emitted", "lost"].map(|name| counters[name].as_u64().unwrap_or(0));
         lost > 0 && seen == emitted + lost
     })?;
     let status = protect.volume_status()?;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module folder of `tracer-user/src` and the folders it may name. Every folder may name itself.
-const MAY_KNOW: [(&str, &[&str]); 10] = [
+const MAY_KNOW: [(&str, &[&str]); 12] = [
     ("model", &[]),
     ("io", &["model"]),
     ("journal", &["model", "io"]),
@@ -15,8 +15,13 @@ const MAY_KNOW: [(&str, &[&str]); 10] = [
     ("restore", &["model", "io", "journal", "target", "apply"]),
     ("capture", &["model", "io"]),
     ("collect", &["model", "io", "capture"]),
-    ("service", &["model", "io", "journal", "target", "apply", "restore", "capture", "collect"]),
-    ("cli", &["model", "io", "journal", "target", "apply", "restore", "capture", "collect", "service"]),
+    ("origin", &["model", "io", "capture"]),
+    ("tree", &["model", "io", "journal"]),
+    ("service", &["model", "io", "journal", "target", "apply", "restore", "capture", "collect", "origin", "tree"]),
+    (
+        "cli",
+        &["model", "io", "journal", "target", "apply", "restore", "capture", "collect", "origin", "tree", "service"],
+    ),
 ];
 
 /// Crates that only one folder may name.

@@ -38,6 +38,15 @@ pub enum Bench {
         /// Only these volumes: zram, loop-memory, loop-disk
         volumes: Vec<String>,
     },
+    /// What seeing changes of files costs who makes them, on tmpfs and ext4
+    Vfs {
+        /// How often each is measured, in turns
+        #[arg(long, default_value_t = 5)]
+        rounds: u64,
+        /// How long each time
+        #[arg(long, default_value_t = 2)]
+        seconds: u64,
+    },
     /// Up to which rate of writes rings of 1, 4, 16 and 64 MiB hold what capture sees, and the processor time it takes
     Ring {
         /// How long each rate is kept up
@@ -74,6 +83,10 @@ pub fn bench(bench: &Bench) -> Result<()> {
             ];
             become_program("capture", &settings)
         }
+        Bench::Vfs { rounds, seconds } => become_program(
+            "vfs",
+            &[("AFTERWRITE_ROUNDS", rounds.to_string()), ("AFTERWRITE_SECONDS", seconds.to_string())],
+        ),
         Bench::Ring { seconds } => become_program("ring", &[("AFTERWRITE_SECONDS", seconds.to_string())]),
     }
 }

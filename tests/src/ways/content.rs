@@ -213,9 +213,8 @@ fn fallocate(dir: &Dir, mode: i32, offset: u64) -> Result<Act> {
     let expected = dir.expect_range("fallocate", F, offset, length)?;
     Ok(Box::new(move || {
         // SAFETY: a plain call.
-        let result = unsafe {
-            libc::fallocate(file.as_raw_fd(), mode, offset.cast_signed(), length.cast_signed())
-        };
+        let result =
+            unsafe { libc::fallocate(file.as_raw_fd(), mode, offset.cast_signed(), length.cast_signed()) };
         Ok(done(i64::from(result))?.map(|_| expected))
     }))
 }

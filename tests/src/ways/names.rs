@@ -68,7 +68,7 @@ pub fn ways() -> Vec<Way> {
         },
         "link" Full Full |dir| {
             dir.file(F)?;
-            two(dir, "link", |from, to| unsafe { libc::link(from, to).into() })
+            two(dir, Two::Link)
         },
         "unlink" Full Full |dir| {
             dir.file(F)?;
@@ -82,25 +82,25 @@ pub fn ways() -> Vec<Way> {
         },
         "rename" Full Full |dir| {
             dir.file(F)?;
-            two(dir, "rename", |from, to| unsafe { libc::rename(from, to).into() })
+            two(dir, Two::Rename)
         },
         "rename over a file" Full Full |dir| {
             dir.file(F)?;
             dir.file(G)?;
-            two(dir, "rename", |from, to| unsafe { libc::rename(from, to).into() })
+            two(dir, Two::Rename)
         },
         "rename, noreplace" Full Full |dir| {
             dir.file(F)?;
-            two(dir, "rename", |from, to| unsafe { libc::renameat2(AT, from, AT, to, 1).into() })
+            two(dir, Two::RenameWith(1))
         },
         "rename, exchange" Full Full |dir| {
             dir.file(F)?;
             dir.file(G)?;
-            two(dir, "rename", |from, to| unsafe { libc::renameat2(AT, from, AT, to, 2).into() })
+            two(dir, Two::RenameWith(2))
         },
         "rename, whiteout" Full Full |dir| {
             dir.file(F)?;
-            two(dir, "rename", |from, to| unsafe { libc::renameat2(AT, from, AT, to, 4).into() })
+            two(dir, Two::RenameWith(4))
         },
         "rename by io_uring" Full Unseen |dir| {
             dir.file(F)?;
@@ -203,13 +203,24 @@ pub fn ways() -> Vec<Way> {
     }
 }
 
+enum Two {
+    Link,
+    Rename,
+    /// By renameat2.
+    RenameWith(u32),
+}
+
 /// From `F` to `G`.
-fn two(
-    dir: &Dir,
-    op: &'static str,
-    change: fn(*const libc::c_char, *const libc::c_char) -> i64,
-) -> Result<Act> {
+fn two(dir: &Dir, how: Two) -> Result<Act> {
     let (from, to) = (c_path(&dir.path(F)), c_path(&dir.path(G)));
+    let op = if matches!(how, Two::Link) { "link" } else { "rename" };
     let expected = Expected { new_path: Some(dir.name(G)), ..dir.expect(op, F)? };
-    call(expected, move || change(from.as_ptr(), to.as_ptr()))
+    // SAFETY: both paths end with a 0.
+    call(expected, move || unsafe {
+        match how {
+            Two::Link => libc::link(from.as_ptr(), to.as_ptr()).into(),
+            Two::Rename => libc::rename(from.as_ptr(), to.as_ptr()).into(),
+            Two::RenameWith(flags) => libc::renameat2(AT, from.as_ptr(), AT, to.as_ptr(), flags).into(),
+        }
+    })
 }

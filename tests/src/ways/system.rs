@@ -74,10 +74,7 @@ pub fn done(result: i64) -> Result<Option<i64>> {
 }
 
 /// A way that is one call.
-pub fn call(
-    expected: Expected,
-    call: impl FnOnce() -> i64 + 'static,
-) -> Result<Act> {
+pub fn call(expected: Expected, call: impl FnOnce() -> i64 + 'static) -> Result<Act> {
     Ok(Box::new(move || Ok(done(call())?.map(|_| expected))))
 }
 

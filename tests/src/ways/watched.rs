@@ -42,8 +42,10 @@ impl Event {
         let name = |path: &str| Path::new(path).file_name().map(|name| name.to_string_lossy().into_owned());
         let inode = self.number("inode");
         let same_inode = expected.inode != 0 && inode == expected.inode;
-        let same_path = !expected.path.is_empty() && name(self.text("path")).as_deref() == Some(&expected.path);
-        let same_new = expected.new_path.as_ref().is_none_or(|path| name(self.text("new_path")).as_ref() == Some(path));
+        let same_path =
+            !expected.path.is_empty() && name(self.text("path")).as_deref() == Some(&expected.path);
+        let same_new =
+            expected.new_path.as_ref().is_none_or(|path| name(self.text("new_path")).as_ref() == Some(path));
         let range = expected.range.is_none_or(|(offset, length)| {
             self.number("offset") == offset && self.0["length"].as_u64() == Some(length)
         });

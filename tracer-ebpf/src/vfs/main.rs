@@ -79,8 +79,14 @@ hook!(dedupe_fentry, dedupe_kprobe, "vfs_dedupe_file_range_one", |call| {
     hooks::copied(op::DEDUPE, call.at(2), call.at(3), call.at(4))
 });
 hook!(attr_fentry, attr_kprobe, "notify_change", |call| hooks::attributes(call.at(1), call.at(2)));
-hook!(setxattr_fentry, setxattr_kprobe, "__vfs_setxattr_noperm", |call| hooks::dentry_changes(op::XATTR, call.at(1)));
-hook!(rmxattr_fentry, rmxattr_kprobe, "__vfs_removexattr", |call| hooks::dentry_changes(op::XATTR, call.at(1)));
+hook!(setxattr_fentry, setxattr_kprobe, "__vfs_setxattr_noperm", |call| hooks::dentry_changes(
+    op::XATTR,
+    call.at(1)
+));
+hook!(rmxattr_fentry, rmxattr_kprobe, "__vfs_removexattr", |call| hooks::dentry_changes(
+    op::XATTR,
+    call.at(1)
+));
 hook!(setacl_fentry, setacl_kprobe, "vfs_set_acl", |call| hooks::dentry_changes(op::XATTR, call.at(1)));
 hook!(rmacl_fentry, rmacl_kprobe, "vfs_remove_acl", |call| hooks::dentry_changes(op::XATTR, call.at(1)));
 hook!(flags_fentry, flags_kprobe, "vfs_fileattr_set", |call| hooks::dentry_changes(op::FLAGS, call.at(1)));

@@ -15,8 +15,8 @@ use crate::hooks::{self, FICLONE, FICLONERANGE, FIDEDUPERANGE, FS_IOC_FSSETXATTR
 use crate::kernel::{Node, Unreadable, id_of, read};
 use crate::names;
 use crate::report::{
-    BPF_RB_NO_WAKEUP, Change, Entry, VFS_EVENTS, begin, begun, changes, changes_since, count, ended, entry_changes, fill, is_own,
-    now,
+    BPF_RB_NO_WAKEUP, Change, Entry, VFS_EVENTS, begin, begun, changes, changes_since, count, ended,
+    entry_changes, fill, is_own, now,
 };
 use crate::settings as at;
 
@@ -146,8 +146,8 @@ pub fn entered(regs: u64, number: u64) -> Result<(), Unreadable> {
     let call = Call { regs };
     match number {
         2 => return opening(call.arg(1)?),
-        257 => return opening(call.arg(2)?),       // openat
-        85 => return opening(O_CREAT | O_TRUNC),   // creat
+        257 => return opening(call.arg(2)?),        // openat
+        85 => return opening(O_CREAT | O_TRUNC),    // creat
         437 => return opening(user(call.arg(2)?)?), // openat2
         209 => return submitted(call),
         16 if call.arg(1)? as u32 == FIDEDUPERANGE => return deduped(call.arg(2)?),
@@ -174,19 +174,19 @@ pub fn entered(regs: u64, number: u64) -> Result<(), Unreadable> {
 fn plan(call: Call, number: u64) -> Result<Plan, Unreadable> {
     use Base::{At, Current};
     match number {
-        1 => written(call, None, Some(2)),                     // write
-        18 => written(call, Some(3), Some(2)),                 // pwrite64
-        20 => written(call, None, None),                       // writev
-        296 => written(call, Some(3), None),                   // pwritev
+        1 => written(call, None, Some(2)),     // write
+        18 => written(call, Some(3), Some(2)), // pwrite64
+        20 => written(call, None, None),       // writev
+        296 => written(call, Some(3), None),   // pwritev
         328 => pwritev2(call),
-        40 => spliced(call, 0, None, 3, op::WRITE),            // sendfile
-        275 => spliced(call, 2, Some(3), 4, op::WRITE),        // splice
-        326 => spliced(call, 2, Some(3), 4, op::COPY),         // copy_file_range
+        40 => spliced(call, 0, None, 3, op::WRITE),     // sendfile
+        275 => spliced(call, 2, Some(3), 4, op::WRITE), // splice
+        326 => spliced(call, 2, Some(3), 4, op::COPY),  // copy_file_range
         285 => fallocated(call),
         77 => Ok(Plan::File(call.file(0)?, Change::range(op::TRUNCATE, call.arg(1)?, 0))),
         16 => ioctl(call),
-        91 | 93 => file_changes(call, op::ATTRIBUTES),         // fchmod, fchown
-        190 | 199 => file_changes(call, op::XATTR),            // fsetxattr, fremovexattr
+        91 | 93 => file_changes(call, op::ATTRIBUTES), // fchmod, fchown
+        190 | 199 => file_changes(call, op::XATTR),    // fsetxattr, fremovexattr
         87 => path(call, op::UNLINK, Current, 0),
         84 => path(call, op::RMDIR, Current, 0),
         263 => path(call, if call.arg(2)? & 0x200 == 0 { op::UNLINK } else { op::RMDIR }, At(0), 1),
@@ -207,8 +207,8 @@ fn plan(call: Call, number: u64) -> Result<Plan, Unreadable> {
         280 if call.arg(1)? == 0 => file_changes(call, op::ATTRIBUTES), // utimensat of a descriptor
         280 => path(call, op::ATTRIBUTES, At(0), 1),
         188 | 189 | 197 | 198 => path(call, op::XATTR, Current, 0), // (l)setxattr, (l)removexattr
-        463 | 466 => path(call, op::XATTR, At(0), 1),          // setxattrat, removexattrat
-        469 => path(call, op::FLAGS, At(0), 1),                // file_setattr
+        463 | 466 => path(call, op::XATTR, At(0), 1),               // setxattrat, removexattrat
+        469 => path(call, op::FLAGS, At(0), 1),                     // file_setattr
         _ => Ok(Plan::Nothing),
     }
 }
@@ -311,12 +311,8 @@ fn spliced(call: Call, to: usize, offset: Option<usize>, length: usize, op: u8) 
 
 #[inline(always)]
 fn fallocated(call: Call) -> Result<Plan, Unreadable> {
-    let change = Change {
-        op: op::FALLOCATE,
-        detail: call.arg(1)? as u32,
-        offset: call.arg(2)?,
-        length: call.arg(3)?,
-    };
+    let change =
+        Change { op: op::FALLOCATE, detail: call.arg(1)? as u32, offset: call.arg(2)?, length: call.arg(3)? };
     Ok(Plan::File(call.file(0)?, change))
 }
 

@@ -120,7 +120,9 @@ fn find_member(btf: &Btf, owner: &Type, name: &str) -> Option<(u32, Type)> {
             Ok(found) if found == name => Some((offset, resolve_named(btf, member_type))),
             Ok(found) if !found.is_empty() => None,
             // It may be qualified: `const struct { … };`
-            _ => find_member(btf, &resolve_named(btf, member_type), name).map(|(inner, t)| (offset + inner, t)),
+            _ => {
+                find_member(btf, &resolve_named(btf, member_type), name).map(|(inner, t)| (offset + inner, t))
+            }
         }
     })
 }

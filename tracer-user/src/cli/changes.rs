@@ -27,6 +27,9 @@ pub(super) struct Args {
     /// Report the end of each call that made a change, too
     #[arg(long)]
     ends: bool,
+    /// Take the events and say nothing but what is missing, to measure what they cost
+    #[arg(long, hide = true)]
+    quiet: bool,
     /// Bytes of the ring
     #[arg(long, default_value_t = 8 << 20, hide = true)]
     ring: u32,
@@ -86,6 +89,7 @@ pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
         }
         for seen in seen {
             match seen {
+                Seen::Change(..) | Seen::End { .. } if args.quiet => {}
                 Seen::Change(change, paths) => print(out, &line(change, paths))?,
                 Seen::End { seq, time_ns, tid, result } => {
                     print(out, &End { end_of: seq, time_ns, tid, result })?;

@@ -290,7 +290,9 @@ fn text(record: &Record) -> String {
         }
         Detail::Tree { change, node, name: Some(name), .. } => format!("{change} {node} {name}"),
         Detail::Tree { change, node, start, end, .. } => format!("{change} {node} {start}..{end}"),
-        Detail::Unknown(OriginUnknown { from, to, why, .. }) => format!("not known from {from} to {to}: {why}"),
+        Detail::Unknown(OriginUnknown { from, to, why, .. }) => {
+            format!("not known from {from} to {to}: {why}")
+        }
     };
     let ordered = if ordered { " ordered" } else { "" };
     format!("{lsn} {time} {kind} {detail}{ordered}")

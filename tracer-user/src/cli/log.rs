@@ -69,7 +69,9 @@ pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
     let mut printed = Ok(());
     origins(&journal, |lsn, origin| {
         printed = match &origin {
-            Origin::Changes(changes) if query.takes(changes) => print(lsn, Some(changes), None, args.json, out),
+            Origin::Changes(changes) if query.takes(changes) => {
+                print(lsn, Some(changes), None, args.json, out)
+            }
             Origin::Unknown(unknown) if query.takes_unknown(unknown) => {
                 print(lsn, None, Some(unknown), args.json, out)
             }

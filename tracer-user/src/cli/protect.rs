@@ -130,7 +130,7 @@ pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
             ring_bytes: args.ring.unwrap_or(args.capture.ring_bytes()),
             payload: args.capture == Mode::Payload,
         },
-        origin: (args.origin == Whether::On).then(|| VfsOptions {
+        origin: (args.origin == Whether::On).then_some(VfsOptions {
             rung: args.origin_rung,
             ring_bytes: args.origin_ring,
             ends: false,

@@ -32,9 +32,15 @@ pub fn encoded_len(origin: &Origin) -> Result<usize, String> {
             if ranges.len() > RANGES_MAX || !ranges_are_sound(ranges) {
                 return Err("ranges of a file that overlap, are empty, or are too many; merge them".into());
             }
-            Ok(CHANGES_FIXED_LEN + process.name.len() + path.len() + new_path.len() + ranges.len() * RANGE_LEN)
+            Ok(CHANGES_FIXED_LEN
+                + process.name.len()
+                + path.len()
+                + new_path.len()
+                + ranges.len() * RANGE_LEN)
         }
-        Origin::Unknown(unknown) if unknown.why.len() > PATH_LEN_MAX => Err("a reason that is too long".into()),
+        Origin::Unknown(unknown) if unknown.why.len() > PATH_LEN_MAX => {
+            Err("a reason that is too long".into())
+        }
         Origin::Unknown(unknown) => Ok(UNKNOWN_FIXED_LEN + unknown.why.len()),
     }
 }
@@ -52,7 +58,9 @@ pub fn encode(out: &mut Vec<u8>, origin: &Origin) {
             let FileChanges { process, file, path, new_path, ops, first, last, count, ranges } = changes;
             out.extend([CHANGES, u8::try_from(process.name.len()).expect("encoded_len caps it")]);
             out.extend([ranges.len(), path.len(), new_path.len()].into_iter().flat_map(short));
-            out.extend([ops.0, process.pid, file.dev, file.generation].into_iter().flat_map(u32::to_le_bytes));
+            out.extend(
+                [ops.0, process.pid, file.dev, file.generation].into_iter().flat_map(u32::to_le_bytes),
+            );
             let words = [file.inode, process.start_ns, process.cgroup, first.0, last.0, *count];
             out.extend(words.into_iter().flat_map(u64::to_le_bytes));
             out.extend([&process.name, path, new_path].into_iter().flatten());
@@ -175,7 +183,14 @@ mod tests {
         let head = "01020100020002000280000"; // what, lengths, and the beginning of the operations
         let expected = format!(
             "{head}04d0000000000700005000000{}{}{}{}{}{}6d762f612fff{}{}",
-            word(12), word(99), word(1), word(500), word(600), word(3), word(0), word(10)
+            word(12),
+            word(99),
+            word(1),
+            word(500),
+            word(600),
+            word(3),
+            word(0),
+            word(10)
         );
         assert_eq!(hex(&Origin::Changes(changes())), expected);
         let unknown = OriginUnknown { from: Timestamp(5), to: Timestamp(6), missing: 7, why: "why".into() };

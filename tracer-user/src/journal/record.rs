@@ -1,7 +1,7 @@
 //! Records as the bytes of a frame's raw payload: see docs/FORMAT.md. Pure.
 
-use crate::journal::{origin, tree};
 use crate::journal::format::{FormatError, Version, u32_at, u64_at};
+use crate::journal::{origin, tree};
 use crate::model::{ByteRange, Lsn, Mark, MarkId, PointClass, Record, RecordBody, Timestamp};
 
 pub const RECORD_HEADER_LEN: usize = 40;
@@ -26,10 +26,17 @@ pub struct RecordView<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyView<'a> {
-    Data { start: u64, bytes: &'a [u8] },
+    Data {
+        start: u64,
+        bytes: &'a [u8],
+    },
     Zero(ByteRange),
     Discard(ByteRange),
-    Mark { id: MarkId, class: PointClass, label: &'a str },
+    Mark {
+        id: MarkId,
+        class: PointClass,
+        label: &'a str,
+    },
     Gap(ByteRange),
     /// The bytes of an origin that can be decoded.
     Origin(&'a [u8]),

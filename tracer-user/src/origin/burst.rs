@@ -63,7 +63,8 @@ impl Bursts {
             return None;
         }
         // Of a file that is known by its path only the inode is the same for all.
-        let file = if change.file.inode == 0 { (change.file, path.to_vec()) } else { (change.file, Vec::new()) };
+        let file =
+            if change.file.inode == 0 { (change.file, path.to_vec()) } else { (change.file, Vec::new()) };
         while let Some((first, file, path, _)) = seen.files.front()
             && first.0.saturating_add(WINDOW_NS) < time.0
         {

@@ -6,8 +6,8 @@ mod places;
 mod tree;
 mod watch;
 
-pub use places::look_up;
 pub use aggregate::Aggregate;
 pub use burst::{Burst, Bursts};
+pub use places::look_up;
 pub use tree::{Paths, Tree};
 pub use watch::{FileWatch, Seen};

@@ -50,14 +50,7 @@ impl Tree {
     }
 
     /// What a change is about; from then on names are as after it.
-    pub fn change(
-        &mut self,
-        time_ns: u64,
-        op: FileOp,
-        detail: u32,
-        file: FileId,
-        named: &Named,
-    ) -> Paths {
+    pub fn change(&mut self, time_ns: u64, op: FileOp, detail: u32, file: FileId, named: &Named) -> Paths {
         match named {
             Named::No => Paths { path: self.path(file).unwrap_or_default(), ..Paths::default() },
             Named::Entry { dir, name } if op == FileOp::Link => {

@@ -13,10 +13,16 @@ use crate::origin::tree::{Paths, Tree};
 const HALVES_MAX: usize = 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are changes")]
 pub enum Seen {
     Change(VfsChange, Paths),
     /// See [`VfsEvent::End`].
-    End { seq: u64, time_ns: u64, tid: u32, result: i64 },
+    End {
+        seq: u64,
+        time_ns: u64,
+        tid: u32,
+        result: i64,
+    },
     /// An event that no probe of this version writes.
     NotUnderstood,
 }

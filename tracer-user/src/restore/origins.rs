@@ -8,9 +8,7 @@ use globset::{GlobBuilder, GlobMatcher};
 use serde::Serialize;
 
 use crate::journal::{Journal, JournalError};
-use crate::model::{
-    FileChanges, Lsn, Origin, OriginUnknown, PointTarget, Process, RecordBody, Timestamp,
-};
+use crate::model::{FileChanges, Lsn, Origin, OriginUnknown, PointTarget, Process, RecordBody, Timestamp};
 use crate::restore::ResolveError;
 
 /// The kernel keeps so much of a process's name.
@@ -80,10 +78,7 @@ fn is_named(comm: &[u8], wanted: &str) -> bool {
 ///
 /// # Errors
 /// Damage on the way.
-pub fn origins(
-    journal: &Journal,
-    mut take: impl FnMut(Lsn, Origin) -> bool,
-) -> Result<(), JournalError> {
+pub fn origins(journal: &Journal, mut take: impl FnMut(Lsn, Origin) -> bool) -> Result<(), JournalError> {
     for record in journal.records(journal.first_lsn()?, journal.last_lsn()?)? {
         let record = record?;
         if let RecordBody::Origin(origin) = record.body
@@ -173,7 +168,13 @@ struct Found {
 
 impl Default for Found {
     fn default() -> Self {
-        Found { by_process: false, which: Which::Number(1), any: false, firsts: Vec::new(), unknown: Vec::new() }
+        Found {
+            by_process: false,
+            which: Which::Number(1),
+            any: false,
+            firsts: Vec::new(),
+            unknown: Vec::new(),
+        }
     }
 }
 
@@ -270,9 +271,7 @@ mod tests {
 
     #[test]
     fn globs_are_of_whole_paths_or_of_names() {
-        let is = |glob: &str, path: &str| {
-            glob.parse::<PathGlob>().unwrap().is_of(&changes(1, "x", path, 0))
-        };
+        let is = |glob: &str, path: &str| glob.parse::<PathGlob>().unwrap().is_of(&changes(1, "x", path, 0));
         assert!(is("/etc/*", "/etc/passwd") && !is("/etc/*", "/etc/ssh/config"));
         assert!(is("/etc/**", "/etc/ssh/config"));
         assert!(is("*.doc", "/home/a/b.doc") && is("*.doc", "/b.doc") && !is("*.doc", "/b.docx"));
@@ -285,7 +284,12 @@ mod tests {
 
     #[test]
     fn what_is_not_known_before_is_said() {
-        let unknown = |from| OriginUnknown { from: Timestamp(from), to: Timestamp(from + 1), missing: 1, why: "x".into() };
+        let unknown = |from| OriginUnknown {
+            from: Timestamp(from),
+            to: Timestamp(from + 1),
+            missing: 1,
+            why: "x".into(),
+        };
         let mut found = Found::default();
         found.take(Origin::Unknown(unknown(5)), &|_| true);
         found.take(Origin::Changes(changes(1, "rm", "/a", 10)), &|_| true);

@@ -37,7 +37,7 @@ const FINISH_MAX: Duration = Duration::from_secs(2);
 /// The `origin` of `status`.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct OriginStatus {
-    /// `null`: changes of files are not watched.
+    /// `null`: changes of files are not watched, yet: nothing is mounted, or they can't be.
     pub rung: Option<VfsRung>,
     /// Why not.
     pub off: Option<String>,
@@ -97,14 +97,18 @@ impl OriginThread {
     }
 
     /// Watches as soon as the probes are attached, which nobody waits for; what was before is not known since `known_until`.
-    pub fn start(volume: DeviceNumber, options: VfsOptions, known_until: Timestamp) -> io::Result<OriginThread> {
+    pub fn start(
+        volume: DeviceNumber,
+        options: VfsOptions,
+        known_until: Timestamp,
+    ) -> io::Result<OriginThread> {
         let status = Arc::new(Mutex::new(OriginStatus::default()));
         let (requests, commands) = channel();
         let slot = JournalSlot::default();
         let (journal, shown) = (slot.clone(), status.clone());
-        let run = move || match Recorder::begin(volume, &options, known_until, journal, shown.clone()) {
-            Ok(recorder) => recorder.run(&commands),
-            Err(error) => {
+        let run = move || {
+            let begun = Recorder::begin(volume, options, known_until, journal, shown.clone());
+            if let Err(error) = begun.and_then(|recorder| recorder.run(&commands)) {
                 let why = format!("{:#}", anyhow::Error::from(error));
                 log::warn!("who changes which file is not recorded: {why}");
                 shown.lock().expect("nobody panics with the status locked").off = Some(why);
@@ -130,7 +134,9 @@ impl OriginThread {
 }
 
 struct Recorder {
-    watch: FileWatch,
+    /// None while no file system is mounted: probes cost others, too.
+    watch: Option<FileWatch>,
+    options: VfsOptions,
     /// Says when something was mounted.
     mounts: File,
     volume: DeviceNumber,
@@ -141,7 +147,9 @@ struct Recorder {
     waiting: VecDeque<Origin>,
     /// A while that is not known, and not among those waiting yet.
     unknown: Option<OriginUnknown>,
+    /// In this session, and of it before the probes of now were attached.
     missing: u64,
+    missing_before: u64,
     records: u64,
     /// Up to here it is known what happened, but for `unknown`.
     seen_until: Timestamp,
@@ -151,16 +159,16 @@ struct Recorder {
 impl Recorder {
     fn begin(
         volume: DeviceNumber,
-        options: &VfsOptions,
+        options: VfsOptions,
         known_until: Timestamp,
         slot: JournalSlot,
         status: Arc<Mutex<OriginStatus>>,
     ) -> Result<Recorder, CaptureError> {
-        let watch = FileWatch::new(attach(options)?);
         let mounts = File::open("/proc/self/mountinfo")
             .map_err(|source| CaptureError::Map { map: "FILE_SYSTEMS", source })?;
         let mut recorder = Recorder {
-            watch,
+            watch: None,
+            options,
             mounts,
             volume,
             slot,
@@ -170,20 +178,16 @@ impl Recorder {
             waiting: VecDeque::new(),
             unknown: None,
             missing: 0,
+            missing_before: 0,
             records: 0,
             seen_until: known_until,
             known: Vec::new(),
         };
         recorder.look_at_mounts()?;
-        recorder.lost(0, "changes were not watched");
-        let mut status = recorder.status.lock().expect("nobody panics with the status locked");
-        status.rung = Some(recorder.watch.rung());
-        status.absent = recorder.watch.absent().to_vec();
-        drop(status);
         Ok(recorder)
     }
 
-    fn run(mut self, commands: &Receiver<Sender<()>>) {
+    fn run(mut self, commands: &Receiver<Sender<()>>) -> Result<(), CaptureError> {
         let (mut handed_on, mut looked) = (Instant::now(), Instant::now());
         loop {
             let request = commands.recv_timeout(POLL);
@@ -201,10 +205,7 @@ impl Recorder {
             }
             if self.mounts_changed() || looked.elapsed() >= LOOK_AT_MOUNTS {
                 looked = Instant::now();
-                if let Err(error) = self.look_at_mounts() {
-                    self.lost(0, "the file systems could not be told to the probes");
-                    log::warn!("the file systems of the volume can't be watched: {error}");
-                }
+                self.look_at_mounts()?;
             }
             match request {
                 Ok(done) => {
@@ -217,16 +218,17 @@ impl Recorder {
                     let _ = done.send(());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
         }
     }
 
     /// Takes what is in the ring; says whether there may be more.
     fn drain(&mut self) -> bool {
+        let Some(watch) = &mut self.watch else { return false };
         let before = now();
-        let counters = self.watch.counters();
-        let seen = self.watch.drain(EVENTS_MAX);
+        let counters = watch.counters();
+        let seen = watch.drain(EVENTS_MAX);
         let more = seen.len() >= EVENTS_MAX;
         let clock_ns = clock_ns();
         for seen in seen {
@@ -243,7 +245,7 @@ impl Recorder {
             }
         }
         // Counted before the ring was emptied: what is missing happened before now.
-        let missing = counters.missing();
+        let missing = self.missing_before + counters.missing();
         if missing > self.missing {
             let more = missing - self.missing;
             self.missing = missing;
@@ -289,9 +291,8 @@ impl Recorder {
                 Origin::Changes(changes) => (changes.first, changes.count),
                 Origin::Unknown(unknown) => (unknown.from, unknown.missing),
             });
-            let (from, missing) = missing.fold((Timestamp(u64::MAX), 0), |(from, sum), (first, count)| {
-                (from.min(first), sum + count)
-            });
+            let (from, missing) = missing
+                .fold((Timestamp(u64::MAX), 0), |(from, sum), (first, count)| (from.min(first), sum + count));
             self.lost(missing, "the journal did not take them");
             if let Some(unknown) = &mut self.unknown {
                 unknown.from = unknown.from.min(from);
@@ -327,17 +328,34 @@ impl Recorder {
         let Ok(mounts) = mounted_on(self.volume) else { return Ok(()) };
         let number = |n: DeviceNumber| (n.major << 20) | n.minor;
         let file_systems: BTreeSet<u32> = mounts.into_iter().map(|mount| number(mount.number)).collect();
-        let new = self.watch.watch(&file_systems)?;
-        if !new.is_empty() {
-            self.lost(0, "a file system was mounted");
+        if file_systems.is_empty() {
+            while self.drain() {}
+            self.watch = None;
+            self.missing_before = self.missing;
+        } else {
+            let watch = match self.watch.take() {
+                Some(watch) => watch,
+                None => FileWatch::new(attach(&self.options)?),
+            };
+            let new = self.watch.insert(watch).watch(&file_systems)?;
+            if !new.is_empty() {
+                self.lost(0, "a file system was not watched until then");
+            }
         }
-        self.status.lock().expect("nobody panics with the status locked").file_systems = file_systems.len();
+        let mut status = self.status.lock().expect("nobody panics with the status locked");
+        status.file_systems = file_systems.len();
+        if let Some(watch) = &self.watch {
+            status.rung = Some(watch.rung());
+            status.absent = watch.absent().to_vec();
+        }
         Ok(())
     }
 
     fn publish(&self) {
         let mut status = self.status.lock().expect("nobody panics with the status locked");
-        status.counters = self.watch.counters();
+        if let Some(watch) = &self.watch {
+            status.counters = watch.counters();
+        }
         status.missing = self.missing;
         status.records = self.records;
         status.bursts.clone_from(&self.known);

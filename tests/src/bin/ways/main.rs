@@ -28,7 +28,7 @@ fn main() -> Result<ExitCode> {
             println!("   -        {}", way.name);
             continue;
         };
-        let wanted = if watched.rung == "syscall" { way.calls } else { way.functions };
+        let wanted = way.wanted(&watched.rung, &watched.absent);
         let seen = best(&events, &expected);
         // Some file systems show more than all do.
         let right = seen == wanted || (wanted == Sight::Pages && seen == Sight::Full);

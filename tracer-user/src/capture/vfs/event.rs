@@ -44,10 +44,21 @@ pub struct VfsChange {
 pub enum Named {
     /// None: the file is what changes.
     No,
-    Entry { dir: FileId, name: Vec<u8> },
-    Rename { from: (FileId, Vec<u8>), to: (FileId, Vec<u8>), victim: FileId },
+    Entry {
+        dir: FileId,
+        name: Vec<u8>,
+    },
+    Rename {
+        from: (FileId, Vec<u8>),
+        to: (FileId, Vec<u8>),
+        victim: FileId,
+    },
     /// What the path means, seen from this directory, nobody has looked up. Of two paths of a call this is number `which`.
-    Path { base: FileId, path: Vec<u8>, which: u32 },
+    Path {
+        base: FileId,
+        path: Vec<u8>,
+        which: u32,
+    },
 }
 
 impl VfsEvent {

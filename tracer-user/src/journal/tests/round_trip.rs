@@ -1,9 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{
-    FileChanges, FileId, FileOps, Origin, OriginUnknown, Point, Process, Stretch, Timeline,
-};
+use crate::model::{FileChanges, FileId, FileOps, Origin, OriginUnknown, Point, Process, Stretch, Timeline};
 
 fn any_body() -> impl Strategy<Value = RecordBody> {
     let range = (0u64..1 << 40, 0u64..1 << 30).prop_map(|(start, len)| ByteRange::with_len(start, len));

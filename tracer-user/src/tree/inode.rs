@@ -31,7 +31,7 @@ pub fn attributes(file: &File, metadata: &Metadata) -> io::Result<Attributes> {
         gid: metadata.gid(),
         rdev: metadata.rdev(),
         accessed: time(metadata.atime(), metadata.atime_nsec()),
-        modified: time(metadata.mtime(), metadata.mtime_nsec()),
+        modified: modified(metadata),
         ..Attributes::default()
     };
     match attributes.kind() {
@@ -46,6 +46,10 @@ pub fn attributes(file: &File, metadata: &Metadata) -> io::Result<Attributes> {
 
 pub fn changed(metadata: &Metadata) -> FileTime {
     time(metadata.ctime(), metadata.ctime_nsec())
+}
+
+pub fn modified(metadata: &Metadata) -> FileTime {
+    time(metadata.mtime(), metadata.mtime_nsec())
 }
 
 fn time(seconds: i64, nanos: i64) -> FileTime {
@@ -147,10 +151,12 @@ pub fn open_handle(mount: BorrowedFd<'_>, handle: &[u8], flags: OFlags) -> io::R
     Ok(Some(unsafe { File::from_raw_fd(fd) }))
 }
 
-/// Brings the range to the disk: what is stored into it through a mapping afterwards is reported anew.
+/// Brings the range, or all from its start to 2^63, to the disk: what is stored into it through a mapping afterwards is reported anew.
 pub fn clean(file: &File, start: u64, len: u64) -> io::Result<()> {
     let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
-    let (start, len) = (start.cast_signed(), i64::try_from(len).unwrap_or(0));
+    // 0: to the end, however far.
+    let len = if start + len > i64::MAX.cast_unsigned() { 0 } else { len };
+    let (start, len) = (start.cast_signed(), len.cast_signed());
     // SAFETY: the call takes numbers only.
     match unsafe { libc::sync_file_range(file.as_raw_fd(), start, len, flags) } {
         0 => Ok(()),

@@ -98,8 +98,7 @@ fn write_content(
                 applied.data_bytes += bytes.len() as u64;
             }
             TreeChange::Hole { range, .. } => {
-                target.punch(node, &path, range)?;
-                applied.hole_bytes += range.len();
+                applied.hole_bytes += target.punch(node, &path, range)?;
             }
             _ => {}
         }

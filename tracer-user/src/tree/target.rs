@@ -151,19 +151,20 @@ impl TargetTree {
         file.write_all_at(bytes, start).map_err(at("write", path))
     }
 
-    /// The range reads as zeros, as far as the file goes.
-    pub fn punch(&mut self, node: NodeId, path: &Names, range: ByteRange) -> Result<(), TreeTargetError> {
+    /// The range reads as zeros, as far as the file goes; says how much that is.
+    pub fn punch(&mut self, node: NodeId, path: &Names, range: ByteRange) -> Result<u64, TreeTargetError> {
         let file = self.file(node, path).map_err(at("open", path))?;
         let size = file.metadata().map_err(at("look at", path))?.size();
         let end = range.end.min(size);
         if range.start >= end {
-            return Ok(());
+            return Ok(0);
         }
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match rustix::fs::fallocate(&*file, flags, range.start, end - range.start) {
             Err(Errno::OPNOTSUPP) => zero(file, range.start, end).map_err(at("zero", path)),
             done => done.map_err(at("punch a hole into", path)),
-        }
+        }?;
+        Ok(end - range.start)
     }
 
     /// Everything but names and bytes, times last.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -78,9 +79,10 @@ pub fn protect_tree(
     let mut threads = Vec::new();
     let of_tree = shared.clone();
     threads.push(spawn("tree", move || {
+        let ends = Ends(of_tree.clone());
         let result = recorder.run(world, source, writer);
+        drop(ends);
         of_tree.update(|state| {
-            state.ended = true;
             if let Err(error) = result {
                 state.failure.get_or_insert_with(|| format!("{error:#}"));
             }
@@ -89,9 +91,8 @@ pub fn protect_tree(
     let (of_target, dir, target) = (shared.clone(), options.journal.clone(), options.target.clone());
     threads.push(spawn("target", move || {
         apply(&of_target, replica, &dir, &target);
-        of_target.update(|state| state.applied = true);
     })?);
-    let running = Running { shared, commands };
+    let running = Running { shared: shared.clone(), commands, threads };
     let socket = run_dir::socket(&run_dir::path(), &name);
     let last = control::serve(&socket, &running, &mut |shown| {
         show(match shown {
@@ -100,25 +101,35 @@ pub fn protect_tree(
         });
     })?;
     let Some(last) = last else { return Ok(None) };
-    for thread in threads {
+    for thread in running.threads {
         if thread.join().is_err() {
             anyhow::bail!("a thread of the protection panicked, please report it");
         }
     }
     drop(lock);
-    match running.shared.update(|state| state.failure.take()) {
+    match shared.update(|state| state.failure.take()) {
         Some(why) => anyhow::bail!("the protection failed: {why}"),
         None => Ok(Some(last)),
     }
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<std::thread::JoinHandle<()>> {
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.into()).spawn(run)
+}
+
+/// However the thread that journals ends, the one that applies hears of it.
+struct Ends(Arc<Shared>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.update(|state| state.ended = true);
+    }
 }
 
 struct Running {
     shared: Arc<Shared>,
     commands: Sender<Command>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Served for Running {
@@ -133,7 +144,7 @@ impl Served for Running {
     }
 
     fn ended(&self) -> bool {
-        self.shared.update(|state| state.ended && state.applied)
+        self.threads.iter().all(JoinHandle::is_finished)
     }
 }
 

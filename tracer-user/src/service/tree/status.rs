@@ -65,14 +65,12 @@ pub struct State {
     pub goal: Option<Point>,
     /// Nothing more will be journaled.
     pub ended: bool,
-    /// The applier has come to its end.
-    pub applied: bool,
     pub failure: Option<String>,
 }
 
 impl Shared {
     pub fn new(status: TreeStatus) -> Arc<Shared> {
-        let state = State { status, goal: None, ended: false, applied: false, failure: None };
+        let state = State { status, goal: None, ended: false, failure: None };
         Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() })
     }
 

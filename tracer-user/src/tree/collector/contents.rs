@@ -31,7 +31,10 @@ impl<W: World> Collector<W> {
 
     fn read_inode(&mut self, number: u64, content: Content, budget: &mut u64) -> Result<(), TreeError> {
         // Outside of the tree; or not known yet, and will be read when it is.
-        let Some(node) = self.catalog.of_inode(number) else { return Ok(()) };
+        let Some(node) = self.catalog.of_inode(number) else {
+            self.unreadable.remove(&number);
+            return Ok(());
+        };
         let is_file = self.catalog.node(node).is_some_and(|node| node.kind() == NodeKind::File);
         if is_file && !content.ranges.is_empty() {
             let clean = content.clean || self.always_clean;
@@ -135,6 +138,7 @@ impl<W: World> Collector<W> {
                 return Ok(());
             }
         };
+        self.unreadable.remove(&number);
         let was_trusted = known.source.changed == changed(&found.metadata);
         let trusted = was_trusted || read && !self.pending.has_inode(number) && self.has_settled(found);
         let source = found.inode(trusted);

@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 use crate::model::{ByteRange, NodeId, NodeKind, TreeChange};
 use crate::tree::collector::{Collector, TURN_NAMES, TreeError};
 use crate::tree::event::World;
-use crate::tree::inode::changed;
+use crate::tree::inode::{changed, modified};
 use crate::tree::pending::{END, Name};
 use crate::tree::source::Found;
 
@@ -103,7 +103,11 @@ impl<W: World> Collector<W> {
         Ok(node)
     }
 
+    /// `None`: it is none, or no more.
     fn open_dir(&mut self, dir: NodeId) -> Result<Option<File>, TreeError> {
+        if self.catalog.node(dir).is_none_or(|dir| dir.kind() != NodeKind::Dir) {
+            return Ok(None);
+        }
         match self.open(dir, OFlags::PATH | OFlags::DIRECTORY) {
             Ok(open) => Ok(open),
             Err(error) => {
@@ -147,8 +151,10 @@ impl<W: World> Collector<W> {
             self.emit(TreeChange::Link { dir, name: name.to_vec(), node })?;
         }
         if !is_new {
-            if deep || moved && self.by_path {
+            if deep {
                 self.doubt(node, &found);
+            } else if moved && self.by_path {
+                self.doubt_moved(node, &found);
             }
             self.refresh_found(node, &found)?;
         }
@@ -186,6 +192,17 @@ impl<W: World> Collector<W> {
             && known.source.changed.seconds != 0;
         if known.kind() == NodeKind::File && !unchanged {
             self.read_all_of(found.metadata.ino());
+        }
+    }
+
+    /// Of calls with a path that leads nowhere any more it is not known which file they changed; of others it is.
+    fn doubt_moved(&mut self, node: NodeId, found: &Found) {
+        let Some(known) = self.catalog.node(node) else { return };
+        let number = found.metadata.ino();
+        let unchanged = known.attributes.modified == modified(&found.metadata)
+            && known.attributes.size == found.metadata.size();
+        if known.kind() == NodeKind::File && !unchanged && !self.pending.has_inode(number) {
+            self.read_all_of(number);
         }
     }
 

@@ -8,6 +8,8 @@ mod catalog;
 mod checkpoint;
 mod collector;
 pub mod event;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod inode;
 mod pending;
 mod plan;

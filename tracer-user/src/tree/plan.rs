@@ -136,3 +136,141 @@ fn path_before(catalog: &Catalog, were: &HashMap<NodeId, &Place>, place: &Place)
     names.reverse();
     Some(names)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::TreeChange;
+    use crate::tree::catalog::tests::{DIR, FILE, catalog, inode};
+
+    /// A file system in memory: what is at each path. What is staged is at a path that begins with an empty name.
+    #[derive(Clone, Debug, Default, PartialEq, Eq)]
+    struct Disk(BTreeMap<Names, NodeId>);
+
+    impl Disk {
+        fn of(catalog: &Catalog) -> Disk {
+            let mut disk = Disk::default();
+            for (id, node) in catalog.nodes() {
+                for (dir, name) in &node.places {
+                    let mut path = catalog.path(*dir).expect("all hang on the root");
+                    path.push(name.clone());
+                    disk.0.insert(path, id);
+                }
+            }
+            disk
+        }
+
+        fn staged(node: NodeId) -> Names {
+            vec![Vec::new(), node.0.to_string().into_bytes()]
+        }
+
+        fn add(&mut self, path: &Names, node: NodeId) {
+            let (_, dir) = path.split_last().unwrap();
+            assert!(dir.is_empty() || dir == [Vec::new()] || self.0.contains_key(dir), "{dir:?} is not there");
+            let old = self.0.insert(path.clone(), node);
+            assert!(old.is_none_or(|old| old == node), "{path:?} is taken");
+        }
+
+        fn rename(&mut self, from: &Names, to: &Names) {
+            let moved: Vec<Names> = self.0.keys().filter(|path| path.starts_with(from)).cloned().collect();
+            for path in moved {
+                let node = self.0.remove(&path).unwrap();
+                self.add(&[to, &path[from.len()..]].concat(), node);
+            }
+        }
+
+        fn step(&mut self, step: &Step) {
+            match step {
+                Step::Remove { path, .. } => {
+                    self.0.remove(path);
+                    assert!(!self.0.keys().any(|below| below.starts_with(path)), "{path:?} is not empty");
+                }
+                Step::Stage { path, node } => {
+                    if !self.0.contains_key(&Disk::staged(*node)) {
+                        assert!(self.0.get(path).is_none_or(|there| there == node));
+                        self.rename(path, &Disk::staged(*node));
+                    }
+                }
+                Step::Make { path, node } => self.add(path, *node),
+                Step::Place { path, node } => self.rename(&Disk::staged(*node), path),
+                Step::Link { from: From::Staged(node), path } => {
+                    if self.0.contains_key(&Disk::staged(*node)) {
+                        self.add(path, *node);
+                    }
+                }
+                Step::Link { from: From::Path(from), path } => {
+                    let node = self.0[from];
+                    self.add(path, node);
+                }
+            }
+        }
+    }
+
+    /// One of: a new inode, another name or place, a name less.
+    fn change(catalog: &mut Catalog, (what, which, dir, name): (u8, usize, usize, u8)) {
+        let mut nodes: Vec<NodeId> = catalog.nodes().map(|(id, _)| id).filter(|id| *id != NodeId::ROOT).collect();
+        let mut dirs: Vec<NodeId> =
+            catalog.nodes().filter(|(_, node)| node.kind() == NodeKind::Dir).map(|(id, _)| id).collect();
+        nodes.sort();
+        dirs.sort();
+        let (dir, name) = (dirs[dir % dirs.len()], vec![b'a' + name % 4]);
+        let node = match what {
+            0 | 1 => {
+                let new = inode(catalog.next().0, if what == 0 { FILE } else { DIR });
+                catalog.apply(&new);
+                new.node()
+            }
+            2 => return catalog.apply(&TreeChange::Unlink { dir, name }),
+            3 => return catalog.mark(),
+            _ if nodes.is_empty() => return,
+            _ => nodes[which % nodes.len()],
+        };
+        // No directory is put below itself, as no file system would.
+        let mut at = dir;
+        while at != node && at != NodeId::ROOT {
+            match catalog.node(at).and_then(|node| node.places.first()) {
+                Some((above, _)) => at = *above,
+                None => return,
+            }
+        }
+        if at != node {
+            catalog.apply(&TreeChange::Link { dir, name, node });
+        }
+    }
+
+    fn run(disk: &mut Disk, plan: &Plan) {
+        plan.take_away.iter().chain(&plan.put).for_each(|step| disk.step(step));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+        #[test]
+        fn wherever_it_is_interrupted_a_plan_begun_again_ends_at_the_tree(
+            changes in prop::collection::vec((0..7u8, 0..50usize, 0..50usize, 0..4u8), 1..40),
+        ) {
+            let mut catalog = catalog();
+            let before = Disk::of(&catalog);
+            catalog.since = Some(Difference::default());
+            changes.into_iter().for_each(|one| change(&mut catalog, one));
+            catalog.mark();
+            let since = catalog.since.take().unwrap();
+            let (wanted, plan) = (Disk::of(&catalog), plan(&catalog, &since));
+            for cut in 0..=plan.take_away.len() {
+                let mut disk = before.clone();
+                plan.take_away[..cut].iter().for_each(|step| disk.step(step));
+                run(&mut disk, &plan);
+                prop_assert_eq!(&disk, &wanted);
+            }
+            for cut in 0..=plan.put.len() {
+                let mut disk = before.clone();
+                plan.take_away.iter().chain(&plan.put[..cut]).for_each(|step| disk.step(step));
+                plan.put.iter().for_each(|step| disk.step(step));
+                prop_assert_eq!(&disk, &wanted);
+            }
+        }
+    }
+}

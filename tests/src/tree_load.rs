@@ -122,7 +122,8 @@ fn create(path: &Path) -> io::Result<File> {
 }
 
 fn append(path: &Path, random: &mut Random) -> io::Result<()> {
-    let mut file = OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path)?;
+    let mut file =
+        OpenOptions::new().append(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path)?;
     file.write_all(&random.bytes(1000))
 }
 
@@ -133,7 +134,8 @@ fn exchange(one: &Path, two: &Path) -> io::Result<()> {
 
 fn special(path: &Path, random: &mut Random) -> io::Result<()> {
     // /dev/null, and a block device that there is none of: other operations open what they find, and write to it.
-    let kinds = [(SFlag::S_IFIFO, 0), (SFlag::S_IFCHR, 0x103), (SFlag::S_IFSOCK, 0), (SFlag::S_IFBLK, 0x7fff)];
+    let kinds =
+        [(SFlag::S_IFIFO, 0), (SFlag::S_IFCHR, 0x103), (SFlag::S_IFSOCK, 0), (SFlag::S_IFBLK, 0x7fff)];
     let (kind, device) = random.pick(&kinds);
     nix(mknod(path, kind, Mode::S_IRUSR, device))
 }
@@ -155,7 +157,9 @@ fn xattr(path: &Path, random: &mut Random) -> io::Result<()> {
 fn acl(path: &Path) -> io::Result<()> {
     // Version 2; owner rw, user 7 rw, group r, mask rw, others none.
     let mut acl = vec![2u8, 0, 0, 0];
-    for (tag, access, id) in [(1, 6, u32::MAX), (2, 6, 7), (4, 4, u32::MAX), (0x10, 6, u32::MAX), (0x20, 0, u32::MAX)] {
+    for (tag, access, id) in
+        [(1, 6, u32::MAX), (2, 6, 7), (4, 4, u32::MAX), (0x10, 6, u32::MAX), (0x20, 0, u32::MAX)]
+    {
         acl.extend([tag, 0, access, 0]);
         acl.extend(u32::to_le_bytes(id));
     }
@@ -168,10 +172,12 @@ fn acl(path: &Path) -> io::Result<()> {
 }
 
 fn times(path: &Path, random: &mut Random) -> io::Result<()> {
-    let time = libc::timespec { tv_sec: i64::try_from(random.below(1 << 31)).unwrap_or(0), tv_nsec: 123_456_789 };
+    let time =
+        libc::timespec { tv_sec: i64::try_from(random.below(1 << 31)).unwrap_or(0), tv_nsec: 123_456_789 };
     let (path, times) = (c_path(path), [time, time]);
     // SAFETY: the path ends with a 0, and there are two times.
-    let done = unsafe { libc::utimensat(libc::AT_FDCWD, path.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW) };
+    let done =
+        unsafe { libc::utimensat(libc::AT_FDCWD, path.as_ptr(), times.as_ptr(), libc::AT_SYMLINK_NOFOLLOW) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -197,7 +203,14 @@ fn map(file: &File, random: &mut Random) -> io::Result<()> {
     let len = usize::try_from(size).unwrap_or(0);
     // SAFETY: a new mapping of the whole file; nothing else is pointed at it.
     let mapped = unsafe {
-        libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, file.as_raw_fd(), 0)
+        libc::mmap(
+            std::ptr::null_mut(),
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
+            0,
+        )
     };
     if mapped == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());

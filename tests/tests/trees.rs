@@ -133,7 +133,10 @@ fn a_small_change_of_a_large_file_writes_little_and_a_rename_nothing() -> Result
     println!("4 KiB changed in 10 GiB: {change} bytes written to the target; renamed: {rename} bytes");
     ensure!(change == 4096 && rename == 0, "{change} and {rename} bytes");
     let blocks = |path: &Path| Ok::<_, std::io::Error>(fs::metadata(path)?.blocks());
-    ensure!(blocks(&protection.target().join("renamed"))? <= blocks(&tree.join("renamed"))? + 64, "holes were filled");
+    ensure!(
+        blocks(&protection.target().join("renamed"))? <= blocks(&tree.join("renamed"))? + 64,
+        "holes were filled"
+    );
     protect.stop()
 }
 

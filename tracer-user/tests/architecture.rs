@@ -17,10 +17,16 @@ const MAY_KNOW: [(&str, &[&str]); 12] = [
     ("collect", &["model", "io", "capture"]),
     ("origin", &["model", "io", "capture"]),
     ("tree", &["model", "io", "journal"]),
-    ("service", &["model", "io", "journal", "target", "apply", "restore", "capture", "collect", "origin", "tree"]),
+    (
+        "service",
+        &["model", "io", "journal", "target", "apply", "restore", "capture", "collect", "origin", "tree"],
+    ),
     (
         "cli",
-        &["model", "io", "journal", "target", "apply", "restore", "capture", "collect", "origin", "tree", "service"],
+        &[
+            "model", "io", "journal", "target", "apply", "restore", "capture", "collect", "origin", "tree",
+            "service",
+        ],
     ),
 ];
 

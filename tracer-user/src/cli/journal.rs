@@ -7,7 +7,8 @@ use crate::cli::prune::{self, PruneArgs};
 use crate::cli::{Outcome, Output, Progress, Unit, say, size};
 use crate::journal::{CheckReport, Journal, JournalError, SegmentInfo, TornTail};
 use crate::model::{
-    FileChanges, Lsn, MarkId, NodeId, Origin, OriginUnknown, PointClass, Record, RecordBody, Timestamp, TreeChange,
+    FileChanges, Lsn, MarkId, NodeId, Origin, OriginUnknown, PointClass, Record, RecordBody, Timestamp,
+    TreeChange,
 };
 
 /// Look inside a journal, and apply retention to it
@@ -110,8 +111,15 @@ struct Dumped<'a> {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Detail<'a> {
-    Range { start: u64, end: u64 },
-    Mark { mark: MarkId, class: PointClass, label: &'a str },
+    Range {
+        start: u64,
+        end: u64,
+    },
+    Mark {
+        mark: MarkId,
+        class: PointClass,
+        label: &'a str,
+    },
     Changes(&'a FileChanges),
     Unknown(&'a OriginUnknown),
     Tree {

@@ -160,7 +160,11 @@ pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
 
 /// Of a directory.
 fn tree_options(args: ProtectArgs) -> anyhow::Result<TreeOptions> {
-    if args.retention.are_given() || args.rung.is_some() || args.ring.is_some() || args.capture != Mode::Extents {
+    if args.retention.are_given()
+        || args.rung.is_some()
+        || args.ring.is_some()
+        || args.capture != Mode::Extents
+    {
         anyhow::bail!(
             "{} is a directory, and of a tree all history is kept, and its changes are captured by the probes of files; \
              leave retention, --capture, --ring and --rung away (--origin-rung and --origin-ring are for those)",
@@ -174,7 +178,11 @@ fn tree_options(args: ProtectArgs) -> anyhow::Result<TreeOptions> {
         mark_every: args.mark_every.0,
         freeze_timeout: args.freeze_timeout,
         journal_options: JournalOptions { sync: args.sync, ..JournalOptions::default() },
-        probes: VfsOptions { rung: args.origin_rung, ring_bytes: args.origin_ring.max(TREE_RING_MIN), ends: true },
+        probes: VfsOptions {
+            rung: args.origin_rung,
+            ring_bytes: args.origin_ring.max(TREE_RING_MIN),
+            ends: true,
+        },
         force: args.force,
     })
 }

@@ -20,7 +20,9 @@ pub(super) fn run(options: &TreeOptions) -> anyhow::Result<Outcome> {
         TreeEvent::Stopping => say("stopping: making a last mark (again to stop at once)"),
         TreeEvent::Progress(status) => {
             let copying = status.state != "live";
-            if said.is_none_or(|(state, when)| state != status.state || copying && when.elapsed() >= SAY_EVERY) {
+            if said
+                .is_none_or(|(state, when)| state != status.state || copying && when.elapsed() >= SAY_EVERY)
+            {
                 said = Some((status.state, Instant::now()));
                 say(&line(status));
             }
@@ -35,7 +37,10 @@ pub(super) fn run(options: &TreeOptions) -> anyhow::Result<Outcome> {
             "stopped: {} is mark {id}; the last mark {} is {}, so the target was not brought to it",
             status.target, last.id, last.class
         )),
-        _ => say(&format!("stopped before the first mark: {} is not complete, start again to go on", status.target)),
+        _ => say(&format!(
+            "stopped before the first mark: {} is not complete, start again to go on",
+            status.target
+        )),
     }
     Ok(Outcome::Done)
 }
@@ -43,5 +48,9 @@ pub(super) fn run(options: &TreeOptions) -> anyhow::Result<Outcome> {
 fn line(status: &TreeStatus) -> String {
     let TreeStatus { source, state, collector, last_mark, .. } = status;
     let mark = last_mark.as_ref().map_or("none".into(), |mark| mark.id.to_string());
-    format!("{source}: {state}, {} inodes, {} read, mark {mark}", collector.inodes, size(collector.data_bytes))
+    format!(
+        "{source}: {state}, {} inodes, {} read, mark {mark}",
+        collector.inodes,
+        size(collector.data_bytes)
+    )
 }

@@ -52,7 +52,10 @@ struct Report<'a> {
 pub(super) fn run(args: &PruneArgs, out: &mut Output) -> anyhow::Result<Outcome> {
     let cannot = || format!("cannot prune {}", args.journal.display());
     if tree::is_tree(&args.journal) {
-        anyhow::bail!("{} is the journal of a directory tree, of which all history is kept", args.journal.display());
+        anyhow::bail!(
+            "{} is the journal of a directory tree, of which all history is kept",
+            args.journal.display()
+        );
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = Timestamp(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));

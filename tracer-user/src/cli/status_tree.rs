@@ -10,7 +10,9 @@ pub(super) fn print(status: &Value, out: &mut Output) -> anyhow::Result<()> {
     let counters = &status["counters"];
     out.line(format_args!("{} (tree, {} inodes)", text(&status["source"]), status["inodes"]))?;
     out.line(format_args!("  state     {}", text(&status["state"])))?;
-    for (name, key) in [("PAUSED   ", "paused"), ("last mark failed:", "last_mark_error"), ("UNREADABLE", "unreadable_why")] {
+    for (name, key) in
+        [("PAUSED   ", "paused"), ("last mark failed:", "last_mark_error"), ("UNREADABLE", "unreadable_why")]
+    {
         let shown = key != "unreadable_why" || status["unreadable"] != 0;
         if let Some(why) = status[key].as_str().filter(|_| shown) {
             out.line(format_args!("  {name} {why}"))?;
@@ -24,8 +26,16 @@ pub(super) fn print(status: &Value, out: &mut Output) -> anyhow::Result<()> {
     if let Some(why) = status["not_frozen"].as_str() {
         out.line(format_args!("  marks     without a freeze: {why}"))?;
     }
-    out.line(format_args!("  pending   {} names and files, {}", status["pending"], bytes(&status["pending_bytes"])))?;
-    out.line(format_args!("  journal   {}: {} written", text(&status["journal"]), bytes(&status["journal_bytes"])))?;
+    out.line(format_args!(
+        "  pending   {} names and files, {}",
+        status["pending"],
+        bytes(&status["pending_bytes"])
+    ))?;
+    out.line(format_args!(
+        "  journal   {}: {} written",
+        text(&status["journal"]),
+        bytes(&status["journal_bytes"])
+    ))?;
     let mark = &status["last_mark"];
     match mark.is_null() {
         true => out.line("  last mark none yet")?,

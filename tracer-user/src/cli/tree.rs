@@ -46,7 +46,8 @@ pub(super) fn replay(args: &Replay<'_>, out: &mut Output) -> anyhow::Result<Outc
     let before = |time: Timestamp| {
         // Only marks can be restored.
         let mark = timeline.points.iter().rev().find(|mark| mark.class.restorable() && mark.time <= time);
-        mark.map(|mark| PointTarget::Mark(mark.id.to_string())).context("there is no mark at or before that time")
+        mark.map(|mark| PointTarget::Mark(mark.id.to_string()))
+            .context("there is no mark at or before that time")
     };
     let to = match args.to {
         PointTarget::BeforeProcess(_) | PointTarget::BeforeFile(_) => anyhow::bail!(
@@ -54,7 +55,9 @@ pub(super) fn replay(args: &Replay<'_>, out: &mut Output) -> anyhow::Result<Outc
         ),
         PointTarget::Time(time) => before(*time)?,
         PointTarget::Lsn(lsn) if !timeline.points.iter().any(|mark| mark.lsn == *lsn) => {
-            anyhow::bail!("record {lsn} is no mark, and of a tree only marks can be restored (`afterwrite points JOURNAL`)")
+            anyhow::bail!(
+                "record {lsn} is no mark, and of a tree only marks can be restored (`afterwrite points JOURNAL`)"
+            )
         }
         other => other.clone(),
     };
@@ -68,7 +71,8 @@ pub(super) fn replay(args: &Replay<'_>, out: &mut Output) -> anyhow::Result<Outc
     };
     let (source, seconds) = (journal.info().source.as_str(), started.elapsed().as_secs_f64());
     if args.json {
-        let report = Report { dry_run: args.dry_run, source, point: &point, target: args.target, done, seconds };
+        let report =
+            Report { dry_run: args.dry_run, source, point: &point, target: args.target, done, seconds };
         out.json(&report)?;
         return Ok(Outcome::Done);
     }
@@ -78,7 +82,10 @@ pub(super) fn replay(args: &Replay<'_>, out: &mut Output) -> anyhow::Result<Outc
     match done {
         None => out.line("dry run: nothing was written")?,
         Some(Applied { data_bytes, names, .. }) => {
-            out.line(format_args!("restored {} of content, {names} names, in {seconds:.1} s", size(data_bytes)))?;
+            out.line(format_args!(
+                "restored {} of content, {names} names, in {seconds:.1} s",
+                size(data_bytes)
+            ))?;
         }
     }
     Ok(Outcome::Done)
@@ -87,10 +94,19 @@ pub(super) fn replay(args: &Replay<'_>, out: &mut Output) -> anyhow::Result<Outc
 fn refuse_own(args: &Replay<'_>) -> anyhow::Result<()> {
     let Ok(target) = args.target.canonicalize() else { return Ok(()) };
     let replica = TreeCheckpoint::read(args.journal).ok().flatten();
-    if args.journal.canonicalize().is_ok_and(|journal| target.starts_with(&journal) || journal.starts_with(&target)) {
-        anyhow::bail!("the target {} and the journal lie in one another; name another directory", target.display());
+    if args
+        .journal
+        .canonicalize()
+        .is_ok_and(|journal| target.starts_with(&journal) || journal.starts_with(&target))
+    {
+        anyhow::bail!(
+            "the target {} and the journal lie in one another; name another directory",
+            target.display()
+        );
     }
-    if replica.is_some_and(|replica| Path::new(&replica.target_path).canonicalize().is_ok_and(|path| path == target)) {
+    if replica.is_some_and(|replica| {
+        Path::new(&replica.target_path).canonicalize().is_ok_and(|path| path == target)
+    }) {
         anyhow::bail!(
             "{} is the target that this journal keeps current; restore to another directory",
             args.target.display()
@@ -113,7 +129,12 @@ pub(super) fn verify(source: &Path, target: &Path, json: bool, out: &mut Output)
             out.line(format_args!("{}: {}", difference.path, difference.what))?;
         }
         let more = if *more { " (more than are listed)" } else { "" };
-        say(&format!("{} and {} differ in {} things{more}", source.display(), target.display(), differing.len()));
+        say(&format!(
+            "{} and {} differ in {} things{more}",
+            source.display(),
+            target.display(),
+            differing.len()
+        ));
     }
     Ok(if *identical { Outcome::Done } else { Outcome::Wrong })
 }

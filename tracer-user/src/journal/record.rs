@@ -181,7 +181,9 @@ impl FrameCursor {
             return Err(FormatError::Malformed("a record out of its order"));
         }
         if matches!(record.body, BodyView::Origin(_) | BodyView::Tree(..)) && self.version == Version::V1 {
-            return Err(FormatError::Unknown("an origin or a change of a tree in a segment of version 1".into()));
+            return Err(FormatError::Unknown(
+                "an origin or a change of a tree in a segment of version 1".into(),
+            ));
         }
         if record.ordered && self.version == Version::V1 {
             return Err(FormatError::Unknown("an ordered record in a segment of version 1".into()));

@@ -69,7 +69,9 @@ pub fn encoded_len(change: &TreeChange) -> Result<usize, String> {
 
 /// What a directory can hold.
 fn is_name(name: &[u8]) -> bool {
-    !matches!(name, b"" | b"." | b"..") && name.len() <= NAME_LEN_MAX && !name.iter().any(|b| matches!(b, 0 | b'/'))
+    !matches!(name, b"" | b"." | b"..")
+        && name.len() <= NAME_LEN_MAX
+        && !name.iter().any(|b| matches!(b, 0 | b'/'))
 }
 
 /// Offset and length of the record's header.
@@ -166,7 +168,8 @@ fn decode_inode(node: NodeId, rest: &[u8]) -> Result<TreeChange, FormatError> {
     let bad = || FormatError::Malformed("an inode whose lengths contradict each other");
     let Some((fixed, mut rest)) = rest.split_first_chunk::<INODE_LEN>() else { return Err(bad()) };
     let short = |bytes: &[u8], at: usize| usize::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]));
-    let time = |at: usize| FileTime { seconds: u64_at(fixed, at).cast_signed(), nanos: u32_at(fixed, at + 8) };
+    let time =
+        |at: usize| FileTime { seconds: u64_at(fixed, at).cast_signed(), nanos: u32_at(fixed, at + 8) };
     if [52, 68, 84, 92].iter().any(|at| u32_at(fixed, *at) != 0) {
         return Err(FormatError::Unknown("something in the reserved bytes of an inode".into()));
     }
@@ -227,7 +230,13 @@ pub(in crate::journal) mod tests {
         let numbers = (any::<u64>(), any::<[u32; 3]>(), any::<u64>(), 0..=VOLUME_END_MAX, any::<u64>());
         let times = [any_time(), any_time(), any_time()];
         (numbers, times, bytes(60), bytes(HANDLE_LEN_MAX), xattrs).prop_map(
-            |((node, [mode, uid, gid], rdev, size, number), [accessed, modified, changed], link_target, handle, xattrs)| {
+            |(
+                (node, [mode, uid, gid], rdev, size, number),
+                [accessed, modified, changed],
+                link_target,
+                handle,
+                xattrs,
+            )| {
                 let attributes =
                     Attributes { mode, uid, gid, rdev, size, accessed, modified, link_target, xattrs };
                 let source = SourceInode { number, changed, handle };

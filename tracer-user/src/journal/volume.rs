@@ -56,7 +56,9 @@ pub fn decode(text: &str) -> Result<VolumeInfo, BadVolumeFile> {
     }
     let file: VolumeFile = toml::from_str(text).map_err(|error| other(error.message()))?;
     if file.version != version_of(&file.info) {
-        return Err(other("volume.toml names a tree in the version for devices, or a device in that for trees"));
+        return Err(other(
+            "volume.toml names a tree in the version for devices, or a device in that for trees",
+        ));
     }
     Ok(file.info)
 }

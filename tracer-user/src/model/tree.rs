@@ -88,14 +88,32 @@ pub struct SourceInode {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TreeChange {
     /// A new inode, or what an inode is from now on.
-    Inode { node: NodeId, attributes: Box<Attributes>, source: SourceInode },
+    Inode {
+        node: NodeId,
+        attributes: Box<Attributes>,
+        source: SourceInode,
+    },
     /// A regular file holds `bytes` from byte `start` on. Its size is that of its last Inode.
-    Data { node: NodeId, start: u64, bytes: Vec<u8> },
+    Data {
+        node: NodeId,
+        start: u64,
+        bytes: Vec<u8>,
+    },
     /// The range of a regular file is a hole: it reads as zeros, and takes no room.
-    Hole { node: NodeId, range: ByteRange },
+    Hole {
+        node: NodeId,
+        range: ByteRange,
+    },
     /// The name leads to the inode from now on, whatever it led to before. A directory has one name: the last.
-    Link { dir: NodeId, name: Vec<u8>, node: NodeId },
-    Unlink { dir: NodeId, name: Vec<u8> },
+    Link {
+        dir: NodeId,
+        name: Vec<u8>,
+        node: NodeId,
+    },
+    Unlink {
+        dir: NodeId,
+        name: Vec<u8>,
+    },
 }
 
 impl TreeChange {
@@ -112,7 +130,9 @@ impl TreeChange {
     /// The inode that is changed: of a name the directory.
     pub fn node(&self) -> NodeId {
         match self {
-            TreeChange::Inode { node, .. } | TreeChange::Data { node, .. } | TreeChange::Hole { node, .. } => *node,
+            TreeChange::Inode { node, .. }
+            | TreeChange::Data { node, .. }
+            | TreeChange::Hole { node, .. } => *node,
             TreeChange::Link { dir, .. } | TreeChange::Unlink { dir, .. } => *dir,
         }
     }

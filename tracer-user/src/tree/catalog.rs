@@ -68,7 +68,7 @@ impl Catalog {
         self.nodes.iter().map(|(id, node)| (*id, node))
     }
 
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.nodes.len()
     }
 
@@ -133,7 +133,8 @@ impl Catalog {
             }
             None => {
                 let (attributes, source) = (attributes.clone(), source.clone());
-                self.nodes.insert(node, Node { attributes, source, entries: BTreeMap::new(), places: Vec::new() });
+                self.nodes
+                    .insert(node, Node { attributes, source, entries: BTreeMap::new(), places: Vec::new() });
                 if node != NodeId::ROOT {
                     self.loose.insert(node);
                 }

@@ -68,7 +68,11 @@ impl TreeCheckpoint {
         let mut bytes = vec![0; BYTES_MAX];
         let count = match DirStore::open(dir).read_at(NAME, 0, &mut bytes) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            count => count.map_err(|source| TreeCheckpointError::Io { what: "read", path: path.clone(), source })?,
+            count => count.map_err(|source| TreeCheckpointError::Io {
+                what: "read",
+                path: path.clone(),
+                source,
+            })?,
         };
         let decoded = TreeCheckpoint::decode(&bytes[..count]);
         decoded.map(Some).map_err(|what| TreeCheckpointError::Damaged { path, what })
@@ -120,7 +124,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(TreeCheckpoint::read(dir.path()).unwrap().is_none());
         let fresh = TreeCheckpoint::fresh(VolumeId([7; 16]), Path::new("/a \"b\"\n"), "dir:1:2");
-        let checkpoint = TreeCheckpoint { applying: Some(Lsn(9)), mark: Some(MarkId(2)), taken_away: true, ..fresh };
+        let checkpoint =
+            TreeCheckpoint { applying: Some(Lsn(9)), mark: Some(MarkId(2)), taken_away: true, ..fresh };
         for _ in 0..2 {
             checkpoint.write(dir.path()).unwrap();
             assert_eq!(TreeCheckpoint::read(dir.path()).unwrap().unwrap(), checkpoint);

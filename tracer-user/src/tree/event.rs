@@ -9,7 +9,9 @@ use crate::tree::pending::Name;
 pub enum Event {
     Change(Change),
     /// The call of a thread is over in which it made its last changes.
-    End { thread: u32 },
+    End {
+        thread: u32,
+    },
     /// Something that was not understood: as good as a lost one.
     NotUnderstood,
 }
@@ -42,7 +44,9 @@ pub struct Counters {
 pub enum Freezing {
     Frozen,
     /// `held`: until the thaw was asked for.
-    Thawed { held: bool },
+    Thawed {
+        held: bool,
+    },
     /// Nothing is frozen.
     Failed(String),
 }

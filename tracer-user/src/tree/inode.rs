@@ -14,6 +14,9 @@ use crate::model::{Attributes, FileTime, NodeKind};
 const HANDLE_BYTES_MAX: usize = 128;
 const XATTR_TRIES: usize = 8;
 
+/// Names and values.
+type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// An inode without opening it: a pipe or device stays alone.
 pub fn open_path(dir: impl AsFd, name: &[u8]) -> io::Result<File> {
     Ok(File::from(openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?))
@@ -57,7 +60,7 @@ fn time(seconds: i64, nanos: i64) -> FileTime {
 }
 
 /// All of them, in the order of their names.
-fn xattrs(file: &File) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+fn xattrs(file: &File) -> io::Result<Xattrs> {
     let path = name_of(file);
     // They may change between two calls.
     for _ in 0..XATTR_TRIES {
@@ -79,7 +82,7 @@ fn xattrs(file: &File) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
 }
 
 /// `None` if one changed meanwhile.
-fn values(path: &str, names: &[u8]) -> io::Result<Option<Vec<(Vec<u8>, Vec<u8>)>>> {
+fn values(path: &str, names: &[u8]) -> io::Result<Option<Xattrs>> {
     let mut xattrs = Vec::new();
     for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         let read = || {
@@ -153,7 +156,8 @@ pub fn open_handle(mount: BorrowedFd<'_>, handle: &[u8], flags: OFlags) -> io::R
 
 /// Brings the range, or all from its start to 2^63, to the disk: what is stored into it through a mapping afterwards is reported anew.
 pub fn clean(file: &File, start: u64, len: u64) -> io::Result<()> {
-    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let flags =
+        libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
     // 0: to the end, however far.
     let len = if start + len > i64::MAX.cast_unsigned() { 0 } else { len };
     let (start, len) = (start.cast_signed(), len.cast_signed());

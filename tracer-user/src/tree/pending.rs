@@ -75,7 +75,14 @@ impl Pending {
         item.touch(call, due);
     }
 
-    pub fn content(&mut self, inode: u64, range: Option<ByteRange>, mapped: bool, call: Option<u64>, now: Instant) {
+    pub fn content(
+        &mut self,
+        inode: u64,
+        range: Option<ByteRange>,
+        mapped: bool,
+        call: Option<u64>,
+        now: Instant,
+    ) {
         let due = now + if mapped { REST_MAPPED } else { REST };
         let what = Content::default();
         let item = self.contents.entry(inode).or_insert(Item::new(what, due));

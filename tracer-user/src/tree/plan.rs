@@ -170,7 +170,10 @@ mod tests {
 
         fn add(&mut self, path: &Names, node: NodeId) {
             let (_, dir) = path.split_last().unwrap();
-            assert!(dir.is_empty() || dir == [Vec::new()] || self.0.contains_key(dir), "{dir:?} is not there");
+            assert!(
+                dir.is_empty() || dir == [Vec::<u8>::new()] || self.0.contains_key(dir),
+                "{dir:?} is not there"
+            );
             let old = self.0.insert(path.clone(), node);
             assert!(old.is_none_or(|old| old == node), "{path:?} is taken");
         }
@@ -212,7 +215,8 @@ mod tests {
 
     /// One of: a new inode, another name or place, a name less.
     fn change(catalog: &mut Catalog, (what, which, dir, name): (u8, usize, usize, u8)) {
-        let mut nodes: Vec<NodeId> = catalog.nodes().map(|(id, _)| id).filter(|id| *id != NodeId::ROOT).collect();
+        let mut nodes: Vec<NodeId> =
+            catalog.nodes().map(|(id, _)| id).filter(|id| *id != NodeId::ROOT).collect();
         let mut dirs: Vec<NodeId> =
             catalog.nodes().filter(|(_, node)| node.kind() == NodeKind::Dir).map(|(id, _)| id).collect();
         nodes.sort();

@@ -91,7 +91,9 @@ impl Source {
     /// `None`: there is no such name now, or another file system is mounted there.
     pub fn look(&self, dir: &File, name: &[u8]) -> io::Result<Option<Found>> {
         let file = match open_path(dir, name) {
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ESTALE)) => {
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ESTALE)) =>
+            {
                 return Ok(None);
             }
             file => file?,

@@ -8,7 +8,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, Dir, FallocateFlags, FileType, FlockOperation, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid,
+    AtFlags, Dir, FallocateFlags, FileType, FlockOperation, Gid, Mode, OFlags, ResolveFlags, Timespec,
+    Timestamps, Uid,
 };
 use rustix::io::Errno;
 
@@ -65,7 +66,9 @@ impl TargetTree {
     pub fn open(path: &Path) -> Result<TargetTree, TreeTargetError> {
         let failed = |what| move |source| TreeTargetError::Io { what, name: Vec::new(), source };
         match std::fs::metadata(path) {
-            Ok(there) if !there.is_dir() => return Err(TreeTargetError::NotADirectory { path: path.to_owned() }),
+            Ok(there) if !there.is_dir() => {
+                return Err(TreeTargetError::NotADirectory { path: path.to_owned() });
+            }
             Ok(_) => {}
             Err(_) => std::fs::create_dir_all(path).map_err(failed("make"))?,
         }
@@ -101,7 +104,11 @@ impl TargetTree {
         rustix::fs::syncfs(&self.root).map_err(at("sync", &[]))
     }
 
-    pub fn step(&mut self, step: &Step, attributes: impl Fn(NodeId) -> Option<Attributes>) -> Result<(), TreeTargetError> {
+    pub fn step(
+        &mut self,
+        step: &Step,
+        attributes: impl Fn(NodeId) -> Option<Attributes>,
+    ) -> Result<(), TreeTargetError> {
         match step {
             Step::Remove { path, is_dir } => {
                 let flags = if *is_dir { AtFlags::REMOVEDIR } else { AtFlags::empty() };
@@ -128,7 +135,8 @@ impl TargetTree {
                 if !there(&staging, from.as_bytes()) {
                     return Ok(());
                 }
-                self.in_dir(path, |dir, name| rustix::fs::renameat(&staging, &from, dir, name)).map_err(at("place", path))
+                self.in_dir(path, |dir, name| rustix::fs::renameat(&staging, &from, dir, name))
+                    .map_err(at("place", path))
             }
             Step::Link { from: From::Staged(node), path } => {
                 let staging = self.staging().map_err(at("link", path))?;
@@ -140,13 +148,20 @@ impl TargetTree {
             }
             Step::Link { from: From::Path(from), path } => {
                 let (dir, name) = self.parent(from).map_err(at("link", from))?;
-                let linked = self.in_dir(path, |to, new| rustix::fs::linkat(&dir, name, to, new, AtFlags::empty()));
+                let linked =
+                    self.in_dir(path, |to, new| rustix::fs::linkat(&dir, name, to, new, AtFlags::empty()));
                 there_is_fine(linked).map_err(at("link", path))
             }
         }
     }
 
-    pub fn write(&mut self, node: NodeId, path: &Names, start: u64, bytes: &[u8]) -> Result<(), TreeTargetError> {
+    pub fn write(
+        &mut self,
+        node: NodeId,
+        path: &Names,
+        start: u64,
+        bytes: &[u8],
+    ) -> Result<(), TreeTargetError> {
         let file = self.file(node, path).map_err(at("open", path))?;
         file.write_all_at(bytes, start).map_err(at("write", path))
     }
@@ -160,7 +175,7 @@ impl TargetTree {
             return Ok(0);
         }
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match rustix::fs::fallocate(&*file, flags, range.start, end - range.start) {
+        match rustix::fs::fallocate(file, flags, range.start, end - range.start) {
             Err(Errno::OPNOTSUPP) => zero(file, range.start, end).map_err(at("zero", path)),
             done => done.map_err(at("punch a hole into", path)),
         }?;
@@ -168,7 +183,12 @@ impl TargetTree {
     }
 
     /// Everything but names and bytes, times last.
-    pub fn set(&mut self, node: NodeId, path: &Names, attributes: &Attributes) -> Result<(), TreeTargetError> {
+    pub fn set(
+        &mut self,
+        node: NodeId,
+        path: &Names,
+        attributes: &Attributes,
+    ) -> Result<(), TreeTargetError> {
         if attributes.kind() == NodeKind::File {
             let file = self.file(node, path).map_err(at("open", path))?;
             if file.metadata().map_err(at("look at", path))?.size() != attributes.size {
@@ -200,12 +220,16 @@ impl TargetTree {
 
     /// What moved is in its place.
     pub fn unstage(&mut self) -> Result<(), TreeTargetError> {
-        gone_is_fine(rustix::fs::unlinkat(&self.root, STAGING, AtFlags::REMOVEDIR)).map_err(at("remove the staging directory", &[]))
+        gone_is_fine(rustix::fs::unlinkat(&self.root, STAGING, AtFlags::REMOVEDIR))
+            .map_err(at("remove the staging directory", &[]))
     }
 
     fn set_times_of(&self, file: &File, attributes: &Attributes) -> io::Result<()> {
         let time = |time: FileTime| Timespec { tv_sec: time.seconds, tv_nsec: time.nanos.into() };
-        let times = Timestamps { last_access: time(attributes.accessed), last_modification: time(attributes.modified) };
+        let times = Timestamps {
+            last_access: time(attributes.accessed),
+            last_modification: time(attributes.modified),
+        };
         Ok(rustix::fs::utimensat(file, "", &times, AtFlags::EMPTY_PATH)?)
     }
 
@@ -294,7 +318,9 @@ fn set_owner_and_mode(file: &File, attributes: &Attributes) -> io::Result<()> {
 fn set_xattrs(file: &File, attributes: &Attributes) -> io::Result<()> {
     let now = crate::tree::inode::attributes(file, &file.metadata()?)?;
     let path = name_of(file);
-    for (name, _) in now.xattrs.iter().filter(|(name, _)| !attributes.xattrs.iter().any(|(wanted, _)| wanted == name)) {
+    for (name, _) in
+        now.xattrs.iter().filter(|(name, _)| !attributes.xattrs.iter().any(|(wanted, _)| wanted == name))
+    {
         rustix::fs::removexattr(&path, &name[..])?;
     }
     for xattr in attributes.xattrs.iter().filter(|xattr| !now.xattrs.contains(xattr)) {

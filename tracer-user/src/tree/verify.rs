@@ -90,7 +90,10 @@ impl Verify {
             }
             _ => {}
         }
-        if one.kind() == NodeKind::File && one.size == two.size && !self.same_content(a, b, one.size).map_err(failed)? {
+        if one.kind() == NodeKind::File
+            && one.size == two.size
+            && !self.same_content(a, b, one.size).map_err(failed)?
+        {
             self.differs(path, "content");
         }
         Ok(())

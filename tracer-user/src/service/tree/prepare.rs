@@ -30,7 +30,8 @@ pub struct Prepared {
 }
 
 pub fn prepare(options: &TreeOptions) -> anyhow::Result<Prepared> {
-    let path = options.source.canonicalize().with_context(|| format!("cannot find {}", options.source.display()))?;
+    let path =
+        options.source.canonicalize().with_context(|| format!("cannot find {}", options.source.display()))?;
     let source = Source::open(&path)?;
     let (journal, target) = (real(&options.journal)?, real(&options.target)?);
     refuse_overlap(&path, &journal, &target)?;

@@ -31,7 +31,8 @@ pub fn protect_tree(
     options: &TreeOptions,
     show: &mut dyn FnMut(TreeEvent<'_>),
 ) -> anyhow::Result<Option<TreeStatus>> {
-    let Prepared { source, name, lock, info, writer, replica, resumed, not_frozen, dev, root } = prepare(options)?;
+    let Prepared { source, name, lock, info, writer, replica, resumed, not_frozen, dev, root } =
+        prepare(options)?;
     let mut watch = FileWatch::new(attach(&options.probes)?);
     watch.watch(&BTreeSet::from([dev]))?;
     let journal = Journal::open(&options.journal)?;
@@ -234,7 +235,9 @@ impl Recorder {
                 Ok(Command::Stop) => self.stopping = true,
                 Err(_) => {}
             }
-            if self.options.mark_every.is_some_and(|every| marked.elapsed() >= every) && collector.is_complete() {
+            if self.options.mark_every.is_some_and(|every| marked.elapsed() >= every)
+                && collector.is_complete()
+            {
                 self.mark(collector, "", None)?;
                 marked = Instant::now();
             }
@@ -301,7 +304,8 @@ fn apply(shared: &Shared, replica: TreeReplica, dir: &Path, target: &Path) {
     let mut replica = Some(replica);
     let mut tried = None::<Instant>;
     loop {
-        let (goal, ended) = shared.wait(Duration::from_millis(100), |state| (state.goal.clone(), state.ended));
+        let (goal, ended) =
+            shared.wait(Duration::from_millis(100), |state| (state.goal.clone(), state.ended));
         if tried.is_some_and(|tried| tried.elapsed() < TRY_AGAIN) && !ended {
             continue;
         }
@@ -311,9 +315,10 @@ fn apply(shared: &Shared, replica: TreeReplica, dir: &Path, target: &Path) {
             replica = None;
         }
         tried = failed.is_some().then(Instant::now);
-        let there = goal.is_none() || replica.as_ref().is_some_and(|replica| {
-            goal.as_ref().is_some_and(|goal| goal.lsn <= replica.checkpoint().applied)
-        });
+        let there = goal.is_none()
+            || replica.as_ref().is_some_and(|replica| {
+                goal.as_ref().is_some_and(|goal| goal.lsn <= replica.checkpoint().applied)
+            });
         let failing = failed.is_some();
         shared.update(|state| {
             if failing && ended {

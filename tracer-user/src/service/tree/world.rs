@@ -73,7 +73,11 @@ impl Probes {
                 if matches!(name, Named::Path { .. }) {
                     inode = 0;
                 }
-                [&paths.path, &paths.new_path].into_iter().filter_map(|path| self.below(path)).map(Name::Path).collect()
+                [&paths.path, &paths.new_path]
+                    .into_iter()
+                    .filter_map(|path| self.below(path))
+                    .map(Name::Path)
+                    .collect()
             }
         };
         Change { op: *op, detail: *detail, thread: *tid, inode, offset: *offset, length: *length, names }

@@ -184,7 +184,7 @@ impl<W: World> Collector<W> {
     pub fn status(&mut self) -> CollectorStatus {
         let counters = self.world.counters();
         CollectorStatus {
-            inodes: self.catalog.len() as u64,
+            inodes: self.catalog.count() as u64,
             pending: self.pending.count() as u64,
             pending_bytes: self.pending.bytes(),
             scanning: !self.scans.is_empty(),

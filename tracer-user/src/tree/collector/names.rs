@@ -45,7 +45,10 @@ impl<W: World> Collector<W> {
         let count = scan.names.len().min(TURN_NAMES);
         if let Some(dir) = &dir {
             for name in scan.names.drain(..count) {
-                if self.see(scan.dir, dir, &name, scan.deep)?.is_some_and(|child| child.fresh_or_deep(scan.deep)) {
+                if self
+                    .see(scan.dir, dir, &name, scan.deep)?
+                    .is_some_and(|child| child.fresh_or_deep(scan.deep))
+                {
                     let child = self.catalog.entry(scan.dir, &name);
                     child.into_iter().for_each(|child| self.scan(child, scan.deep));
                 }
@@ -89,12 +92,10 @@ impl<W: World> Collector<W> {
         let before = self.catalog.entry(dir, name);
         let seen = self.see(dir, &open, name, false)?;
         let node = self.catalog.entry(dir, name);
-        if let (Some(seen), Some(node)) = (&seen, node) {
-            if seen.is_new {
-                self.scan(node, true);
-            } else if seen.moved && self.by_path {
-                self.scan(node, true);
-            }
+        if let (Some(seen), Some(node)) = (&seen, node)
+            && (seen.is_new || seen.moved && self.by_path)
+        {
+            self.scan(node, true);
         }
         if before != node {
             // Its times are others.
@@ -137,7 +138,8 @@ impl<W: World> Collector<W> {
             return Ok(None);
         };
         let of_number = self.catalog.of_inode(found.metadata.ino());
-        let same = |node: &NodeId| self.catalog.node(*node).is_some_and(|node| node.source.handle == found.handle);
+        let same =
+            |node: &NodeId| self.catalog.node(*node).is_some_and(|node| node.source.handle == found.handle);
         let node = of_number.filter(same);
         let (is_new, node) = match node {
             Some(node) => (false, node),
@@ -177,7 +179,11 @@ impl<W: World> Collector<W> {
         let (has_content, is_dir) =
             (attributes.kind() == NodeKind::File && attributes.size > 0, attributes.kind() == NodeKind::Dir);
         let trusted = !has_content && !is_dir && self.has_settled(found);
-        self.emit(TreeChange::Inode { node, attributes: Box::new(attributes), source: found.inode(trusted) })?;
+        self.emit(TreeChange::Inode {
+            node,
+            attributes: Box::new(attributes),
+            source: found.inode(trusted),
+        })?;
         if has_content {
             self.read_all_of(number);
         }
@@ -207,7 +213,13 @@ impl<W: World> Collector<W> {
     }
 
     fn read_all_of(&mut self, number: u64) {
-        self.pending.content(number, Some(ByteRange { start: 0, end: END }), self.always_clean, None, Instant::now());
+        self.pending.content(
+            number,
+            Some(ByteRange { start: 0, end: END }),
+            self.always_clean,
+            None,
+            Instant::now(),
+        );
     }
 
     pub(super) fn inode_of_path(&self, path: &[Vec<u8>]) -> Option<u64> {

@@ -28,6 +28,7 @@ mod stamp;
 mod stamped_device;
 mod stamped_files;
 mod stamped_ring;
+mod tree_load;
 pub mod ways;
 mod workload;
 
@@ -50,6 +51,7 @@ pub use stamp::Stamp;
 pub use stamped_device::{DeviceHistory, Region, write_one_at_a_time};
 pub use stamped_files::{FileHistory, write_files};
 pub use stamped_ring::write_many_at_a_time;
+pub use tree_load::change_tree;
 pub use workload::{Manifest, Workload};
 
 use std::path::PathBuf;

@@ -10,6 +10,7 @@ pub use crate::capture::fuzzing::{event, vfs_event};
 pub use crate::journal::fuzzing::{folds, frame, index, record, seal, segment, segment_header, volume_file};
 #[cfg(feature = "capture")]
 pub use crate::service::fuzzing::request;
+pub use crate::tree::fuzzing::tree_checkpoint;
 
 #[cfg(test)]
 mod tests {
@@ -31,6 +32,7 @@ mod tests {
         ("seal", super::seal),
         ("segment", super::segment),
         ("segment_header", super::segment_header),
+        ("tree_checkpoint", super::tree_checkpoint),
         #[cfg(feature = "capture")]
         ("vfs_event", super::vfs_event),
         ("volume_file", super::volume_file),

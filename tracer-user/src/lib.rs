@@ -20,3 +20,4 @@ pub mod restore;
 #[cfg(feature = "capture")]
 pub mod service;
 pub mod target;
+pub mod tree;

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module folder of `tracer-user/src` and the folders it may name. Every folder may name itself.
-const MAY_KNOW: [(&str, &[&str]); 11] = [
+const MAY_KNOW: [(&str, &[&str]); 12] = [
     ("model", &[]),
     ("io", &["model"]),
     ("journal", &["model", "io"]),
@@ -16,10 +16,17 @@ const MAY_KNOW: [(&str, &[&str]); 11] = [
     ("capture", &["model", "io"]),
     ("collect", &["model", "io", "capture"]),
     ("origin", &["model", "io", "capture"]),
-    ("service", &["model", "io", "journal", "target", "apply", "restore", "capture", "collect", "origin"]),
+    ("tree", &["model", "io", "journal"]),
+    (
+        "service",
+        &["model", "io", "journal", "target", "apply", "restore", "capture", "collect", "origin", "tree"],
+    ),
     (
         "cli",
-        &["model", "io", "journal", "target", "apply", "restore", "capture", "collect", "origin", "service"],
+        &[
+            "model", "io", "journal", "target", "apply", "restore", "capture", "collect", "origin", "tree",
+            "service",
+        ],
     ),
 ];
 

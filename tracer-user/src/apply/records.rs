@@ -160,7 +160,7 @@ fn hold(body: RecordBody, coalescer: &mut Coalescer, stats: &mut ApplyStats) {
             stats.zero_bytes += range.len();
             coalescer.zero(range, matches!(body, RecordBody::Discard(_)));
         }
-        RecordBody::Mark(_) | RecordBody::Gap(_) | RecordBody::Origin(_) => {}
+        RecordBody::Mark(_) | RecordBody::Gap(_) | RecordBody::Origin(_) | RecordBody::Tree(_) => {}
     }
 }
 

@@ -7,7 +7,8 @@ use crate::cli::prune::{self, PruneArgs};
 use crate::cli::{Outcome, Output, Progress, Unit, say, size};
 use crate::journal::{CheckReport, Journal, JournalError, SegmentInfo, TornTail};
 use crate::model::{
-    FileChanges, Lsn, MarkId, Origin, OriginUnknown, PointClass, Record, RecordBody, Timestamp,
+    FileChanges, Lsn, MarkId, NodeId, Origin, OriginUnknown, PointClass, Record, RecordBody, Timestamp,
+    TreeChange,
 };
 
 /// Look inside a journal, and apply retention to it
@@ -110,10 +111,25 @@ struct Dumped<'a> {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Detail<'a> {
-    Range { start: u64, end: u64 },
-    Mark { mark: MarkId, class: PointClass, label: &'a str },
+    Range {
+        start: u64,
+        end: u64,
+    },
+    Mark {
+        mark: MarkId,
+        class: PointClass,
+        label: &'a str,
+    },
     Changes(&'a FileChanges),
     Unknown(&'a OriginUnknown),
+    Tree {
+        change: &'static str,
+        node: NodeId,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+        start: u64,
+        end: u64,
+    },
 }
 
 /// `check --json`: one object. `whole` is false when the journal is damaged; then there is `damage`, the text, and not
@@ -280,6 +296,8 @@ fn text(record: &Record) -> String {
         Detail::Changes(FileChanges { process, path, ops, .. }) => {
             format!("{} by {} ({})  {ops}", path.escape_ascii(), process.name.escape_ascii(), process.pid)
         }
+        Detail::Tree { change, node, name: Some(name), .. } => format!("{change} {node} {name}"),
+        Detail::Tree { change, node, start, end, .. } => format!("{change} {node} {start}..{end}"),
         Detail::Unknown(OriginUnknown { from, to, why, .. }) => {
             format!("not known from {from} to {to}: {why}")
         }
@@ -299,12 +317,27 @@ impl<'a> From<&'a Record> for Dumped<'a> {
             RecordBody::Gap(range) => ("gap", Detail::Range { start: range.start, end: range.end }),
             RecordBody::Origin(Origin::Changes(changes)) => ("origin", Detail::Changes(changes)),
             RecordBody::Origin(Origin::Unknown(unknown)) => ("origin", Detail::Unknown(unknown)),
+            RecordBody::Tree(change) => ("tree", tree_detail(change)),
             RecordBody::Mark(mark) => {
                 ("mark", Detail::Mark { mark: mark.id, class: mark.class, label: &mark.label })
             }
         };
         Dumped { lsn: record.lsn, time: record.time, ordered: record.ordered, kind, detail }
     }
+}
+
+fn tree_detail(change: &TreeChange) -> Detail<'static> {
+    let (start, end) = match change {
+        TreeChange::Data { start, bytes, .. } => (*start, start + bytes.len() as u64),
+        TreeChange::Hole { range, .. } => (range.start, range.end),
+        _ => (0, 0),
+    };
+    let name = match change {
+        TreeChange::Link { name, node, .. } => Some(format!("{} to {node}", name.escape_ascii())),
+        TreeChange::Unlink { name, .. } => Some(name.escape_ascii().to_string()),
+        _ => None,
+    };
+    Detail::Tree { change: change.name(), node: change.node(), name, start, end }
 }
 
 impl<'a> From<&'a SegmentInfo> for Segment<'a> {

@@ -22,12 +22,17 @@ mod points;
 mod progress;
 #[cfg(feature = "capture")]
 mod protect;
+#[cfg(feature = "capture")]
+mod protect_tree;
 mod prune;
 mod replay;
 mod retention;
 mod rewind;
 #[cfg(feature = "capture")]
 mod status;
+#[cfg(feature = "capture")]
+mod status_tree;
+mod tree;
 mod verify;
 
 use std::io::Write;

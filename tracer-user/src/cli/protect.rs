@@ -9,14 +9,16 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::capture::vfs::{VfsOptions, VfsRung};
 use crate::capture::{CaptureOptions, Origin, Rung};
 use crate::cli::retention::RetentionArgs;
-use crate::cli::{Outcome, say, size};
+use crate::cli::{Outcome, protect_tree, say, size};
 use crate::collect::State;
 use crate::journal::{JournalOptions, SyncPolicy};
-use crate::service::{ProtectEvent, ProtectOptions, Status, protect};
+use crate::service::{ProtectEvent, ProtectOptions, Status, TreeOptions, protect};
 
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
+/// Of a tree an event is a file's, and a lost one costs a look at all of them.
+const TREE_RING_MIN: u32 = 32 << 20;
 
-/// Protect a block device: copy it, then keep the target current, until Ctrl-C
+/// Protect a block device or a directory tree: copy it, then keep the target current, until Ctrl-C
 ///
 /// Captures every write to DEV from the start, journals what changed, and brings the target from mark to mark. Ctrl-C drains,
 /// makes a last mark and stops; a second one stops at once. Started again with the same journal and target it compares source and
@@ -26,12 +28,13 @@ const PLAIN_EVERY: Duration = Duration::from_secs(5);
     after_help = "Example:\n  afterwrite protect /dev/vg0/data --journal /backup/data.journal --target /backup/data.img"
 )]
 pub struct ProtectArgs {
-    /// The block device to protect: a whole disk, partition, loop, zram, dm or md device
+    /// The block device to protect: a whole disk, partition, loop, zram, dm or md device; or a directory
     device: PathBuf,
     /// Directory of the journal; made if it does not exist
     #[arg(long, value_name = "DIR")]
     journal: PathBuf,
-    /// The replica: an image file (made if it does not exist) or a block device, at least as large as DEV
+    /// The replica: an image file (made if it does not exist) or a block device, at least as large as DEV; of a directory
+    /// one that is empty, or made
     #[arg(long, value_name = "PATH")]
     target: PathBuf,
     /// How often to make a mark, to which the target is then brought; `never` leaves it to `afterwrite mark`
@@ -112,6 +115,9 @@ fn parse_ring(text: &str) -> Result<u32, String> {
 }
 
 pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
+    if args.device.is_dir() {
+        return protect_tree::run(&tree_options(args)?);
+    }
     let options = ProtectOptions {
         source: args.device,
         journal: args.journal,
@@ -150,6 +156,35 @@ pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
         )),
     }
     Ok(Outcome::Done)
+}
+
+/// Of a directory.
+fn tree_options(args: ProtectArgs) -> anyhow::Result<TreeOptions> {
+    if args.retention.are_given()
+        || args.rung.is_some()
+        || args.ring.is_some()
+        || args.capture != Mode::Extents
+    {
+        anyhow::bail!(
+            "{} is a directory, and of a tree all history is kept, and its changes are captured by the probes of files; \
+             leave retention, --capture, --ring and --rung away (--origin-rung and --origin-ring are for those)",
+            args.device.display()
+        );
+    }
+    Ok(TreeOptions {
+        source: args.device,
+        journal: args.journal,
+        target: args.target,
+        mark_every: args.mark_every.0,
+        freeze_timeout: args.freeze_timeout,
+        journal_options: JournalOptions { sync: args.sync, ..JournalOptions::default() },
+        probes: VfsOptions {
+            rung: args.origin_rung,
+            ring_bytes: args.origin_ring.max(TREE_RING_MIN),
+            ends: true,
+        },
+        force: args.force,
+    })
 }
 
 /// What a person sees on stderr: a bar on a terminal, lines elsewhere.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::cli::plan::PlanArgs;
 use crate::cli::retention::RetentionArgs;
-use crate::cli::{Outcome, Output, size};
+use crate::cli::{Outcome, Output, size, tree};
 use crate::journal::{Journal, PrunePlan, plan_prune, prune};
 use crate::model::{Lsn, Point, Timestamp};
 
@@ -48,6 +48,12 @@ struct Report<'a> {
 
 pub(super) fn run(args: &PruneArgs, out: &mut Output) -> anyhow::Result<Outcome> {
     let cannot = || format!("cannot prune {}", args.journal.display());
+    if tree::is_tree(&args.journal) {
+        anyhow::bail!(
+            "{} is the journal of a directory tree, of which all history is kept",
+            args.journal.display()
+        );
+    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = Timestamp(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
     let options = args.retention.options(false);

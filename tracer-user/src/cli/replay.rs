@@ -4,7 +4,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::cli::plan::{PlanArgs, tell_before};
-use crate::cli::{Outcome, Output, Progress, Unit, say, size};
+use crate::cli::{Outcome, Output, Progress, Unit, say, size, tree};
 use crate::model::{Lsn, PointTarget};
 use crate::restore::{ReplayOptions, ReplayOutcome, ReplayPlan, ReplayProgress, replay};
 
@@ -28,7 +28,7 @@ pub(super) struct Args {
     /// The point to restore
     #[arg(long, value_name = "POINT")]
     to: PointTarget,
-    /// Raw image file (created when missing) or block device to write
+    /// Raw image file (created when missing) or block device to write; of a tree a directory, empty or new
     #[arg(long, value_name = "PATH")]
     target: PathBuf,
     /// Overwrite a target that is not empty, and take a fuzzy point
@@ -64,6 +64,11 @@ struct Done {
 }
 
 pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
+    if tree::is_tree(&args.journal) {
+        let Args { journal, to, target, force, plan: PlanArgs { dry_run, json } } = args;
+        let (force, dry_run, json) = (*force, *dry_run, *json);
+        return tree::replay(&tree::Replay { journal, to, target, force, dry_run, json }, out);
+    }
     let options = ReplayOptions {
         journal: args.journal.clone(),
         to: args.to.clone(),

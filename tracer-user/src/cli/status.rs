@@ -3,7 +3,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::Value;
 
-use crate::cli::{Outcome, Output, size};
+use crate::cli::{Outcome, Output, size, status_tree};
 use crate::service::{Client, ControlError, recorded};
 
 /// Show the protected volumes: state, lag, last mark, events seen, emitted and marked
@@ -29,6 +29,7 @@ pub fn run(args: &StatusArgs, out: &mut Output) -> anyhow::Result<Outcome> {
             for status in &all {
                 match status["state"].as_str() {
                     Some("recording") => print_recorded(status, out)?,
+                    _ if status["kind"] == "tree" => status_tree::print(status, out)?,
                     _ => print(status, out)?,
                 }
             }

@@ -3,10 +3,10 @@ use std::time::Duration;
 
 use anyhow::bail;
 
-use crate::cli::{Outcome, Output, Progress, Unit, say, size};
+use crate::cli::{Outcome, Output, Progress, Unit, say, size, tree};
 use crate::restore::{HashReport, VerifyProgress, VerifyReport, verify, verify_hashes};
 
-/// Compare two volumes byte by byte, or the replica with its hashes
+/// Compare two volumes byte by byte, two directory trees, or the replica with its hashes
 ///
 /// All is only read, block devices past the page cache. Exit code 0: every byte of SOURCE is on TARGET (which may be
 /// larger). 1: they differ, the differing ranges are on stdout as START..END in bytes, in blocks of 4 KiB. Whoever
@@ -22,7 +22,7 @@ use crate::restore::{HashReport, VerifyProgress, VerifyReport, verify, verify_ha
                   afterwrite verify /backup/home.img --hashes /journal/home"
 )]
 pub(super) struct Args {
-    /// Block device or image file: the source, or with --hashes the target
+    /// Block device, image file or directory: the source, or with --hashes the target
     source: PathBuf,
     /// Block device or image file
     #[arg(required_unless_present = "hashes", conflicts_with = "hashes")]
@@ -39,6 +39,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
+    if let Some(target) = args.target.as_ref().filter(|_| args.source.is_dir()) {
+        return tree::verify(&args.source, target, args.json, out);
+    }
     let mut shown = Progress::new("comparing", Unit::Bytes, 0);
     let mut show = |at: VerifyProgress| {
         shown.set_total(at.total_bytes);

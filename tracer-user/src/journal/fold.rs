@@ -105,7 +105,10 @@ fn net_effect<S: Store>(
                         scratch.file.write_all_at(bytes, part.start).map_err(io)?;
                         Content::Data
                     }
-                    RecordBody::Mark(_) | RecordBody::Gap(_) | RecordBody::Origin(_) => continue,
+                    RecordBody::Mark(_)
+                    | RecordBody::Gap(_)
+                    | RecordBody::Origin(_)
+                    | RecordBody::Tree(_) => continue,
                 };
                 contents.insert(part.start..part.end, content);
                 if contents.len() > scratch.ranges_max

@@ -29,6 +29,7 @@ mod segment;
 mod stretches;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod volume;
 mod walk;
 mod writer;

@@ -1,7 +1,7 @@
 //! Records as the bytes of a frame's raw payload: see docs/FORMAT.md. Pure.
 
 use crate::journal::format::{FormatError, Version, u32_at, u64_at};
-use crate::journal::origin;
+use crate::journal::{origin, tree};
 use crate::model::{ByteRange, Lsn, Mark, MarkId, PointClass, Record, RecordBody, Timestamp};
 
 pub const RECORD_HEADER_LEN: usize = 40;
@@ -40,6 +40,8 @@ pub enum BodyView<'a> {
     Gap(ByteRange),
     /// The bytes of an origin that can be decoded.
     Origin(&'a [u8]),
+    /// Range and bytes of a change of a tree that can be decoded.
+    Tree(ByteRange, &'a [u8]),
 }
 
 impl RecordView<'_> {
@@ -48,7 +50,7 @@ impl RecordView<'_> {
         match self.body {
             BodyView::Data { .. } | BodyView::Zero(_) | BodyView::Discard(_) => !self.ordered,
             BodyView::Mark { .. } | BodyView::Origin(_) => false,
-            BodyView::Gap(_) => true,
+            BodyView::Gap(_) | BodyView::Tree(..) => true,
         }
     }
 
@@ -61,6 +63,9 @@ impl RecordView<'_> {
                 RecordBody::Mark(Mark { id, class, label: label.to_owned() })
             }
             BodyView::Gap(range) => RecordBody::Gap(range),
+            BodyView::Tree(range, body) => {
+                RecordBody::Tree(tree::decode(range, body).expect("there is a view of what was decoded only"))
+            }
             BodyView::Origin(body) => {
                 RecordBody::Origin(origin::decode(body).expect("there is a view of what was decoded only"))
             }
@@ -104,6 +109,7 @@ pub fn encoded_len(body: &RecordBody) -> Result<usize, String> {
             MARK_FIXED_LEN + mark.label.len()
         }
         RecordBody::Origin(origin) => origin::encoded_len(origin)?,
+        RecordBody::Tree(change) => tree::encoded_len(change)?,
     };
     Ok(RECORD_HEADER_LEN + body_len)
 }
@@ -116,12 +122,14 @@ pub fn encode(out: &mut Vec<u8>, lsn: Lsn, time: Timestamp, ordered: bool, body:
         RecordBody::Discard(range) => (3, range.start, range.len()),
         RecordBody::Mark(_) => (6, 0, 0),
         RecordBody::Origin(_) => (4, 0, 0),
+        RecordBody::Tree(change) => (5, tree::range(change).start, tree::range(change).len()),
         RecordBody::Gap(range) => (7, range.start, range.len()),
     };
     let body_len = match body {
         RecordBody::Data { bytes, .. } => bytes.len(),
         RecordBody::Mark(mark) => MARK_FIXED_LEN + mark.label.len(),
         RecordBody::Origin(origin) => origin::encoded_len(origin).expect("it was accepted"),
+        RecordBody::Tree(change) => tree::encoded_len(change).expect("it was accepted"),
         _ => 0,
     };
     out.extend_from_slice(&[kind, if ordered { ORDERED } else { 0 }, 0, 0]);
@@ -132,6 +140,7 @@ pub fn encode(out: &mut Vec<u8>, lsn: Lsn, time: Timestamp, ordered: bool, body:
     match body {
         RecordBody::Data { bytes, .. } => out.extend_from_slice(bytes),
         RecordBody::Origin(origin) => origin::encode(out, origin),
+        RecordBody::Tree(change) => tree::encode(out, change),
         RecordBody::Mark(mark) => {
             let label_len = u16::try_from(mark.label.len()).expect("encoded_len caps labels at 4096 bytes");
             out.extend_from_slice(&mark.id.0.to_le_bytes());
@@ -171,8 +180,10 @@ impl FrameCursor {
         if record.lsn != self.next {
             return Err(FormatError::Malformed("a record out of its order"));
         }
-        if matches!(record.body, BodyView::Origin(_)) && self.version == Version::V1 {
-            return Err(FormatError::Unknown("an origin in a segment of version 1".into()));
+        if matches!(record.body, BodyView::Origin(_) | BodyView::Tree(..)) && self.version == Version::V1 {
+            return Err(FormatError::Unknown(
+                "an origin or a change of a tree in a segment of version 1".into(),
+            ));
         }
         if record.ordered && self.version == Version::V1 {
             return Err(FormatError::Unknown("an ordered record in a segment of version 1".into()));
@@ -207,6 +218,10 @@ pub fn decode(bytes: &[u8]) -> Result<(RecordView<'_>, usize), FormatError> {
         4 if start == 0 && len == 0 => {
             origin::decode(body)?;
             BodyView::Origin(body)
+        }
+        5 => {
+            tree::decode(range, body)?;
+            BodyView::Tree(range, body)
         }
         6 if start == 0 && len == 0 => decode_mark(body)?,
         7 if body.is_empty() => BodyView::Gap(range),

@@ -11,6 +11,8 @@ use crate::model::VolumeInfo;
 pub const VOLUME_NAME: &str = "volume.toml";
 pub const VOLUME_TEMP_NAME: &str = "volume.toml.tmp";
 const VERSION: u64 = 1;
+/// Of a directory tree: who knows devices only must not take it for one.
+const VERSION_TREE: u64 = 2;
 const LEN_MAX: u64 = 64 << 10;
 const CHECKSUM_KEY: &str = "crc32c = \"";
 
@@ -22,7 +24,7 @@ struct VolumeFile {
 }
 
 pub fn encode(info: &VolumeInfo) -> Result<String, String> {
-    let file = VolumeFile { version: VERSION, info: info.clone() };
+    let file = VolumeFile { version: version_of(info), info: info.clone() };
     let mut text = toml::to_string(&file).map_err(|error| error.to_string())?;
     let crc = crc32c::crc32c(text.as_bytes());
     text.push_str(&format!("{CHECKSUM_KEY}{crc:08x}\"\n"));
@@ -44,7 +46,7 @@ pub fn decode(text: &str) -> Result<VolumeInfo, BadVolumeFile> {
     }
     let OnlyVersion { version } =
         toml::from_str(text).map_err(|_| other("volume.toml has no version or is no TOML"))?;
-    if version != VERSION {
+    if version != VERSION && version != VERSION_TREE {
         return Err(BadVolumeFile::Version(version));
     }
     let end = text.rfind(CHECKSUM_KEY).ok_or_else(|| other("volume.toml has no checksum"))?;
@@ -53,7 +55,16 @@ pub fn decode(text: &str) -> Result<VolumeInfo, BadVolumeFile> {
         return Err(other("the checksum of volume.toml is wrong: it was edited or damaged"));
     }
     let file: VolumeFile = toml::from_str(text).map_err(|error| other(error.message()))?;
+    if file.version != version_of(&file.info) {
+        return Err(other(
+            "volume.toml names a tree in the version for devices, or a device in that for trees",
+        ));
+    }
     Ok(file.info)
+}
+
+fn version_of(info: &VolumeInfo) -> u64 {
+    if info.is_tree() { VERSION_TREE } else { VERSION }
 }
 
 /// Reads and checks `volume.toml`.
@@ -113,6 +124,6 @@ mod tests {
 
     #[test]
     fn a_newer_volume_file_is_refused_by_its_version() {
-        assert_eq!(decode("version = 2\nshape = \"round\"\n"), Err(BadVolumeFile::Version(2)));
+        assert_eq!(decode("version = 3\nshape = \"round\"\n"), Err(BadVolumeFile::Version(3)));
     }
 }

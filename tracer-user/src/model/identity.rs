@@ -117,3 +117,13 @@ pub struct VolumeInfo {
     pub sector_bytes: u32,
     pub created: Timestamp,
 }
+
+impl VolumeInfo {
+    /// The identity of a tree begins with this.
+    pub const TREE: &str = "tree:";
+
+    /// It is the history of a directory tree, not of a device.
+    pub fn is_tree(&self) -> bool {
+        self.identity.starts_with(VolumeInfo::TREE)
+    }
+}

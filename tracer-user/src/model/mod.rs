@@ -6,6 +6,7 @@ mod origin;
 mod point;
 mod range;
 mod record;
+mod tree;
 
 pub use granule::{GranuleHash, Granules};
 pub use identity::{Lsn, Timestamp, VolumeId, VolumeInfo};
@@ -13,3 +14,4 @@ pub use origin::{FileChanges, FileId, FileOp, FileOps, Origin, OriginUnknown, Pr
 pub use point::{MarkId, Point, PointClass, Stretch, Target as PointTarget, Timeline};
 pub use range::{ByteRange, ByteRangeSet};
 pub use record::{Mark, Record, RecordBody};
+pub use tree::{Attributes, FileTime, NodeId, NodeKind, SourceInode, TreeChange};

@@ -1,4 +1,4 @@
-use crate::model::{ByteRange, Lsn, MarkId, Origin, PointClass, Timestamp};
+use crate::model::{ByteRange, Lsn, MarkId, Origin, PointClass, Timestamp, TreeChange};
 
 /// One entry of the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub enum RecordBody {
     Gap(ByteRange),
     /// Who changed which file. Says nothing about the volume's bytes.
     Origin(Origin),
+    /// A change of a directory tree, in the journal of a tree.
+    Tree(TreeChange),
 }
 
 impl RecordBody {
@@ -32,7 +34,7 @@ impl RecordBody {
         match self {
             RecordBody::Data { start, bytes } => Some(ByteRange::with_len(*start, bytes.len() as u64)),
             RecordBody::Zero(range) | RecordBody::Discard(range) => Some(*range),
-            RecordBody::Mark(_) | RecordBody::Gap(_) | RecordBody::Origin(_) => None,
+            RecordBody::Mark(_) | RecordBody::Gap(_) | RecordBody::Origin(_) | RecordBody::Tree(_) => None,
         }
     }
 }

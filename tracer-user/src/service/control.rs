@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream as BlockingStream;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Sender, sync_channel};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -14,8 +14,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::collect::Command;
 use crate::journal::LABEL_LEN_MAX;
-use crate::service::progress::Status;
-use crate::service::protect::{ProtectEvent, Running};
 use crate::service::run_dir;
 
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
@@ -50,12 +48,28 @@ enum Response {
     Error(String),
 }
 
+/// A running protection.
+pub(super) trait Served {
+    /// What `status` prints, as JSON.
+    type Status: Serialize;
+    fn status(&self) -> Self::Status;
+    fn commands(&self) -> Sender<Command>;
+    fn ended(&self) -> bool;
+}
+
+/// What a user interface may show.
+pub(super) enum Shown<'a, S> {
+    /// Twice a second.
+    Progress(&'a S),
+    Stopping,
+}
+
 /// Serves until the protection ends (its last status) or is told to end at once (`None`).
-pub(super) fn serve(
+pub(super) fn serve<P: Served>(
     socket: &Path,
-    running: &Running,
-    show: &mut dyn FnMut(ProtectEvent<'_>),
-) -> anyhow::Result<Option<Status>> {
+    running: &P,
+    show: &mut dyn FnMut(Shown<'_, P::Status>),
+) -> anyhow::Result<Option<P::Status>> {
     // We hold the volume's lock: a socket that is there is left over.
     let _ = std::fs::remove_file(socket);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -66,11 +80,11 @@ pub(super) fn serve(
     result
 }
 
-async fn serve_until_end(
+async fn serve_until_end<P: Served>(
     socket: &Path,
-    running: &Running,
-    show: &mut dyn FnMut(ProtectEvent<'_>),
-) -> anyhow::Result<Option<Status>> {
+    running: &P,
+    show: &mut dyn FnMut(Shown<'_, P::Status>),
+) -> anyhow::Result<Option<P::Status>> {
     let listener = UnixListener::bind(socket).map_err(|error| {
         anyhow::anyhow!("could not make the control socket {}: {error}", socket.display())
     })?;
@@ -85,11 +99,11 @@ async fn serve_until_end(
         tokio::select! {
             accepted = listener.accept() => {
                 if let Ok((stream, _)) = accepted {
-                    clients.spawn(answer(stream, running.status(), running.commands.clone()));
+                    clients.spawn(answer(stream, as_response(&running.status()), running.commands()));
                 }
             }
             Some(_) = clients.join_next() => {}
-            _ = ticks.tick() => show(ProtectEvent::Progress(&running.status())),
+            _ = ticks.tick() => show(Shown::Progress(&running.status())),
             _ = ended.tick() => {
                 if running.ended() {
                     // What was asked for is still answered.
@@ -105,16 +119,16 @@ async fn serve_until_end(
 }
 
 /// Whether to end at once.
-fn stop(running: &Running, stopping: &mut bool, show: &mut dyn FnMut(ProtectEvent<'_>)) -> bool {
+fn stop<P: Served>(running: &P, stopping: &mut bool, show: &mut dyn FnMut(Shown<'_, P::Status>)) -> bool {
     if *stopping {
         return true;
     }
     *stopping = true;
-    show(ProtectEvent::Stopping);
-    running.commands.send(Command::Stop).is_err()
+    show(Shown::Stopping);
+    running.commands().send(Command::Stop).is_err()
 }
 
-async fn answer(stream: UnixStream, status: Status, commands: std::sync::mpsc::Sender<Command>) {
+async fn answer(stream: UnixStream, status: Response, commands: Sender<Command>) {
     let (reader, mut writer) = stream.into_split();
     let mut line = String::new();
     let mut reader = tokio::io::BufReader::new(tokio::io::AsyncReadExt::take(reader, REQUEST_BYTES_MAX));
@@ -122,7 +136,7 @@ async fn answer(stream: UnixStream, status: Status, commands: std::sync::mpsc::S
         return;
     }
     let response = match Request::parse(&line) {
-        Ok(Request::Status) => as_response(&status),
+        Ok(Request::Status) => status,
         Ok(Request::Mark { label }) => make_mark(label, commands).await,
         Err(why) => Response::Error(why),
     };
@@ -133,7 +147,7 @@ async fn answer(stream: UnixStream, status: Status, commands: std::sync::mpsc::S
     }
 }
 
-async fn make_mark(label: String, commands: std::sync::mpsc::Sender<Command>) -> Response {
+async fn make_mark(label: String, commands: Sender<Command>) -> Response {
     let (reply, outcome) = sync_channel(1);
     if commands.send(Command::Mark { label, reply: Some(reply) }).is_err() {
         return Response::Error("the protection is ending".into());
@@ -210,7 +224,7 @@ impl Client {
         &self.volume
     }
 
-    /// A [`Status`] as JSON.
+    /// The status as JSON.
     pub fn status(&self) -> Result<Value, ControlError> {
         self.ask(&Request::Status)
     }

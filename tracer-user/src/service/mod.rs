@@ -15,6 +15,7 @@ mod retention;
 mod run_dir;
 mod stopped;
 mod supervisor;
+mod tree;
 
 pub use control::{Client, ControlError};
 pub use device_source::volume_extent;
@@ -23,3 +24,4 @@ pub use prepare::PrepareError;
 pub use progress::{ReplicaStatus, Status};
 pub use protect::{ProtectError, ProtectEvent, ProtectOptions, ProtectSummary, protect};
 pub use recorded::{DetachError, Recorded, detach, recorded};
+pub use tree::{TreeEvent, TreeOptions, TreeStatus, protect_tree};

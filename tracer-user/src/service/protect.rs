@@ -13,7 +13,7 @@ use crate::collect::{CollectorStatus, Command};
 use crate::io::BlockDevice;
 use crate::journal::{JournalOptions, PruneOptions};
 use crate::model::{ByteRangeSet, Point};
-use crate::service::control;
+use crate::service::control::{self, Served, Shown};
 use crate::service::device_source::volume_extent;
 use crate::service::memory::limit_allocator;
 use crate::service::origin::{OriginStatus, OriginThread};
@@ -112,7 +112,13 @@ pub fn protect(
     }
     let socket = run_dir::socket(&run_dir, &prepared.device.name);
     let running = Running::start(prepared, options, show)?;
-    let Some(last) = control::serve(&socket, &running, show).map_err(ProtectError::Start)? else {
+    let mut shows = |shown: Shown<'_, Status>| {
+        show(match shown {
+            Shown::Progress(status) => ProtectEvent::Progress(status),
+            Shown::Stopping => ProtectEvent::Stopping,
+        });
+    };
+    let Some(last) = control::serve(&socket, &running, &mut shows).map_err(ProtectError::Start)? else {
         return Err(ProtectError::Aborted);
     };
     match running.join() {
@@ -122,8 +128,8 @@ pub fn protect(
 }
 
 /// The threads of a protection and what they share.
-pub(super) struct Running {
-    pub commands: Sender<Command>,
+struct Running {
+    commands: Sender<Command>,
     collector_status: Arc<Mutex<CollectorStatus>>,
     progress: Arc<SharedProgress>,
     origin: Arc<OriginThread>,
@@ -240,7 +246,7 @@ impl Running {
         Ok(Running { commands, collector_status, progress, origin, threads, status, _lock: lock })
     }
 
-    pub fn status(&self) -> Status {
+    fn now(&self) -> Status {
         let collector = self.collector_status.lock().expect("nobody panics with the status locked").clone();
         let progress = self.progress.get().clone();
         let age = progress.replica_mark.as_ref().map(|mark| {
@@ -269,11 +275,6 @@ impl Running {
         }
     }
 
-    /// All threads ended, or one failed.
-    pub fn ended(&self) -> bool {
-        self.progress.get().failure.is_some() || self.threads.iter().all(JoinHandle::is_finished)
-    }
-
     /// Waits for the threads; the first failure, if there was one.
     fn join(self) -> Option<String> {
         // Without anybody to command it, and with the journal gone, each ends on its own.
@@ -286,6 +287,23 @@ impl Running {
             }
         }
         self.progress.get().failure.clone()
+    }
+}
+
+impl Served for Running {
+    type Status = Status;
+
+    fn status(&self) -> Status {
+        self.now()
+    }
+
+    fn commands(&self) -> Sender<Command> {
+        self.commands.clone()
+    }
+
+    /// All threads ended, or one failed.
+    fn ended(&self) -> bool {
+        self.progress.get().failure.is_some() || self.threads.iter().all(JoinHandle::is_finished)
     }
 }
 

@@ -14,6 +14,7 @@ fn any_body() -> impl Strategy<Value = RecordBody> {
         range.clone().prop_map(RecordBody::Discard),
         range.prop_map(RecordBody::Gap),
         any_origin().prop_map(RecordBody::Origin),
+        crate::journal::tree::tests::any_change().prop_map(RecordBody::Tree),
         (0usize..4, ".{0,20}").prop_map(|(class, label)| {
             let class = [PointClass::Fuzzy, PointClass::Crash, PointClass::Fs, PointClass::App][class];
             RecordBody::Mark(Mark { id: MarkId(0), class, label })
@@ -74,7 +75,7 @@ fn timeline_of(records: &[Record]) -> Timeline {
                 stretches.push(Stretch { from_lsn, from_time, to_lsn: from_lsn, to_time: from_time });
                 intact = true;
             }
-            RecordBody::Mark(_) | RecordBody::Origin(_) => {}
+            RecordBody::Mark(_) | RecordBody::Origin(_) | RecordBody::Tree(_) => {}
             _ => intact &= ordered,
         }
         if let Some(last) = stretches.last_mut().filter(|_| intact) {

@@ -1,0 +1,309 @@
+//! From events to records. Events say that and where something changed, never what: names, attributes and content are read
+//! from the source afterwards, by inode, and what differs from the catalog is journaled. So nothing depends on the order of
+//! events, nor on what a path means by now, and an event too many does no harm.
+
+mod contents;
+mod marks;
+mod names;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+
+use crate::journal::{JournalError, Writer};
+use crate::model::{ByteRange, FileOp, NodeId, RecordBody, Timestamp, TreeChange};
+use crate::tree::catalog::Catalog;
+use crate::tree::event::{Change, Event, World};
+use crate::tree::pending::{END, Name, Pending};
+use crate::tree::source::Source;
+
+pub use marks::MarkMade;
+
+const EVENTS_MAX: usize = 4096;
+/// Read in one turn, so that the ring is emptied in between.
+const TURN_BYTES: u64 = 16 << 20;
+const TURN_NAMES: usize = 256;
+/// More is not remembered one by one: then all is looked at again.
+const PENDING_MAX: usize = 1 << 20;
+/// So long after changes were lost all is looked at again: by then those that were under way are over.
+const RESCAN_AFTER: Duration = Duration::from_secs(2);
+const COLLAPSE_OR_INSERT: u32 = 0x28;
+
+#[derive(Debug, thiserror::Error)]
+pub enum TreeError {
+    #[error("the journal can't be written")]
+    Journal(#[from] JournalError),
+    #[error("the directory {path} can't be read any more")]
+    Root {
+        path: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "{path} is another directory than the one that this journal is the history of. Name that one, or a new journal"
+    )]
+    AnotherTree { path: String },
+}
+
+/// A directory whose names are gone through.
+struct Scan {
+    dir: NodeId,
+    /// Those left; none before it is its turn.
+    names: Vec<Vec<u8>>,
+    /// All below it, too, and whether files are as they are known.
+    deep: bool,
+}
+
+/// What `status` shows of it.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct CollectorStatus {
+    pub inodes: u64,
+    pub pending: u64,
+    pub pending_bytes: u64,
+    pub scanning: bool,
+    /// Times that all was looked at again, as changes were lost.
+    pub rescans: u64,
+    /// Changes nobody was told of.
+    pub missing: u64,
+    pub seen: u64,
+    pub data_bytes: u64,
+    pub records: u64,
+    /// Inodes that could not be read, and why the last one.
+    pub unreadable: u64,
+    pub unreadable_why: Option<String>,
+}
+
+pub struct Collector<W: World> {
+    world: W,
+    source: Source,
+    writer: Writer,
+    catalog: Catalog,
+    pending: Pending,
+    scans: VecDeque<Scan>,
+    /// Until all was looked at: the first time, or again.
+    incomplete: bool,
+    rescan_at: Option<Instant>,
+    /// Names come as paths: what moves is looked at whole.
+    by_path: bool,
+    /// Written back before it is read: a store through a mapping is told only of pages that were clean.
+    always_clean: bool,
+    missing: u64,
+    /// All that began before this was heard of.
+    heard_until: Timestamp,
+    unreadable: BTreeSet<u64>,
+    /// Inodes whose time of change proves nothing yet.
+    unsettled: BTreeSet<NodeId>,
+    status: CollectorStatus,
+}
+
+impl<W: World> Collector<W> {
+    /// `catalog` is what the journal says. Probes are at work already.
+    pub fn new(
+        mut world: W,
+        source: Source,
+        writer: Writer,
+        catalog: Catalog,
+        always_clean: bool,
+    ) -> Result<Collector<W>, TreeError> {
+        let path = source.path().display().to_string();
+        let root = source.root().map_err(|source| TreeError::Root { path: path.clone(), source })?;
+        let known = catalog.node(NodeId::ROOT);
+        if known.is_some_and(|known| known.source.handle != root.handle) {
+            return Err(TreeError::AnotherTree { path });
+        }
+        let resumed = known.is_some();
+        let missing = world.counters().missing;
+        let mut collector = Collector {
+            world,
+            source,
+            writer,
+            catalog,
+            pending: Pending::default(),
+            scans: VecDeque::new(),
+            incomplete: true,
+            rescan_at: None,
+            by_path: false,
+            always_clean,
+            missing,
+            heard_until: Timestamp(0),
+            unreadable: BTreeSet::new(),
+            unsettled: BTreeSet::new(),
+            status: CollectorStatus::default(),
+        };
+        if resumed {
+            collector.append(RecordBody::Gap(ByteRange { start: 0, end: END }))?;
+            collector.refresh(NodeId::ROOT, true)?;
+        } else {
+            let attributes = root.attributes().map_err(|source| TreeError::Root { path, source })?;
+            collector.emit(TreeChange::Inode {
+                node: NodeId::ROOT,
+                attributes: Box::new(attributes),
+                source: root.inode(false),
+            })?;
+        }
+        collector.scan(NodeId::ROOT, true);
+        Ok(collector)
+    }
+
+    /// One turn: takes what happened and does a part of what is due. Says whether it did anything.
+    pub fn turn(&mut self) -> Result<bool, TreeError> {
+        let heard = self.hear()?;
+        if self.rescan_at.is_some_and(|at| at <= Instant::now()) {
+            self.rescan_at = None;
+            self.status.rescans += 1;
+            self.scan(NodeId::ROOT, true);
+        }
+        let done = self.look(false)? | self.go_through()?;
+        if self.incomplete && self.scans.is_empty() && self.rescan_at.is_none() && self.pending.is_quiet() {
+            self.incomplete = false;
+        }
+        self.writer.tick(Instant::now())?;
+        Ok(heard > 0 || done)
+    }
+
+    pub fn writer(&mut self) -> &mut Writer {
+        &mut self.writer
+    }
+
+    pub fn world(&mut self) -> &mut W {
+        &mut self.world
+    }
+
+    /// What the world is left to when this ends.
+    pub fn into_world(self) -> W {
+        self.world
+    }
+
+    /// All was read once, and nothing was lost since.
+    pub fn is_complete(&self) -> bool {
+        !self.incomplete
+    }
+
+    pub fn status(&mut self) -> CollectorStatus {
+        let counters = self.world.counters();
+        CollectorStatus {
+            inodes: self.catalog.count() as u64,
+            pending: self.pending.count() as u64,
+            pending_bytes: self.pending.bytes(),
+            scanning: !self.scans.is_empty(),
+            missing: counters.missing,
+            seen: counters.seen,
+            unreadable: self.unreadable.len() as u64,
+            ..self.status.clone()
+        }
+    }
+
+    /// Takes what happened; says how much that was.
+    fn hear(&mut self) -> Result<usize, TreeError> {
+        let before = now();
+        let events = self.world.events(EVENTS_MAX);
+        let count = events.len();
+        if count < EVENTS_MAX {
+            self.heard_until = before;
+        }
+        let now = Instant::now();
+        let mut lost = false;
+        for event in events {
+            match event {
+                Event::Change(change) => self.hear_of(change, now),
+                Event::End { thread } => self.pending.ends(thread),
+                Event::NotUnderstood => lost = true,
+            }
+        }
+        let missing = self.world.counters().missing;
+        if missing > self.missing || lost || self.pending.count() > PENDING_MAX {
+            self.missing = missing;
+            self.lose(now)?;
+        }
+        Ok(count)
+    }
+
+    /// It is not known what all has changed.
+    fn lose(&mut self, now: Instant) -> Result<(), TreeError> {
+        if self.rescan_at.is_none() {
+            log::warn!("changes of the tree were lost: all of it is looked at again");
+            self.append(RecordBody::Gap(ByteRange { start: 0, end: END }))?;
+        }
+        if self.pending.count() > PENDING_MAX {
+            self.pending.clear();
+        }
+        self.incomplete = true;
+        self.rescan_at = Some(now + RESCAN_AFTER);
+        Ok(())
+    }
+
+    fn hear_of(&mut self, change: Change, now: Instant) {
+        let call = Some(self.pending.begins(change.thread, now));
+        let Change { op, detail, inode, offset, length, names, .. } = change;
+        let end = length.map_or(END, |length| offset.saturating_add(length).min(END));
+        let known = self.catalog.of_inode(inode).and_then(|node| self.catalog.node(node));
+        let range = match op {
+            // Where it begins is a guess where calls are seen as they come, so all from there on.
+            FileOp::Write if self.always_clean && known.is_none_or(|node| end > node.attributes.size) => {
+                Some((offset, END))
+            }
+            FileOp::Clone if length == Some(0) => Some((offset, END)),
+            FileOp::Fallocate if detail & COLLAPSE_OR_INSERT != 0 => Some((offset, END)),
+            FileOp::Truncate => Some((offset, END)),
+            FileOp::Ioctl => Some((0, END)),
+            _ if op.changes_content() => Some((offset, end)),
+            _ => None,
+        };
+        let range = range.filter(|(start, end)| start < end).map(|(start, end)| ByteRange { start, end });
+        let mapped = matches!(op, FileOp::Mmap | FileOp::Dirty);
+        if inode != 0 {
+            self.pending.content(inode, range, mapped, call, now);
+        }
+        for name in names {
+            if let Name::Path(path) = &name {
+                self.by_path = true;
+                if let Some(inode) = self.inode_of_path(path) {
+                    self.pending.content(inode, range, mapped, call, now);
+                }
+            }
+            self.pending.name(name, call, now);
+        }
+    }
+
+    fn scan(&mut self, dir: NodeId, deep: bool) {
+        self.scans.push_back(Scan { dir, names: Vec::new(), deep });
+    }
+
+    fn emit(&mut self, change: TreeChange) -> Result<(), TreeError> {
+        self.catalog.apply(&change);
+        self.note_unsettled(&change);
+        if let TreeChange::Data { bytes, .. } = &change {
+            self.status.data_bytes += bytes.len() as u64;
+        }
+        self.append(RecordBody::Tree(change))
+    }
+
+    fn append(&mut self, body: RecordBody) -> Result<(), TreeError> {
+        self.status.records += 1;
+        self.writer.append(now(), body)?;
+        Ok(())
+    }
+
+    /// An inode could not be read: no mark is true until it can be, or is gone.
+    fn fails(&mut self, inode: u64, error: &io::Error) {
+        self.unreadable.insert(inode);
+        self.status.unreadable_why = Some(error.to_string());
+        log::warn!("an inode of the tree ({inode}) can't be read: {error}");
+        self.pending.content(inode, Some(ByteRange { start: 0, end: END }), true, None, Instant::now());
+    }
+
+    /// The inode, opened without access to its content.
+    fn open(&self, node: NodeId, flags: OFlags) -> io::Result<Option<std::fs::File>> {
+        match self.catalog.node(node) {
+            Some(node) => self.source.open_inode(&node.source.handle, flags),
+            None => Ok(None),
+        }
+    }
+}
+
+pub(super) fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    Timestamp(since.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(0)))
+}

@@ -26,7 +26,7 @@ use serde::Serialize;
 use crate::capture::{Capture, Counters, Event, Positions, Skipped};
 use crate::io::AlignedBuf;
 use crate::model::{
-    ByteRange, ByteRangeSet, GranuleHash, Granules, Mark, MarkId, Point, RecordBody, Timestamp,
+    ByteRange, ByteRangeSet, GranuleHash, Granules, Mark, MarkId, Origin, Point, RecordBody, Timestamp,
 };
 
 pub use collector::{Begin, Collector, CollectorParts, Ended};
@@ -160,6 +160,12 @@ pub enum Entry {
     /// Writes in the order of their submission, and where one is missing a Gap.
     Ordered {
         records: Vec<(Timestamp, RecordBody)>,
+    },
+    /// Who changed what. `ordered` where each write is a point, and each of these then is.
+    Origins {
+        time: Timestamp,
+        origins: Vec<Origin>,
+        ordered: bool,
     },
     /// To be made durable at once; then whoever asked is answered.
     Mark {

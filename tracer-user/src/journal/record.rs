@@ -48,8 +48,10 @@ impl RecordView<'_> {
     /// Ends what can be restored to any instant, until the next restorable mark.
     pub fn breaks(&self) -> bool {
         match self.body {
-            BodyView::Data { .. } | BodyView::Zero(_) | BodyView::Discard(_) => !self.ordered,
-            BodyView::Mark { .. } | BodyView::Origin(_) => false,
+            BodyView::Data { .. } | BodyView::Zero(_) | BodyView::Discard(_) | BodyView::Origin(_) => {
+                !self.ordered
+            }
+            BodyView::Mark { .. } => false,
             BodyView::Gap(_) | BodyView::Tree(..) => true,
         }
     }
@@ -114,7 +116,7 @@ pub fn encoded_len(body: &RecordBody) -> Result<usize, String> {
     Ok(RECORD_HEADER_LEN + body_len)
 }
 
-/// Appends a record that [`encoded_len`] accepted. Only content is `ordered`.
+/// Appends a record that [`encoded_len`] accepted. Only content and origins are `ordered`.
 pub fn encode(out: &mut Vec<u8>, lsn: Lsn, time: Timestamp, ordered: bool, body: &RecordBody) {
     let (kind, start, len): (u8, u64, u64) = match body {
         RecordBody::Data { start, bytes } => (1, *start, bytes.len() as u64),
@@ -203,7 +205,7 @@ pub fn decode(bytes: &[u8]) -> Result<(RecordView<'_>, usize), FormatError> {
     let Some(body) = rest.get(..body_len) else {
         return Err(FormatError::Malformed("a record longer than its frame"));
     };
-    let ordered = header[1] & ORDERED != 0 && matches!(header[0], 1..=3);
+    let ordered = header[1] & ORDERED != 0 && matches!(header[0], 1..=4);
     if header[1] != if ordered { ORDERED } else { 0 } || header[2..4] != [0; 2] {
         return Err(FormatError::Unknown(format!("a record with flags {:#04x}", header[1])));
     }

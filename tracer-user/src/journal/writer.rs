@@ -233,13 +233,13 @@ impl<S: Store> Writer<S> {
         self.take(time, false, body)
     }
 
-    /// [`Writer::append`] of content as it was submitted, in the order of submission: between two restorable marks where
-    /// all content is ordered, each record is a point one can restore.
+    /// [`Writer::append`] of content as it was submitted, in the order of submission, and of what is told of it: between two
+    /// restorable marks where all is ordered, each record is a point one can restore.
     ///
     /// # Errors
     /// As [`Writer::append`]; `InvalidRecord` also for a mark or a gap.
     pub fn append_ordered(&mut self, time: Timestamp, body: RecordBody) -> Result<Lsn, JournalError> {
-        if body.content_range().is_none() {
+        if body.content_range().is_none() && !matches!(body, RecordBody::Origin(_)) {
             let what = "a mark or a gap among the ordered ones; append it as it is".to_owned();
             return Err(JournalError::InvalidRecord(what));
         }
@@ -269,7 +269,7 @@ impl<S: Store> Writer<S> {
         if let RecordBody::Mark(mark) = body {
             self.next_mark = MarkId(mark.id.0 + 1);
             self.pending.marks += 1;
-        } else if !matches!(body, RecordBody::Origin(_)) {
+        } else {
             self.pending.breaks += u32::from(!ordered);
         }
         if self.pending.bytes.len() >= frame_max {

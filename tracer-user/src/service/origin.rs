@@ -17,7 +17,7 @@ use crate::capture::CaptureError;
 use crate::capture::vfs::{VfsCounters, VfsOptions, VfsRung, attach};
 use crate::collect::Entry;
 use crate::io::{DeviceNumber, mounted_on};
-use crate::model::{FileChanges, Origin, OriginUnknown, RecordBody, Timestamp};
+use crate::model::{FileChanges, Origin, OriginUnknown, Timestamp};
 use crate::origin::{Aggregate, Burst, Bursts, FileWatch, Seen};
 
 const POLL: Duration = Duration::from_millis(10);
@@ -81,6 +81,15 @@ impl JournalSlot {
     }
 }
 
+/// The volume whose files are watched.
+pub struct Watched {
+    pub volume: DeviceNumber,
+    /// What was changed since, before the probes are attached, is not known.
+    pub known_until: Timestamp,
+    /// Each of its writes is a point.
+    pub ordered: bool,
+}
+
 /// The thread, for those who start and end a protection.
 pub struct OriginThread {
     pub slot: JournalSlot,
@@ -96,18 +105,14 @@ impl OriginThread {
         OriginThread { slot: JournalSlot::default(), requests, status: Arc::new(Mutex::new(status)) }
     }
 
-    /// Watches as soon as the probes are attached, which nobody waits for; what was before is not known since `known_until`.
-    pub fn start(
-        volume: DeviceNumber,
-        options: VfsOptions,
-        known_until: Timestamp,
-    ) -> io::Result<OriginThread> {
+    /// Watches as soon as the probes are attached, which nobody waits for.
+    pub fn start(watched: Watched, options: VfsOptions) -> io::Result<OriginThread> {
         let status = Arc::new(Mutex::new(OriginStatus::default()));
         let (requests, commands) = channel();
         let slot = JournalSlot::default();
         let (journal, shown) = (slot.clone(), status.clone());
         let run = move || {
-            let begun = Recorder::begin(volume, options, known_until, journal, shown.clone());
+            let begun = Recorder::begin(watched, options, journal, shown.clone());
             if let Err(error) = begun.and_then(|recorder| recorder.run(&commands)) {
                 let why = format!("{:#}", anyhow::Error::from(error));
                 log::warn!("who changes which file is not recorded: {why}");
@@ -140,6 +145,7 @@ struct Recorder {
     /// Says when something was mounted.
     mounts: File,
     volume: DeviceNumber,
+    ordered: bool,
     slot: JournalSlot,
     status: Arc<Mutex<OriginStatus>>,
     aggregate: Aggregate,
@@ -158,9 +164,8 @@ struct Recorder {
 
 impl Recorder {
     fn begin(
-        volume: DeviceNumber,
+        Watched { volume, known_until, ordered }: Watched,
         options: VfsOptions,
-        known_until: Timestamp,
         slot: JournalSlot,
         status: Arc<Mutex<OriginStatus>>,
     ) -> Result<Recorder, CaptureError> {
@@ -171,6 +176,7 @@ impl Recorder {
             options,
             mounts,
             volume,
+            ordered,
             slot,
             status,
             aggregate: Aggregate::default(),
@@ -303,15 +309,11 @@ impl Recorder {
     fn hand_on(&mut self) {
         while !self.waiting.is_empty() && self.slot.is_set() {
             let count = self.waiting.len().min(ENTRY_RECORDS);
-            let bodies: Vec<_> = self.waiting.drain(..count).map(RecordBody::Origin).collect();
+            let origins = self.waiting.drain(..count).collect();
             // Not before what it tells of: an instant of that time must not hold what came after.
-            let entry = Entry::Records { time: now(), bodies };
-            if let Some(Entry::Records { bodies, .. }) = self.slot.offer(entry) {
-                for body in bodies.into_iter().rev() {
-                    if let RecordBody::Origin(origin) = body {
-                        self.waiting.push_front(origin);
-                    }
-                }
+            let entry = Entry::Origins { time: now(), origins, ordered: self.ordered };
+            if let Some(Entry::Origins { origins, .. }) = self.slot.offer(entry) {
+                origins.into_iter().rev().for_each(|origin| self.waiting.push_front(origin));
                 return;
             }
             self.records += count as u64;

@@ -45,6 +45,14 @@ pub fn run_journal(
                     };
                 }
             }
+            Ok(Entry::Origins { time, origins, ordered }) => {
+                for body in origins.into_iter().map(RecordBody::Origin) {
+                    match ordered {
+                        true => writer.append_ordered(time, body)?,
+                        false => writer.append(time, body)?,
+                    };
+                }
+            }
             Ok(Entry::Mark { time, mark, frozen_ms, reply }) => {
                 let point = append_mark(&mut writer, time, mark)?;
                 publish(&writer, progress, Some(&point));

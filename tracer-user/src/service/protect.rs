@@ -16,7 +16,7 @@ use crate::model::{ByteRangeSet, Point};
 use crate::service::control::{self, Served, Shown};
 use crate::service::device_source::volume_extent;
 use crate::service::memory::limit_allocator;
-use crate::service::origin::{OriginStatus, OriginThread};
+use crate::service::origin::{OriginStatus, OriginThread, Watched};
 use crate::service::pipeline::{advance, run_applier};
 use crate::service::prepare::{PrepareError, Prepared, prepare};
 use crate::service::progress::{Progress, ReplicaStatus, SharedProgress, Status};
@@ -212,8 +212,9 @@ impl Running {
             retention: None,
         };
         let known_until = restorable.as_ref().map_or(info.created, |mark| mark.time);
+        let watched = Watched { volume: device.number, known_until, ordered: capture.copies_payload() };
         let origin = Arc::new(match options.origin.clone() {
-            Some(vfs) => OriginThread::start(device.number, vfs, known_until)
+            Some(vfs) => OriginThread::start(watched, vfs)
                 .context("a thread can't be started")
                 .map_err(ProtectError::Start)?,
             None => OriginThread::off("--origin off".into()),

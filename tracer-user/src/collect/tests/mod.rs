@@ -297,6 +297,7 @@ impl Bench {
                     self.durable.clone_from(&self.image);
                     self.marks.push(mark);
                 }
+                Entry::Origins { .. } => unreachable!("the collector knows of none"),
                 Entry::Barrier(number) => {
                     self.acknowledged.barrier.store(number, Ordering::Release);
                     self.durable.clone_from(&self.image);

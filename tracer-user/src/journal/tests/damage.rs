@@ -268,9 +268,9 @@ fn newer_versions_and_features_are_refused_and_nothing_is_cut() {
         assert!(matches!(newer(13, 1), JournalError::UnsupportedFeatures { features: 256, .. }));
         assert!(matches!(newer(100, 1), JournalError::UnsupportedRecord { .. }));
     }
-    let toml = b"version = 2\n";
+    let toml = b"version = 3\n";
     store.put("volume.toml", toml);
-    assert!(matches!(check(&store), Err(JournalError::UnsupportedVersion { version: 2, .. })));
+    assert!(matches!(check(&store), Err(JournalError::UnsupportedVersion { version: 3, .. })));
 }
 
 /// The segment with its first frame's payload changed by `change` and the frame's own checksums put right.

@@ -112,7 +112,7 @@ fn contradictions_under_a_right_checksum_are_no_torn_write() {
 fn what_is_not_known_is_refused_by_name() {
     let mut raw = Vec::new();
     record::encode(&mut raw, Lsn(1), Timestamp(1), false, &RecordBody::Zero(ByteRange::new(0, 512)));
-    for (at, value) in [(0, 5), (0, 8), (0, 255), (1, 2), (1, 3), (2, 1), (3, 1)] {
+    for (at, value) in [(0, 8), (0, 255), (1, 2), (1, 3), (2, 1), (3, 1)] {
         let mut changed = raw.clone();
         changed[at] = value;
         assert!(matches!(record::decode(&changed), Err(FormatError::Unknown(_))), "byte {at} = {value}");

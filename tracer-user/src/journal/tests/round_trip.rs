@@ -75,18 +75,18 @@ fn timeline_of(records: &[Record]) -> Timeline {
                 stretches.push(Stretch { from_lsn, from_time, to_lsn: from_lsn, to_time: from_time });
                 intact = true;
             }
-            RecordBody::Mark(_) | RecordBody::Origin(_) | RecordBody::Tree(_) => {}
+            RecordBody::Mark(_) => {}
             _ => intact &= ordered,
         }
         if let Some(last) = stretches.last_mut().filter(|_| intact) {
             (last.to_lsn, last.to_time) = (*lsn, *time);
         }
     }
-    let content = |stretch: &Stretch| {
+    let holds_more_than_marks = |stretch: &Stretch| {
         let inside = |record: &&Record| stretch.contains(record.lsn);
-        records.iter().filter(inside).any(|record| record.body.content_range().is_some())
+        records.iter().filter(inside).any(|record| !matches!(record.body, RecordBody::Mark(_)))
     };
-    stretches.retain(content);
+    stretches.retain(holds_more_than_marks);
     let last_lsn = records.last().map_or(Lsn::ZERO, |record| record.lsn);
     Timeline { points: points_of(records), stretches, last_lsn }
 }
@@ -112,7 +112,8 @@ proptest! {
                 mark.id = writer.next_mark();
             }
             let time = Timestamp(time);
-            let ordered = order > 0 && body.content_range().is_some();
+            let may_be = body.content_range().is_some() || matches!(body, RecordBody::Origin(_));
+            let ordered = order > 0 && may_be;
             let appended =
                 if ordered { writer.append_ordered(time, body.clone()) } else { writer.append(time, body.clone()) };
             let lsn = appended.unwrap();

@@ -155,6 +155,16 @@ fn a_point_before_an_encrypting_script_has_everything() -> Result<()> {
 }
 
 #[test]
+fn a_point_before_a_burst_of_many_processes_has_everything() -> Result<()> {
+    let encrypt = |data: &Path, _: &Path| {
+        // Another file, by another program than the one that removes: none of the processes does more than one thing.
+        let script = "for file in *; do head -c 8192 /dev/urandom > $file.locked; rm $file; done; sync";
+        run(Command::new("bash").current_dir(data).args(["-c", script])).map(drop)
+    };
+    before(&encrypt, "before-burst:last")
+}
+
+#[test]
 fn extents_give_the_last_mark_before() -> Result<()> {
     let disk = Loop::new(SIZE)?;
     let mount = Mount::make(Fs::Ext4, disk.path())?;
@@ -294,7 +304,37 @@ fn a_process_that_removes_many_files_is_warned_of() -> Result<()> {
         let burst = &status[0]["origin"]["bursts"][0];
         burst["process"]["name"] == "rm" && burst["removed"].as_u64() >= Some(100)
     })?;
-    ensure!(protect.log().contains("--to"), "{}", protect.log());
+    ensure!(protect.log().contains("--to before-burst:last"), "{}", protect.log());
+    let status = protect.volume_status()?;
+    ensure!(status["origin"]["bursts"][0]["random"] == 0, "text is no random bytes: {status}");
+    mount.unmount()?;
+    protect.stop()?;
+    let bursts = log(&protection, &["--bursts".as_ref()])?;
+    ensure!(bursts.len() == 1 && bursts[0]["burst"]["process"]["name"] == "rm", "{bursts:?}");
+    for (which, hint) in [("2", "1 bursts"), ("soon", "soon")] {
+        let to = format!("--to=before-burst:{which}");
+        let mut replay = afterwrite();
+        replay.arg("replay").arg(protection.journal()).args([&to, "--target=/nonexistent"]);
+        says(&finish(&mut replay, PATIENCE)?, 2, &[hint, "--bursts"])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn files_that_are_replaced_by_random_bytes_are_told_of() -> Result<()> {
+    let disk = Loop::new(SIZE)?;
+    let mount = Mount::make(Fs::Ext4, disk.path())?;
+    let protection = Capture::Extents.protection(disk.path())?;
+    let data = mount.point().join("data");
+    fill(&data, "content")?;
+    let mut protect = protection.start()?;
+    is_watched(&mut protect)?;
+    let script = "for file in *; do head -c 8192 /dev/urandom > $file.locked; rm $file; done";
+    run(Command::new("bash").current_dir(&data).args(["-c", script]))?;
+    protect.wait_for("has noticed it", |status| {
+        let burst = &status[0]["origin"]["bursts"][0];
+        burst["sampled"].as_u64() > Some(5) && burst["random"] == burst["sampled"]
+    })?;
     mount.unmount()?;
     protect.stop()
 }

@@ -7,8 +7,8 @@ use crate::cli::prune::{self, PruneArgs};
 use crate::cli::{Outcome, Output, Progress, Unit, say, size};
 use crate::journal::{CheckReport, Journal, JournalError, SegmentInfo, TornTail};
 use crate::model::{
-    FileChanges, Lsn, MarkId, NodeId, Origin, OriginUnknown, PointClass, Record, RecordBody, Timestamp,
-    TreeChange,
+    FileBurst, FileChanges, Lsn, MarkId, NodeId, Origin, OriginUnknown, PointClass, Record, RecordBody,
+    Timestamp, TreeChange,
 };
 
 /// Look inside a journal, and apply retention to it
@@ -122,6 +122,7 @@ enum Detail<'a> {
     },
     Changes(&'a FileChanges),
     Unknown(&'a OriginUnknown),
+    Burst(&'a FileBurst),
     Tree {
         change: &'static str,
         node: NodeId,
@@ -301,6 +302,13 @@ fn text(record: &Record) -> String {
         Detail::Unknown(OriginUnknown { from, to, why, .. }) => {
             format!("not known from {from} to {to}: {why}")
         }
+        Detail::Burst(FileBurst { process, began, rewritten, removed, .. }) => {
+            let name = process.name.escape_ascii();
+            format!(
+                "burst by {name} ({}) since {began}: {rewritten} rewritten, {removed} removed",
+                process.pid
+            )
+        }
     };
     let ordered = if ordered { " ordered" } else { "" };
     format!("{lsn} {time} {kind} {detail}{ordered}")
@@ -317,6 +325,7 @@ impl<'a> From<&'a Record> for Dumped<'a> {
             RecordBody::Gap(range) => ("gap", Detail::Range { start: range.start, end: range.end }),
             RecordBody::Origin(Origin::Changes(changes)) => ("origin", Detail::Changes(changes)),
             RecordBody::Origin(Origin::Unknown(unknown)) => ("origin", Detail::Unknown(unknown)),
+            RecordBody::Origin(Origin::Burst(burst)) => ("origin", Detail::Burst(burst)),
             RecordBody::Tree(change) => ("tree", tree_detail(change)),
             RecordBody::Mark(mark) => {
                 ("mark", Detail::Mark { mark: mark.id, class: mark.class, label: &mark.label })

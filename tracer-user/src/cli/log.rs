@@ -5,13 +5,13 @@ use serde::Serialize;
 
 use crate::cli::{Outcome, Output};
 use crate::journal::Journal;
-use crate::model::{FileChanges, Lsn, Origin, OriginUnknown, Timestamp};
+use crate::model::{FileBurst, FileChanges, Lsn, Origin, OriginUnknown, Timestamp};
 use crate::restore::{OriginQuery, PathGlob, origins};
 
 /// Show who changed which file and when, as the journal says
 ///
 /// Paths are those within the volume's file system, from its root. A line is what one process did to one file within a tenth
-/// of a second. Whiles of which it is not known are shown, too.
+/// of a second. Whiles of which it is not known are shown, too, and bursts: many files rewritten or removed at once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -38,21 +38,27 @@ pub(super) struct Args {
     /// Only until then
     #[arg(long, value_name = "TIME")]
     until: Option<Timestamp>,
+    /// Only bursts, which `--to before-burst:` of `replay` counts from 1
+    #[arg(long, conflicts_with_all = ["file", "process", "pid", "cgroup"])]
+    bursts: bool,
     /// Print JSON, an object a line
     #[arg(long)]
     json: bool,
 }
 
 /// `--json`: a line for each record. `lsn`, and either `process` (`pid`, `start_ns`, `cgroup`, `name`), `file` (`inode`,
-/// `generation`, `dev`), `path`, perhaps `new_path`, `ops`, `first`, `last`, `count`, `ranges` (of the file: `start`, `end`); or
-/// `unknown` (`from`, `to`, `missing`, `why`).
-#[derive(Serialize)]
+/// `generation`, `dev`), `path`, perhaps `new_path`, `ops`, `first`, `last`, `count`, `ranges` (of the file: `start`, `end`);
+/// `unknown` (`from`, `to`, `missing`, `why`); or `burst` (`process`, `began`, `recognised`, `rewritten`, `removed`, `sampled`,
+/// `random`).
+#[derive(Default, Serialize)]
 struct Line<'a> {
     lsn: Lsn,
     #[serde(flatten)]
     changes: Option<&'a FileChanges>,
     #[serde(skip_serializing_if = "Option::is_none")]
     unknown: Option<&'a OriginUnknown>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    burst: Option<&'a FileBurst>,
 }
 
 pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
@@ -68,15 +74,14 @@ pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
     };
     let mut printed = Ok(());
     origins(&journal, |lsn, origin| {
-        printed = match &origin {
-            Origin::Changes(changes) if query.takes(changes) => {
-                print(lsn, Some(changes), None, args.json, out)
-            }
-            Origin::Unknown(unknown) if query.takes_unknown(unknown) => {
-                print(lsn, None, Some(unknown), args.json, out)
-            }
-            _ => Ok(()),
+        let wanted = match &origin {
+            Origin::Changes(changes) => !args.bursts && query.takes(changes),
+            Origin::Unknown(unknown) => !args.bursts && query.takes_unknown(unknown),
+            Origin::Burst(burst) => query.takes_burst(burst),
         };
+        if wanted {
+            printed = print(lsn, &origin, args.json, out);
+        }
         printed.is_ok() && !out.is_closed()
     })
     .with_context(cannot)?;
@@ -84,24 +89,32 @@ pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn print(
-    lsn: Lsn,
-    changes: Option<&FileChanges>,
-    unknown: Option<&OriginUnknown>,
-    json: bool,
-    out: &mut Output,
-) -> anyhow::Result<()> {
-    if json {
-        return out.json(&Line { lsn, changes, unknown });
+fn print(lsn: Lsn, origin: &Origin, json: bool, out: &mut Output) -> anyhow::Result<()> {
+    match origin {
+        _ if json => out.json(&match origin {
+            Origin::Changes(changes) => Line { lsn, changes: Some(changes), ..Line::default() },
+            Origin::Unknown(unknown) => Line { lsn, unknown: Some(unknown), ..Line::default() },
+            Origin::Burst(burst) => Line { lsn, burst: Some(burst), ..Line::default() },
+        }),
+        Origin::Changes(FileChanges { process, path, new_path, ops, first, count, .. }) => {
+            let path = if path.is_empty() { "?".to_owned() } else { path.escape_ascii().to_string() };
+            let to =
+                if new_path.is_empty() { String::new() } else { format!(" -> {}", new_path.escape_ascii()) };
+            let times = if *count == 1 { String::new() } else { format!(" ({count})") };
+            let name = process.name.escape_ascii();
+            out.line(format_args!("{first}  {name} ({})  {ops}{times}  {path}{to}", process.pid))
+        }
+        Origin::Unknown(OriginUnknown { from, to, missing, why }) => {
+            let missing = if *missing == 0 { String::new() } else { format!(", {missing} changes") };
+            out.line(format_args!("{from}  not known until {to}{missing}: {why}"))
+        }
+        Origin::Burst(FileBurst { process, began, rewritten, removed, sampled, random, .. }) => {
+            let name = process.name.escape_ascii();
+            out.line(format_args!(
+                "{began}  BURST {name} ({})  {rewritten} files rewritten, {removed} removed; {random} of {sampled} looked into \
+                 hold random bytes",
+                process.pid
+            ))
+        }
     }
-    if let Some(OriginUnknown { from, to, missing, why }) = unknown {
-        let missing = if *missing == 0 { String::new() } else { format!(", {missing} changes") };
-        return out.line(format_args!("{from}  not known until {to}{missing}: {why}"));
-    }
-    let Some(FileChanges { process, path, new_path, ops, first, count, .. }) = changes else { return Ok(()) };
-    let path = if path.is_empty() { "?".to_owned() } else { path.escape_ascii().to_string() };
-    let to = if new_path.is_empty() { String::new() } else { format!(" -> {}", new_path.escape_ascii()) };
-    let times = if *count == 1 { String::new() } else { format!(" ({count})") };
-    let name = process.name.escape_ascii();
-    out.line(format_args!("{first}  {name} ({})  {ops}{times}  {path}{to}", process.pid))
 }

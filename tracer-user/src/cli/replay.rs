@@ -17,7 +17,8 @@ use crate::restore::{ReplayOptions, ReplayOutcome, ReplayPlan, ReplayProgress, r
 Points: latest (the last mark), mark:NUMBER, mark:LABEL, lsn:NUMBER,
         time:RFC3339 (the last write at or before, where every write can be restored; else the last mark),
         before-process:NAME (just before its first change of a file; NAME@2 is the second process of that name, NAME@last
-        the last one, NAME@RFC3339 the first from then on), before-file:GLOB (just before the first change of such a file)
+        the last one, NAME@RFC3339 the first from then on), before-file:GLOB (just before the first change of such a file),
+        before-burst:last (just before many files were rewritten or removed at once; or :N, :RFC3339)
 
 Examples:
   afterwrite replay /var/lib/afterwrite/home --to latest --target home.img

@@ -85,12 +85,14 @@ fn print_origin(origin: &Value, out: &mut Output) -> anyhow::Result<()> {
     }
     for burst in origin["bursts"].as_array().into_iter().flatten() {
         out.line(format_args!(
-            "  WARNING   {} ({}) rewrote {} and removed {} files from {} on",
+            "  WARNING   {} ({}) rewrote {} and removed {} files from {} on; {} of {} looked into hold random bytes",
             text(&burst["process"]["name"]),
             burst["process"]["pid"],
             burst["rewritten"],
             burst["removed"],
-            text(&burst["began"])
+            text(&burst["began"]),
+            burst["random"],
+            burst["sampled"]
         ))?;
     }
     Ok(())

@@ -50,7 +50,7 @@ pub(super) fn replay(args: &Replay<'_>, out: &mut Output) -> anyhow::Result<Outc
             .context("there is no mark at or before that time")
     };
     let to = match args.to {
-        PointTarget::BeforeProcess(_) | PointTarget::BeforeFile(_) => anyhow::bail!(
+        to if to.is_before_something() => anyhow::bail!(
             "the journal of a tree does not say who changed what; name a mark or a time (`afterwrite points JOURNAL`)"
         ),
         PointTarget::Time(time) => before(*time)?,

@@ -2,12 +2,16 @@
 
 use crate::journal::format::{FormatError, u32_at, u64_at};
 use crate::journal::record::VOLUME_END_MAX;
-use crate::model::{ByteRange, FileChanges, FileId, FileOps, Origin, OriginUnknown, Process, Timestamp};
+use crate::model::{
+    ByteRange, FileBurst, FileChanges, FileId, FileOps, Origin, OriginUnknown, Process, Timestamp,
+};
 
 const CHANGES: u8 = 1;
 const UNKNOWN: u8 = 2;
+const BURST: u8 = 3;
 const CHANGES_FIXED_LEN: usize = 72;
 const UNKNOWN_FIXED_LEN: usize = 32;
+const BURST_FIXED_LEN: usize = 56;
 const RANGE_LEN: usize = 16;
 /// Most bytes of a process's name.
 pub const NAME_LEN_MAX: usize = 255;
@@ -42,6 +46,10 @@ pub fn encoded_len(origin: &Origin) -> Result<usize, String> {
             Err("a reason that is too long".into())
         }
         Origin::Unknown(unknown) => Ok(UNKNOWN_FIXED_LEN + unknown.why.len()),
+        Origin::Burst(burst) if burst.process.name.len() > NAME_LEN_MAX => {
+            Err("a process's name that is too long".into())
+        }
+        Origin::Burst(burst) => Ok(BURST_FIXED_LEN + burst.process.name.len()),
     }
 }
 
@@ -76,6 +84,14 @@ pub fn encode(out: &mut Vec<u8>, origin: &Origin) {
             out.extend([from.0, to.0, *missing].into_iter().flat_map(u64::to_le_bytes));
             out.extend(why.as_bytes());
         }
+        Origin::Burst(FileBurst { process, began, recognised, rewritten, removed, sampled, random }) => {
+            out.extend([BURST, u8::try_from(process.name.len()).expect("encoded_len caps it"), 0, 0]);
+            let numbers = [process.pid, *rewritten, *removed, *sampled, *random];
+            out.extend(numbers.into_iter().flat_map(u32::to_le_bytes));
+            let words = [process.start_ns, process.cgroup, began.0, recognised.0];
+            out.extend(words.into_iter().flat_map(u64::to_le_bytes));
+            out.extend(&process.name);
+        }
     }
 }
 
@@ -84,6 +100,7 @@ pub fn decode(body: &[u8]) -> Result<Origin, FormatError> {
     match body.first() {
         Some(&CHANGES) => decode_changes(body).map(Origin::Changes),
         Some(&UNKNOWN) => decode_unknown(body).map(Origin::Unknown),
+        Some(&BURST) => decode_burst(body).map(Origin::Burst),
         Some(what) => Err(FormatError::Unknown(format!("an origin of kind {what}"))),
         None => Err(FormatError::Malformed("an empty origin")),
     }
@@ -147,6 +164,32 @@ fn decode_unknown(body: &[u8]) -> Result<OriginUnknown, FormatError> {
     })
 }
 
+fn decode_burst(body: &[u8]) -> Result<FileBurst, FormatError> {
+    let Some((fixed, name)) = body.split_first_chunk::<BURST_FIXED_LEN>() else {
+        return Err(FormatError::Malformed("an incomplete origin"));
+    };
+    if fixed[2..4] != [0; 2] {
+        return Err(FormatError::Unknown("something in the reserved bytes of an origin".into()));
+    }
+    if name.len() != usize::from(fixed[1]) {
+        return Err(FormatError::Malformed("an origin of another length than announced"));
+    }
+    Ok(FileBurst {
+        process: Process {
+            pid: u32_at(fixed, 4),
+            start_ns: u64_at(fixed, 24),
+            cgroup: u64_at(fixed, 32),
+            name: name.to_vec(),
+        },
+        began: Timestamp(u64_at(fixed, 40)),
+        recognised: Timestamp(u64_at(fixed, 48)),
+        rewritten: u32_at(fixed, 8),
+        removed: u32_at(fixed, 12),
+        sampled: u32_at(fixed, 16),
+        random: u32_at(fixed, 20),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -196,6 +239,12 @@ mod tests {
         let unknown = OriginUnknown { from: Timestamp(5), to: Timestamp(6), missing: 7, why: "why".into() };
         let expected = format!("0200030000000000{}{}{}776879", word(5), word(6), word(7));
         assert_eq!(hex(&Origin::Unknown(unknown)), expected);
+        let process = Process { pid: 77, start_ns: 99, cgroup: 1, name: b"rm".to_vec() };
+        let (began, recognised) = (Timestamp(5), Timestamp(6));
+        let burst = FileBurst { process, began, recognised, rewritten: 1, removed: 2, sampled: 3, random: 4 };
+        let head = "030200004d00000001000000020000000300000004000000";
+        let expected = format!("{head}{}{}{}{}726d", word(99), word(1), word(5), word(6));
+        assert_eq!(hex(&Origin::Burst(burst)), expected);
     }
 
     #[test]
@@ -223,7 +272,7 @@ mod tests {
             bytes[at] = value;
             decode(&bytes)
         };
-        assert!(matches!(with(0, 3), Err(FormatError::Unknown(_))));
+        assert!(matches!(with(0, 4), Err(FormatError::Unknown(_))));
         assert!(matches!(with(11, 0x80), Err(FormatError::Unknown(_))), "an operation that is not known");
         for (at, value) in [(1, 9), (2, 2), (4, 9), (6, 9)] {
             assert!(matches!(with(at, value), Err(FormatError::Malformed(_))), "byte {at}");

@@ -10,7 +10,7 @@ mod tree;
 
 pub use granule::{GranuleHash, Granules};
 pub use identity::{Lsn, Timestamp, VolumeId, VolumeInfo};
-pub use origin::{FileChanges, FileId, FileOp, FileOps, Origin, OriginUnknown, Process};
+pub use origin::{FileBurst, FileChanges, FileId, FileOp, FileOps, Origin, OriginUnknown, Process};
 pub use point::{MarkId, Point, PointClass, Stretch, Target as PointTarget, Timeline};
 pub use range::{ByteRange, ByteRangeSet};
 pub use record::{Mark, Record, RecordBody};

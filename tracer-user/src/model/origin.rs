@@ -168,11 +168,30 @@ pub struct OriginUnknown {
     pub why: String,
 }
 
+/// Programs of one name that changed many files within a short while, which they had not made themselves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FileBurst {
+    /// The one that made the first change of it.
+    pub process: Process,
+    /// Before that change.
+    pub began: Timestamp,
+    /// When it was recognised; it may have gone on.
+    pub recognised: Timestamp,
+    /// Files until then.
+    pub rewritten: u32,
+    pub removed: u32,
+    /// Files they wrote that were looked into …
+    pub sampled: u32,
+    /// … and of them those that hold random bytes, as what is encrypted or compressed does.
+    pub random: u32,
+}
+
 /// What the journal says about who changed what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     Changes(FileChanges),
     Unknown(OriginUnknown),
+    Burst(FileBurst),
 }
 
 fn lossy<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {

@@ -109,12 +109,21 @@ pub enum Target {
     BeforeProcess(String),
     /// The last one before the first write to a file whose path matches.
     BeforeFile(String),
+    /// The last one before many files were rewritten or removed at once.
+    BeforeBurst(String),
+}
+
+impl Target {
+    /// It is named by a change of files.
+    pub fn is_before_something(&self) -> bool {
+        matches!(self, Target::BeforeProcess(_) | Target::BeforeFile(_) | Target::BeforeBurst(_))
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "a point is latest, mark:ID, mark:LABEL, lsn:N, time:RFC3339 (time:2026-01-31T12:00:00Z), before-process:NAME or \
-     before-file:GLOB, not {0:?}"
+    "a point is latest, mark:ID, mark:LABEL, lsn:N, time:RFC3339 (time:2026-01-31T12:00:00Z), before-process:NAME, \
+     before-file:GLOB or before-burst:last, not {0:?}"
 )]
 pub struct BadTarget(String);
 
@@ -130,6 +139,7 @@ impl FromStr for Target {
             Some(("time", time)) => time.parse().map(Target::Time).map_err(|_| bad()),
             Some(("before-process", name)) if !name.is_empty() => Ok(Target::BeforeProcess(name.to_owned())),
             Some(("before-file", glob)) if !glob.is_empty() => Ok(Target::BeforeFile(glob.to_owned())),
+            Some(("before-burst", which)) if !which.is_empty() => Ok(Target::BeforeBurst(which.to_owned())),
             _ => Err(bad()),
         }
     }
@@ -146,6 +156,7 @@ mod tests {
         assert_eq!("lsn:12".parse::<Target>().unwrap(), Target::Lsn(Lsn(12)));
         assert!(matches!("time:2026-01-31T12:00:00Z".parse::<Target>().unwrap(), Target::Time(_)));
         assert_eq!("before-process:rm".parse::<Target>().unwrap(), Target::BeforeProcess("rm".into()));
+        assert_eq!("before-burst:2".parse::<Target>().unwrap(), Target::BeforeBurst("2".into()));
         assert_eq!("before-file:/etc/*".parse::<Target>().unwrap(), Target::BeforeFile("/etc/*".into()));
         for wrong in
             ["", "mark:", "before-process:", "before-file:", "lsn:x", "time:noon", "yesterday", "latest:1"]

@@ -8,7 +8,9 @@ use globset::{GlobBuilder, GlobMatcher};
 use serde::Serialize;
 
 use crate::journal::{Journal, JournalError};
-use crate::model::{FileChanges, Lsn, Origin, OriginUnknown, PointTarget, Process, RecordBody, Timestamp};
+use crate::model::{
+    FileBurst, FileChanges, Lsn, Origin, OriginUnknown, PointTarget, Process, RecordBody, Timestamp,
+};
 use crate::restore::{FindError, ResolveError};
 
 /// The kernel keeps so much of a process's name.
@@ -65,6 +67,10 @@ impl OriginQuery {
         self.within(unknown.from, unknown.to)
     }
 
+    pub fn takes_burst(&self, burst: &FileBurst) -> bool {
+        self.within(burst.began, burst.recognised)
+    }
+
     fn within(&self, first: Timestamp, last: Timestamp) -> bool {
         self.since.is_none_or(|since| last >= since) && self.until.is_none_or(|until| first <= until)
     }
@@ -109,18 +115,33 @@ enum Which {
     Since(Timestamp),
 }
 
-/// `NAME`, `NAME@N`, `NAME@last`, `NAME@TIME`.
-fn parse(text: &str) -> (&str, Which) {
-    let Some((name, which)) = text.rsplit_once('@') else { return (text, Which::Number(1)) };
-    let number = which.parse().ok().filter(|number| *number > 0).map(Which::Number);
-    let last = || (which == "last").then_some(Which::Last);
-    match number.or_else(last).or_else(|| which.parse().ok().map(Which::Since)) {
-        Some(which) => (name, which),
-        None => (text, Which::Number(1)),
+impl Which {
+    fn parse(text: &str) -> Option<Which> {
+        let number = text.parse().ok().filter(|number| *number > 0).map(Which::Number);
+        let last = || (text == "last").then_some(Which::Last);
+        number.or_else(last).or_else(|| text.parse().ok().map(Which::Since))
+    }
+
+    /// Of things in the order of their `times`.
+    fn of(self, times: impl ExactSizeIterator<Item = Timestamp>) -> Option<usize> {
+        let count = times.len();
+        let at = match self {
+            Which::Number(number) => number - 1,
+            Which::Last => count.checked_sub(1)?,
+            Which::Since(since) => times.take_while(|time| *time < since).count(),
+        };
+        (at < count).then_some(at)
     }
 }
 
-/// The first change of what a point `before-process:` or `before-file:` names.
+/// `NAME`, `NAME@N`, `NAME@last`, `NAME@TIME`.
+fn parse(text: &str) -> (&str, Which) {
+    text.rsplit_once('@')
+        .and_then(|(name, which)| Some((name, Which::parse(which)?)))
+        .unwrap_or((text, Which::Number(1)))
+}
+
+/// The first change of what a point `before-process:`, `before-file:` or `before-burst:` names.
 ///
 /// # Errors
 /// `NoOrigins` and `NoSuchOrigin`, or damage on the way.
@@ -138,6 +159,14 @@ pub fn beginning(journal: &Journal, target: &PointTarget) -> Result<Beginning, F
             found.by_process = true;
             (format!("a process {text}"), &move |changes| is_named(&changes.process.name, name))
         }
+        PointTarget::BeforeBurst(which) => {
+            let burst = burst(journal, which)?;
+            let Process { pid, start_ns, .. } = burst.process;
+            (format!("the burst {which}"), &move |changes| {
+                let same = (changes.process.pid, changes.process.start_ns) == (pid, start_ns);
+                same && changes.last >= burst.began
+            })
+        }
         _ => unreachable!("only points before something begin with it"),
     };
     origins(journal, |_, origin| {
@@ -145,6 +174,23 @@ pub fn beginning(journal: &Journal, target: &PointTarget) -> Result<Beginning, F
         true
     })?;
     found.finish(what)
+}
+
+/// The burst that `which` names among all there are.
+fn burst(journal: &Journal, which: &str) -> Result<FileBurst, FindError> {
+    let mut bursts = Vec::new();
+    origins(journal, |_, origin| {
+        if let Origin::Burst(burst) = origin {
+            bursts.push(burst);
+        }
+        true
+    })?;
+    bursts.sort_by_key(|burst| burst.began);
+    let at = Which::parse(which).and_then(|which| which.of(bursts.iter().map(|burst| burst.began)));
+    match at {
+        Some(at) => Ok(bursts.swap_remove(at)),
+        None => Err(ResolveError::NoSuchBurst { which: which.to_owned(), found: bursts.len() }.into()),
+    }
 }
 
 /// The first changes of each process that matches, in the order of their times.
@@ -173,6 +219,7 @@ impl Found {
         self.any = true;
         let changes = match origin {
             Origin::Unknown(unknown) => return self.unknown.push(unknown),
+            Origin::Burst(_) => return,
             Origin::Changes(changes) => changes,
         };
         if !wanted(&changes) || matches!(self.which, Which::Since(since) if changes.first < since) {
@@ -192,15 +239,10 @@ impl Found {
             return Err(ResolveError::NoOrigins.into());
         }
         self.firsts.sort_by_key(|changes| changes.first);
-        let at = match self.which {
-            Which::Number(number) => number - 1,
-            Which::Last => self.firsts.len().saturating_sub(1),
-            Which::Since(_) => 0,
-        };
-        if at >= self.firsts.len() {
+        let Some(at) = self.which.of(self.firsts.iter().map(|changes| changes.first)) else {
             let (found, unknown) = (self.firsts.len(), self.unknown.len());
             return Err(ResolveError::NoSuchOrigin { what, found, unknown }.into());
-        }
+        };
         let changes = self.firsts.swap_remove(at);
         self.unknown.retain(|unknown| unknown.from < changes.first);
         Ok(Beginning { changes, unknown: self.unknown })

@@ -23,10 +23,7 @@ pub(super) fn find_point(
     to: &PointTarget,
     force: bool,
 ) -> Result<(ResolvedPoint, Option<Beginning>), FindError> {
-    let before = match to {
-        PointTarget::BeforeProcess(_) | PointTarget::BeforeFile(_) => Some(beginning(journal, to)?),
-        _ => None,
-    };
+    let before = to.is_before_something().then(|| beginning(journal, to)).transpose()?;
     // What was submitted before its first change, and nothing later.
     let to = match &before {
         Some(before) => PointTarget::Time(Timestamp(before.changes.first.0.saturating_sub(1))),

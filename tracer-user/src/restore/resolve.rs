@@ -60,6 +60,11 @@ pub enum ResolveError {
          changed what. `afterwrite log JOURNAL` lists what there is"
     )]
     NoSuchOrigin { what: String, found: usize, unknown: usize },
+    #[error(
+        "{which:?} names none of the {found} bursts that the journal tells of: give a number from 1, last, or a time. \
+         `afterwrite log JOURNAL --bursts` lists them"
+    )]
+    NoSuchBurst { which: String, found: usize },
     #[error("there is no restorable point at or before {wanted}: the first is mark {first} at {first_time}")]
     BeforeFirst { wanted: Timestamp, first: MarkId, first_time: Timestamp },
     #[error(
@@ -122,7 +127,7 @@ pub fn resolve(
                 (None, None) => Err(ResolveError::NoneYet { last }),
             }
         }
-        PointTarget::BeforeProcess(_) | PointTarget::BeforeFile(_) => {
+        PointTarget::BeforeProcess(_) | PointTarget::BeforeFile(_) | PointTarget::BeforeBurst(_) => {
             unreachable!("a point before something is found as that of its time")
         }
     }

@@ -2,9 +2,12 @@
 //! the journal; what it can't hand on is said to be unknown.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -17,8 +20,8 @@ use crate::capture::CaptureError;
 use crate::capture::vfs::{VfsCounters, VfsOptions, VfsRung, attach};
 use crate::collect::Entry;
 use crate::io::{DeviceNumber, mounted_on};
-use crate::model::{FileChanges, Origin, OriginUnknown, Timestamp};
-use crate::origin::{Aggregate, Burst, Bursts, FileWatch, Seen};
+use crate::model::{FileBurst, FileChanges, Origin, OriginUnknown, Timestamp};
+use crate::origin::{Aggregate, Bursts, FileWatch, NewBurst, Seen, looks_random};
 
 const POLL: Duration = Duration::from_millis(10);
 /// What a process does to a file within this time is one record.
@@ -50,7 +53,7 @@ pub struct OriginStatus {
     /// Records handed to the journal in this session.
     pub records: u64,
     /// Processes that rewrote or removed many files, the last ones.
-    pub bursts: Vec<Burst>,
+    pub bursts: Vec<FileBurst>,
 }
 
 /// The journal's queue as long as there is one.
@@ -145,6 +148,7 @@ struct Recorder {
     /// Says when something was mounted.
     mounts: File,
     volume: DeviceNumber,
+    mount_points: Vec<PathBuf>,
     ordered: bool,
     slot: JournalSlot,
     status: Arc<Mutex<OriginStatus>>,
@@ -159,7 +163,7 @@ struct Recorder {
     records: u64,
     /// Up to here it is known what happened, but for `unknown`.
     seen_until: Timestamp,
-    known: Vec<Burst>,
+    known: Vec<FileBurst>,
 }
 
 impl Recorder {
@@ -176,6 +180,7 @@ impl Recorder {
             options,
             mounts,
             volume,
+            mount_points: Vec::new(),
             ordered,
             slot,
             status,
@@ -262,19 +267,34 @@ impl Recorder {
         more
     }
 
-    fn tell_burst(&mut self, burst: Burst) {
+    fn tell_burst(&mut self, NewBurst { mut burst, written }: NewBurst) {
+        let found = |path: &Vec<u8>| {
+            let below = Path::new(OsStr::from_bytes(path.strip_prefix(b"/").unwrap_or(path)));
+            // What is gone meanwhile, or under another mount, is not looked into.
+            self.mount_points.iter().find_map(|mount| looks_random(&mount.join(below)).ok().flatten())
+        };
+        for random in written.iter().filter_map(found) {
+            burst.sampled += 1;
+            burst.random += u32::from(random);
+        }
+        let random = match burst.random {
+            0 => String::new(),
+            random => format!(", {random} of {} looked into hold random bytes", burst.sampled),
+        };
         log::warn!(
-            "{} ({}) rewrote {} and removed {} files within seconds: restore to before it with --to time:{}",
+            "{} ({}) rewrote {} and removed {} files within seconds{random}: restore to before it with --to before-burst:last, or \
+             --to time:{}",
             burst.process.name.escape_ascii(),
             burst.process.pid,
             burst.rewritten,
             burst.removed,
-            Timestamp(burst.began.0 - 1)
+            Timestamp(burst.began.0.saturating_sub(1))
         );
-        self.known.push(burst);
+        self.known.push(burst.clone());
         if self.known.len() > BURSTS_MAX {
             self.known.remove(0);
         }
+        self.waiting.push_back(Origin::Burst(burst));
     }
 
     /// From when all was known until now it is not known who changed what.
@@ -296,6 +316,7 @@ impl Recorder {
             let missing = self.waiting.drain(..given_up).map(|origin| match origin {
                 Origin::Changes(changes) => (changes.first, changes.count),
                 Origin::Unknown(unknown) => (unknown.from, unknown.missing),
+                Origin::Burst(burst) => (burst.began, 0),
             });
             let (from, missing) = missing
                 .fold((Timestamp(u64::MAX), 0), |(from, sum), (first, count)| (from.min(first), sum + count));
@@ -328,6 +349,7 @@ impl Recorder {
     fn look_at_mounts(&mut self) -> Result<(), CaptureError> {
         // What can't be told now is told at the next look.
         let Ok(mounts) = mounted_on(self.volume) else { return Ok(()) };
+        self.mount_points = mounts.iter().map(|mount| mount.mount_point.clone()).collect();
         let number = |n: DeviceNumber| (n.major << 20) | n.minor;
         let file_systems: BTreeSet<u32> = mounts.into_iter().map(|mount| number(mount.number)).collect();
         if file_systems.is_empty() {

@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{FileChanges, FileId, FileOps, Origin, OriginUnknown, Point, Process, Stretch, Timeline};
+use crate::model::{
+    FileBurst, FileChanges, FileId, FileOps, Origin, OriginUnknown, Point, Process, Stretch, Timeline,
+};
 
 fn any_body() -> impl Strategy<Value = RecordBody> {
     let range = (0u64..1 << 40, 0u64..1 << 30).prop_map(|(start, len)| ByteRange::with_len(start, len));
@@ -38,6 +40,12 @@ fn any_origin() -> impl Strategy<Value = Origin> {
         };
         steps.into_iter().map(range).collect::<Vec<_>>()
     });
+    let burst = (process.clone(), any::<[u64; 2]>(), any::<[u32; 4]>()).prop_map(
+        |(process, [began, recognised], [rewritten, removed, sampled, random])| {
+            let (began, recognised) = (Timestamp(began), Timestamp(recognised));
+            Origin::Burst(FileBurst { process, began, recognised, rewritten, removed, sampled, random })
+        },
+    );
     let changes = (process, file, bytes(), bytes(), any::<u32>(), any::<[u64; 3]>(), ranges).prop_map(
         |(process, file, path, new_path, ops, [first, last, count], ranges)| {
             let (first, last, ops) = (Timestamp(first), Timestamp(last), FileOps(ops & FileOps::KNOWN));
@@ -47,7 +55,7 @@ fn any_origin() -> impl Strategy<Value = Origin> {
     let unknown = (any::<[u64; 3]>(), ".{0,20}").prop_map(|([from, to, missing], why)| {
         Origin::Unknown(OriginUnknown { from: Timestamp(from), to: Timestamp(to), missing, why })
     });
-    prop_oneof![changes, unknown]
+    prop_oneof![changes, unknown, burst]
 }
 
 fn points_of(records: &[Record]) -> Vec<Point> {

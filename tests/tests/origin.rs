@@ -2,7 +2,7 @@
 //! before a disaster has everything before it and nothing after. On this machine's best rung; others are in the scenarios
 //! `ways` and `before-process`.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -318,6 +318,60 @@ fn a_process_that_removes_many_files_is_warned_of() -> Result<()> {
         says(&finish(&mut replay, PATIENCE)?, 2, &[hint, "--bursts"])?;
     }
     Ok(())
+}
+
+/// Where `filefrag` says that the file's first byte lies.
+fn first_byte_of(file: &Path) -> Result<u64> {
+    let said = run(Command::new("filefrag").args(["-b1", "-v"]).arg(file))?;
+    let line = said.lines().find(|line| line.trim_start().starts_with("0:")).context("no extent")?;
+    let physical = line.split(':').nth(2).and_then(|part| part.split('.').next()).context("no address")?;
+    Ok(physical.trim().parse()?)
+}
+
+fn who_wrote_what_lies_there(fs: Fs) -> Result<()> {
+    let disk = Loop::new(fs.volume_bytes().max(SIZE))?;
+    let mount = Mount::make(fs, disk.path())?;
+    let protection = Capture::Extents.protection(disk.path())?;
+    let (one, other) = (mount.point().join("one"), mount.point().join("other"));
+    fs::write(&one, vec![1; 100_000])?;
+    run(Command::new("sync").arg("-f").arg(&one))?;
+    let mut protect = protection.start()?;
+    is_watched(&mut protect)?;
+    // In place, and anew.
+    run(Command::new("dd")
+        .args(["if=/dev/zero", "bs=4096", "count=1", "seek=3", "conv=notrunc"])
+        .arg(of(&one)))?;
+    run(Command::new("cp").arg("--reflink=never").arg(&one).arg(&other))?;
+    run(Command::new("sync").arg("-f").arg(&one))?;
+    let [of_one, of_other] = [first_byte_of(&one)?, first_byte_of(&other)?];
+    let who = |byte: u64| -> Result<Vec<String>> {
+        let lines = log(&protection, &["--at".as_ref(), byte.to_string().as_ref()])?;
+        let name = |line: &Value| line["process"]["name"].as_str().map(str::to_owned);
+        Ok(lines.iter().filter_map(name).collect())
+    };
+    wait_until("the journal knows where the files lie", PATIENCE, || {
+        Ok(who(of_one + 3 * 4096)?.contains(&"dd".to_owned()) && !who(of_other)?.is_empty())
+    })?;
+    ensure!(who(of_one + 3 * 4096)? == ["dd"] && who(of_other + 8192)? == ["cp"], "another name");
+    ensure!(who(of_one + 4 * 4096)?.is_empty(), "nobody changed that block");
+    mount.unmount()?;
+    protect.stop()
+}
+
+fn of(file: &Path) -> OsString {
+    let mut argument = OsString::from("of=");
+    argument.push(file);
+    argument
+}
+
+#[test]
+fn who_wrote_what_lies_at_a_byte_of_the_volume_is_told_on_ext4() -> Result<()> {
+    who_wrote_what_lies_there(Fs::Ext4)
+}
+
+#[test]
+fn who_wrote_what_lies_at_a_byte_of_the_volume_is_told_on_xfs() -> Result<()> {
+    who_wrote_what_lies_there(Fs::Xfs)
 }
 
 #[test]

@@ -7,8 +7,8 @@ use crate::cli::prune::{self, PruneArgs};
 use crate::cli::{Outcome, Output, Progress, Unit, say, size};
 use crate::journal::{CheckReport, Journal, JournalError, SegmentInfo, TornTail};
 use crate::model::{
-    FileBurst, FileChanges, Lsn, MarkId, NodeId, Origin, OriginUnknown, PointClass, Record, RecordBody,
-    Timestamp, TreeChange,
+    FileBurst, FileChanges, FilePlaces, Lsn, MarkId, NodeId, Origin, OriginUnknown, PointClass, Record,
+    RecordBody, Timestamp, TreeChange,
 };
 
 /// Look inside a journal, and apply retention to it
@@ -123,6 +123,7 @@ enum Detail<'a> {
     Changes(&'a FileChanges),
     Unknown(&'a OriginUnknown),
     Burst(&'a FileBurst),
+    Places(&'a FilePlaces),
     Tree {
         change: &'static str,
         node: NodeId,
@@ -302,6 +303,9 @@ fn text(record: &Record) -> String {
         Detail::Unknown(OriginUnknown { from, to, why, .. }) => {
             format!("not known from {from} to {to}: {why}")
         }
+        Detail::Places(FilePlaces { file, extents, .. }) => {
+            format!("inode {} has {} extents", file.inode, extents.len())
+        }
         Detail::Burst(FileBurst { process, began, rewritten, removed, .. }) => {
             let name = process.name.escape_ascii();
             format!(
@@ -326,6 +330,7 @@ impl<'a> From<&'a Record> for Dumped<'a> {
             RecordBody::Origin(Origin::Changes(changes)) => ("origin", Detail::Changes(changes)),
             RecordBody::Origin(Origin::Unknown(unknown)) => ("origin", Detail::Unknown(unknown)),
             RecordBody::Origin(Origin::Burst(burst)) => ("origin", Detail::Burst(burst)),
+            RecordBody::Origin(Origin::Places(places)) => ("origin", Detail::Places(places)),
             RecordBody::Tree(change) => ("tree", tree_detail(change)),
             RecordBody::Mark(mark) => {
                 ("mark", Detail::Mark { mark: mark.id, class: mark.class, label: &mark.label })

@@ -6,7 +6,7 @@ use serde::Serialize;
 use crate::cli::{Outcome, Output};
 use crate::journal::Journal;
 use crate::model::{FileBurst, FileChanges, Lsn, Origin, OriginUnknown, Timestamp};
-use crate::restore::{OriginQuery, PathGlob, origins};
+use crate::restore::{OriginQuery, PathGlob, files_at, origins};
 
 /// Show who changed which file and when, as the journal says
 ///
@@ -16,7 +16,8 @@ use crate::restore::{OriginQuery, PathGlob, origins};
 #[command(after_help = "\
 Examples:
   afterwrite log /var/lib/afterwrite/home --file '*.doc' --since 2026-01-31T12:00:00Z
-  afterwrite log /var/lib/afterwrite/home --process rm --json")]
+  afterwrite log /var/lib/afterwrite/home --process rm --json
+  afterwrite log /var/lib/afterwrite/home --at 104857600    # who wrote what lies 100 MiB into the volume")]
 pub(super) struct Args {
     /// Directory of the journal
     journal: PathBuf,
@@ -38,8 +39,11 @@ pub(super) struct Args {
     /// Only until then
     #[arg(long, value_name = "TIME")]
     until: Option<Timestamp>,
+    /// Only changes of what lies or lay at this byte of the volume
+    #[arg(long, value_name = "BYTE")]
+    at: Option<u64>,
     /// Only bursts, which `--to before-burst:` of `replay` counts from 1
-    #[arg(long, conflicts_with_all = ["file", "process", "pid", "cgroup"])]
+    #[arg(long, conflicts_with_all = ["file", "process", "pid", "cgroup", "at"])]
     bursts: bool,
     /// Print JSON, an object a line
     #[arg(long)]
@@ -71,13 +75,16 @@ pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
         cgroup: args.cgroup,
         since: args.since,
         until: args.until,
+        bytes: args.at.map(|byte| files_at(&journal, byte)).transpose().with_context(cannot)?,
     };
     let mut printed = Ok(());
     origins(&journal, |lsn, origin| {
         let wanted = match &origin {
             Origin::Changes(changes) => !args.bursts && query.takes(changes),
             Origin::Unknown(unknown) => !args.bursts && query.takes_unknown(unknown),
-            Origin::Burst(burst) => query.takes_burst(burst),
+            Origin::Burst(burst) => args.at.is_none() && query.takes_burst(burst),
+            // What `at` is looked up in.
+            Origin::Places(_) => false,
         };
         if wanted {
             printed = print(lsn, &origin, args.json, out);
@@ -95,6 +102,7 @@ fn print(lsn: Lsn, origin: &Origin, json: bool, out: &mut Output) -> anyhow::Res
             Origin::Changes(changes) => Line { lsn, changes: Some(changes), ..Line::default() },
             Origin::Unknown(unknown) => Line { lsn, unknown: Some(unknown), ..Line::default() },
             Origin::Burst(burst) => Line { lsn, burst: Some(burst), ..Line::default() },
+            Origin::Places(_) => return Ok(()),
         }),
         Origin::Changes(FileChanges { process, path, new_path, ops, first, count, .. }) => {
             let path = if path.is_empty() { "?".to_owned() } else { path.escape_ascii().to_string() };
@@ -104,6 +112,7 @@ fn print(lsn: Lsn, origin: &Origin, json: bool, out: &mut Output) -> anyhow::Res
             let name = process.name.escape_ascii();
             out.line(format_args!("{first}  {name} ({})  {ops}{times}  {path}{to}", process.pid))
         }
+        Origin::Places(_) => Ok(()),
         Origin::Unknown(OriginUnknown { from, to, missing, why }) => {
             let missing = if *missing == 0 { String::new() } else { format!(", {missing} changes") };
             out.line(format_args!("{from}  not known until {to}{missing}: {why}"))

@@ -3,6 +3,8 @@
 mod aligned;
 mod coverage;
 mod device;
+#[cfg(feature = "capture")]
+pub mod fiemap;
 mod graph;
 #[cfg(feature = "capture")]
 pub mod mount_table;

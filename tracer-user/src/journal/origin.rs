@@ -3,20 +3,25 @@
 use crate::journal::format::{FormatError, u32_at, u64_at};
 use crate::journal::record::VOLUME_END_MAX;
 use crate::model::{
-    ByteRange, FileBurst, FileChanges, FileId, FileOps, Origin, OriginUnknown, Process, Timestamp,
+    ByteRange, FileBurst, FileChanges, FileId, FileOps, FilePlaces, Origin, OriginUnknown, PlacedExtent,
+    Process, Timestamp,
 };
 
 const CHANGES: u8 = 1;
 const UNKNOWN: u8 = 2;
 const BURST: u8 = 3;
+const PLACES: u8 = 4;
 const CHANGES_FIXED_LEN: usize = 72;
 const UNKNOWN_FIXED_LEN: usize = 32;
 const BURST_FIXED_LEN: usize = 56;
+const PLACES_FIXED_LEN: usize = 32;
+const EXTENT_LEN: usize = 24;
 const RANGE_LEN: usize = 16;
 /// Most bytes of a process's name.
 pub const NAME_LEN_MAX: usize = 255;
 /// Most bytes of a path, and of the reason why something is not known.
 pub const PATH_LEN_MAX: usize = 65535;
+/// Of a file's ranges, and of its extents.
 pub const RANGES_MAX: usize = 1024;
 
 /// Bytes of the body.
@@ -50,12 +55,27 @@ pub fn encoded_len(origin: &Origin) -> Result<usize, String> {
             Err("a process's name that is too long".into())
         }
         Origin::Burst(burst) => Ok(BURST_FIXED_LEN + burst.process.name.len()),
+        Origin::Places(FilePlaces { extents, .. })
+            if extents.len() > RANGES_MAX || !extents_are_sound(extents) =>
+        {
+            Err("extents of a file that overlap, are empty, or are too many".into())
+        }
+        Origin::Places(places) => Ok(PLACES_FIXED_LEN + places.extents.len() * EXTENT_LEN),
     }
 }
 
 fn ranges_are_sound(ranges: &[ByteRange]) -> bool {
     let forward = ranges.iter().all(|range| range.start < range.end && range.end <= VOLUME_END_MAX);
     forward && ranges.windows(2).all(|pair| pair[0].end < pair[1].start)
+}
+
+fn extents_are_sound(extents: &[PlacedExtent]) -> bool {
+    let fits = |start: u64, length| start.checked_add(length).is_some_and(|end| end <= VOLUME_END_MAX);
+    let each = |extent: &PlacedExtent| {
+        extent.length > 0 && fits(extent.offset, extent.length) && fits(extent.start, extent.length)
+    };
+    extents.iter().all(each)
+        && extents.windows(2).all(|pair| pair[0].offset + pair[0].length <= pair[1].offset)
 }
 
 /// Appends what [`encoded_len`] accepted.
@@ -92,6 +112,14 @@ pub fn encode(out: &mut Vec<u8>, origin: &Origin) {
             out.extend(words.into_iter().flat_map(u64::to_le_bytes));
             out.extend(&process.name);
         }
+        Origin::Places(FilePlaces { file, at, extents }) => {
+            out.extend([PLACES, 0]);
+            out.extend(short(extents.len()));
+            out.extend([file.dev, file.generation, 0].into_iter().flat_map(u32::to_le_bytes));
+            out.extend([file.inode, at.0].into_iter().flat_map(u64::to_le_bytes));
+            let words = extents.iter().flat_map(|extent| [extent.offset, extent.start, extent.length]);
+            out.extend(words.flat_map(u64::to_le_bytes));
+        }
     }
 }
 
@@ -101,6 +129,7 @@ pub fn decode(body: &[u8]) -> Result<Origin, FormatError> {
         Some(&CHANGES) => decode_changes(body).map(Origin::Changes),
         Some(&UNKNOWN) => decode_unknown(body).map(Origin::Unknown),
         Some(&BURST) => decode_burst(body).map(Origin::Burst),
+        Some(&PLACES) => decode_places(body).map(Origin::Places),
         Some(what) => Err(FormatError::Unknown(format!("an origin of kind {what}"))),
         None => Err(FormatError::Malformed("an empty origin")),
     }
@@ -190,6 +219,33 @@ fn decode_burst(body: &[u8]) -> Result<FileBurst, FormatError> {
     })
 }
 
+fn decode_places(body: &[u8]) -> Result<FilePlaces, FormatError> {
+    let Some((fixed, extents)) = body.split_first_chunk::<PLACES_FIXED_LEN>() else {
+        return Err(FormatError::Malformed("an incomplete origin"));
+    };
+    if fixed[1] != 0 || fixed[12..16] != [0; 4] {
+        return Err(FormatError::Unknown("something in the reserved bytes of an origin".into()));
+    }
+    let count = usize::from(u16::from_le_bytes([fixed[2], fixed[3]]));
+    if extents.len() != count * EXTENT_LEN || count > RANGES_MAX {
+        return Err(FormatError::Malformed("an origin of another length than announced"));
+    }
+    let extent = |bytes: &[u8]| PlacedExtent {
+        offset: u64_at(bytes, 0),
+        start: u64_at(bytes, 8),
+        length: u64_at(bytes, 16),
+    };
+    let extents: Vec<_> = extents.chunks_exact(EXTENT_LEN).map(extent).collect();
+    if !extents_are_sound(&extents) {
+        return Err(FormatError::Malformed("an origin whose extents are not in order"));
+    }
+    Ok(FilePlaces {
+        file: FileId { inode: u64_at(fixed, 16), generation: u32_at(fixed, 8), dev: u32_at(fixed, 4) },
+        at: Timestamp(u64_at(fixed, 24)),
+        extents,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,6 +301,16 @@ mod tests {
         let head = "030200004d00000001000000020000000300000004000000";
         let expected = format!("{head}{}{}{}{}726d", word(99), word(1), word(5), word(6));
         assert_eq!(hex(&Origin::Burst(burst)), expected);
+        let extents = vec![PlacedExtent { offset: 0, start: 4096, length: 512 }];
+        let places = FilePlaces { file: changes().file, at: Timestamp(5), extents };
+        let expected = format!(
+            "040001000000700005000000000000000c00000000000000{}{}{}{}",
+            word(5),
+            word(0),
+            word(4096),
+            word(512)
+        );
+        assert_eq!(hex(&Origin::Places(places)), expected);
     }
 
     #[test]
@@ -264,6 +330,27 @@ mod tests {
     }
 
     #[test]
+    fn extents_that_overlap_or_hold_nothing_are_refused() {
+        let places = |extents: &[(u64, u64, u64)]| {
+            let extent = |&(offset, start, length): &_| PlacedExtent { offset, start, length };
+            let extents = extents.iter().map(extent).collect();
+            Origin::Places(FilePlaces { file: FileId::default(), at: Timestamp(0), extents })
+        };
+        assert!(encoded_len(&places(&[(0, 100, 5), (5, 0, 5)])).is_ok());
+        for wrong in [
+            &[(0, 100, 0)][..],
+            &[(0, 100, 5), (4, 0, 5)],
+            &[(0, VOLUME_END_MAX, 1)],
+            &[(9, 0, 1), (0, 9, 1)],
+        ] {
+            assert!(encoded_len(&places(wrong)).is_err(), "{wrong:?}");
+            let mut bytes = Vec::new();
+            encode(&mut bytes, &places(wrong));
+            assert!(decode(&bytes).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
     fn what_is_not_known_or_contradicts_itself_is_no_origin() {
         let mut good = Vec::new();
         encode(&mut good, &Origin::Changes(changes()));
@@ -272,7 +359,7 @@ mod tests {
             bytes[at] = value;
             decode(&bytes)
         };
-        assert!(matches!(with(0, 4), Err(FormatError::Unknown(_))));
+        assert!(matches!(with(0, 5), Err(FormatError::Unknown(_))));
         assert!(matches!(with(11, 0x80), Err(FormatError::Unknown(_))), "an operation that is not known");
         for (at, value) in [(1, 9), (2, 2), (4, 9), (6, 9)] {
             assert!(matches!(with(at, value), Err(FormatError::Malformed(_))), "byte {at}");

@@ -10,7 +10,9 @@ mod tree;
 
 pub use granule::{GranuleHash, Granules};
 pub use identity::{Lsn, Timestamp, VolumeId, VolumeInfo};
-pub use origin::{FileBurst, FileChanges, FileId, FileOp, FileOps, Origin, OriginUnknown, Process};
+pub use origin::{
+    FileBurst, FileChanges, FileId, FileOp, FileOps, FilePlaces, Origin, OriginUnknown, PlacedExtent, Process,
+};
 pub use point::{MarkId, Point, PointClass, Stretch, Target as PointTarget, Timeline};
 pub use range::{ByteRange, ByteRangeSet};
 pub use record::{Mark, Record, RecordBody};

@@ -186,12 +186,43 @@ pub struct FileBurst {
     pub random: u32,
 }
 
+/// A part of a file, and where it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PlacedExtent {
+    /// In the file, in bytes.
+    pub offset: u64,
+    /// On the volume, in bytes.
+    pub start: u64,
+    pub length: u64,
+}
+
+/// Where what was changed of a file lies on the volume, once it had blocks there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FilePlaces {
+    pub file: FileId,
+    pub at: Timestamp,
+    /// In the order of the file, without overlap.
+    pub extents: Vec<PlacedExtent>,
+}
+
+impl FilePlaces {
+    /// Which byte of the file lies at this one of the volume.
+    pub fn offset_of(&self, volume_byte: u64) -> Option<u64> {
+        let holds = |extent: &&PlacedExtent| {
+            volume_byte.checked_sub(extent.start).is_some_and(|into| into < extent.length)
+        };
+        let extent = self.extents.iter().find(holds)?;
+        Some(extent.offset + (volume_byte - extent.start))
+    }
+}
+
 /// What the journal says about who changed what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     Changes(FileChanges),
     Unknown(OriginUnknown),
     Burst(FileBurst),
+    Places(FilePlaces),
 }
 
 fn lossy<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {

@@ -14,7 +14,7 @@ mod verify_hashes;
 #[cfg(test)]
 mod tests;
 
-pub use origins::{BadGlob, Beginning, OriginQuery, PathGlob, beginning, origins};
+pub use origins::{BadGlob, Beginning, OriginQuery, PathGlob, beginning, files_at, origins};
 pub use point::FindError;
 use point::find_point;
 pub use replay::{ReplayError, ReplayOptions, ReplayOutcome, ReplayPlan, ReplayProgress, replay};

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::journal::{Journal, JournalError};
 use crate::model::{
-    FileBurst, FileChanges, Lsn, Origin, OriginUnknown, PointTarget, Process, RecordBody, Timestamp,
+    FileBurst, FileChanges, FileId, Lsn, Origin, OriginUnknown, PointTarget, Process, RecordBody, Timestamp,
 };
 use crate::restore::{FindError, ResolveError};
 
@@ -51,6 +51,8 @@ pub struct OriginQuery {
     pub cgroup: Option<u64>,
     pub since: Option<Timestamp>,
     pub until: Option<Timestamp>,
+    /// Changes of one of these bytes of files: of what [`files_at`] tells.
+    pub bytes: Option<Vec<(FileId, u64)>>,
 }
 
 impl OriginQuery {
@@ -60,6 +62,7 @@ impl OriginQuery {
             && self.process.as_ref().is_none_or(|wanted| is_named(name, wanted))
             && self.pid.is_none_or(|wanted| wanted == *pid)
             && self.cgroup.is_none_or(|wanted| wanted == *cgroup)
+            && self.bytes.as_ref().is_none_or(|bytes| bytes.iter().any(|byte| changed(changes, *byte)))
             && self.within(changes.first, changes.last)
     }
 
@@ -74,6 +77,28 @@ impl OriginQuery {
     fn within(&self, first: Timestamp, last: Timestamp) -> bool {
         self.since.is_none_or(|since| last >= since) && self.until.is_none_or(|until| first <= until)
     }
+}
+
+fn changed(changes: &FileChanges, (file, offset): (FileId, u64)) -> bool {
+    changes.file == file && changes.ranges.iter().any(|range| range.start <= offset && offset < range.end)
+}
+
+/// Which bytes of which files have lain at this one of the volume, as far as the journal tells.
+///
+/// # Errors
+/// Damage on the way.
+pub fn files_at(journal: &Journal, volume_byte: u64) -> Result<Vec<(FileId, u64)>, JournalError> {
+    let mut found = Vec::new();
+    origins(journal, |_, origin| {
+        if let Origin::Places(places) = origin
+            && let Some(offset) = places.offset_of(volume_byte)
+            && !found.contains(&(places.file, offset))
+        {
+            found.push((places.file, offset));
+        }
+        true
+    })?;
+    Ok(found)
 }
 
 fn is_named(comm: &[u8], wanted: &str) -> bool {
@@ -219,7 +244,7 @@ impl Found {
         self.any = true;
         let changes = match origin {
             Origin::Unknown(unknown) => return self.unknown.push(unknown),
-            Origin::Burst(_) => return,
+            Origin::Burst(_) | Origin::Places(_) => return,
             Origin::Changes(changes) => changes,
         };
         if !wanted(&changes) || matches!(self.which, Which::Since(since) if changes.first < since) {
@@ -252,7 +277,7 @@ impl Found {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{FileId, FileOps};
+    use crate::model::FileOps;
 
     fn changes(pid: u32, name: &str, path: &str, first: u64) -> FileChanges {
         FileChanges {

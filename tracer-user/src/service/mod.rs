@@ -7,6 +7,7 @@ pub(crate) mod fuzzing;
 mod memory;
 mod origin;
 mod pipeline;
+mod placer;
 mod prepare;
 mod progress;
 mod protect;

@@ -22,6 +22,7 @@ use crate::collect::Entry;
 use crate::io::{DeviceNumber, mounted_on};
 use crate::model::{FileBurst, FileChanges, Origin, OriginUnknown, Timestamp};
 use crate::origin::{Aggregate, Bursts, FileWatch, NewBurst, Seen, looks_random};
+use crate::service::placer::Placer;
 
 const POLL: Duration = Duration::from_millis(10);
 /// What a process does to a file within this time is one record.
@@ -52,6 +53,8 @@ pub struct OriginStatus {
     pub missing: u64,
     /// Records handed to the journal in this session.
     pub records: u64,
+    /// Changed files of which it is not known where on the volume they lie: too many at once, or never written back.
+    pub unplaced: u64,
     /// Processes that rewrote or removed many files, the last ones.
     pub bursts: Vec<FileBurst>,
 }
@@ -157,6 +160,7 @@ struct Recorder {
     waiting: VecDeque<Origin>,
     /// A while that is not known, and not among those waiting yet.
     unknown: Option<OriginUnknown>,
+    placer: Placer,
     /// In this session, and of it before the probes of now were attached.
     missing: u64,
     missing_before: u64,
@@ -188,6 +192,7 @@ impl Recorder {
             bursts: Bursts::default(),
             waiting: VecDeque::new(),
             unknown: None,
+            placer: Placer::default(),
             missing: 0,
             missing_before: 0,
             records: 0,
@@ -309,14 +314,18 @@ impl Recorder {
     /// What was put together becomes records.
     fn close_window(&mut self) {
         let unknown = self.unknown.take().map(Origin::Unknown);
-        let changes = self.aggregate.take().into_iter().map(|changes| Origin::Changes(bounded(changes)));
+        let changes: Vec<_> = self.aggregate.take().into_iter().map(bounded).collect();
+        changes.iter().for_each(|changes| self.placer.add(changes));
+        let changes = changes.into_iter().map(Origin::Changes);
         self.waiting.extend(unknown.into_iter().chain(changes));
+        self.waiting.extend(self.placer.look(now));
         let given_up = self.waiting.len().saturating_sub(WAITING_MAX);
         if given_up > 0 {
             let missing = self.waiting.drain(..given_up).map(|origin| match origin {
                 Origin::Changes(changes) => (changes.first, changes.count),
                 Origin::Unknown(unknown) => (unknown.from, unknown.missing),
                 Origin::Burst(burst) => (burst.began, 0),
+                Origin::Places(places) => (places.at, 0),
             });
             let (from, missing) = missing
                 .fold((Timestamp(u64::MAX), 0), |(from, sum), (first, count)| (from.min(first), sum + count));
@@ -349,6 +358,7 @@ impl Recorder {
     fn look_at_mounts(&mut self) -> Result<(), CaptureError> {
         // What can't be told now is told at the next look.
         let Ok(mounts) = mounted_on(self.volume) else { return Ok(()) };
+        self.placer.mounted(self.volume, &mounts);
         self.mount_points = mounts.iter().map(|mount| mount.mount_point.clone()).collect();
         let number = |n: DeviceNumber| (n.major << 20) | n.minor;
         let file_systems: BTreeSet<u32> = mounts.into_iter().map(|mount| number(mount.number)).collect();
@@ -382,6 +392,7 @@ impl Recorder {
         }
         status.missing = self.missing;
         status.records = self.records;
+        status.unplaced = self.placer.given_up();
         status.bursts.clone_from(&self.known);
     }
 }

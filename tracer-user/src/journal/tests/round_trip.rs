@@ -2,7 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    FileBurst, FileChanges, FileId, FileOps, Origin, OriginUnknown, Point, Process, Stretch, Timeline,
+    FileBurst, FileChanges, FileId, FileOps, FilePlaces, Origin, OriginUnknown, PlacedExtent, Point, Process,
+    Stretch, Timeline,
 };
 
 fn any_body() -> impl Strategy<Value = RecordBody> {
@@ -46,6 +47,18 @@ fn any_origin() -> impl Strategy<Value = Origin> {
             Origin::Burst(FileBurst { process, began, recognised, rewritten, removed, sampled, random })
         },
     );
+    let extents =
+        prop::collection::vec((0u64..1 << 40, 0u64..1 << 40, 1u64..1 << 40), 0..5).prop_map(|steps| {
+            let mut at = 0;
+            let extent = |(skip, start, length): (u64, u64, u64)| {
+                let extent = PlacedExtent { offset: at + skip, start, length };
+                at = extent.offset + length;
+                extent
+            };
+            steps.into_iter().map(extent).collect::<Vec<_>>()
+        });
+    let places = (file.clone(), any::<u64>(), extents)
+        .prop_map(|(file, at, extents)| Origin::Places(FilePlaces { file, at: Timestamp(at), extents }));
     let changes = (process, file, bytes(), bytes(), any::<u32>(), any::<[u64; 3]>(), ranges).prop_map(
         |(process, file, path, new_path, ops, [first, last, count], ranges)| {
             let (first, last, ops) = (Timestamp(first), Timestamp(last), FileOps(ops & FileOps::KNOWN));
@@ -55,7 +68,7 @@ fn any_origin() -> impl Strategy<Value = Origin> {
     let unknown = (any::<[u64; 3]>(), ".{0,20}").prop_map(|([from, to, missing], why)| {
         Origin::Unknown(OriginUnknown { from: Timestamp(from), to: Timestamp(to), missing, why })
     });
-    prop_oneof![changes, unknown, burst]
+    prop_oneof![changes, unknown, burst, places]
 }
 
 fn points_of(records: &[Record]) -> Vec<Point> {

@@ -12,6 +12,7 @@ use crate::cli::retention::RetentionArgs;
 use crate::cli::{Outcome, protect_tree, say, size};
 use crate::collect::State;
 use crate::journal::{JournalOptions, SyncPolicy};
+use crate::model::{MarkId, Point};
 use crate::service::{ProtectEvent, ProtectOptions, Status, TreeOptions, protect};
 
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
@@ -142,20 +143,22 @@ pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
     let summary = protect(&options, &mut |event| screen.show(&event))?;
     screen.clear();
     let status = summary.last;
-    match (&status.replica.mark, &status.last_mark) {
-        (Some(id), Some(mark)) if *id == mark.id => {
-            say(&format!("stopped: {} is mark {id} ({}) of {}", status.target, mark.class, status.source));
-        }
-        (Some(id), Some(last)) => say(&format!(
-            "stopped: {} is mark {id}; the last mark {} is {}, so the target was not brought to it",
-            status.target, last.id, last.class
-        )),
-        _ => say(&format!(
-            "stopped before the first mark: {} is not complete, start again to go on",
-            status.target
-        )),
-    }
+    say_stopped(&status.source, &status.target, status.replica.mark, status.last_mark.as_ref());
     Ok(Outcome::Done)
+}
+
+/// At which mark the target was left.
+pub(super) fn say_stopped(source: &str, target: &str, reached: Option<MarkId>, last: Option<&Point>) {
+    say(&match (reached, last) {
+        (Some(id), Some(last)) if id == last.id => {
+            format!("stopped: {target} is mark {id} ({}) of {source}", last.class)
+        }
+        (Some(id), Some(last)) => format!(
+            "stopped: {target} is mark {id}; the last mark {} is {}, so the target was not brought to it",
+            last.id, last.class
+        ),
+        _ => format!("stopped before the first mark: {target} is not complete, start again to go on"),
+    });
 }
 
 /// Of a directory.

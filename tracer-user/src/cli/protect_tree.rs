@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::cli::protect::say_stopped;
 use crate::cli::{Outcome, say, size};
 use crate::service::{TreeEvent, TreeOptions, TreeStatus, protect_tree};
 
@@ -29,19 +30,7 @@ pub(super) fn run(options: &TreeOptions) -> anyhow::Result<Outcome> {
         }
     })?;
     let Some(status) = last else { anyhow::bail!("interrupted before the last mark; start again to resume") };
-    match (&status.replica.mark, &status.last_mark) {
-        (Some(id), Some(mark)) if *id == mark.id => {
-            say(&format!("stopped: {} is mark {id} ({}) of {}", status.target, mark.class, status.source));
-        }
-        (Some(id), Some(last)) => say(&format!(
-            "stopped: {} is mark {id}; the last mark {} is {}, so the target was not brought to it",
-            status.target, last.id, last.class
-        )),
-        _ => say(&format!(
-            "stopped before the first mark: {} is not complete, start again to go on",
-            status.target
-        )),
-    }
+    say_stopped(&status.source, &status.target, status.replica.mark, status.last_mark.as_ref());
     Ok(Outcome::Done)
 }
 

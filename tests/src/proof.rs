@@ -85,14 +85,18 @@ impl Capture {
 
 /// Marks from time to time. On a bare device that is always busy a mark may be one that can't be restored.
 fn mark_during(protect: &Protect<'_>, load: Duration, overload: bool) -> Result<()> {
-    let begun = Instant::now();
+    let (begun, mut standstill) = (Instant::now(), STANDSTILL);
     while begun.elapsed() < load * 9 / 10 {
         std::thread::sleep(load / 8);
         protect.mark("during")?;
         if overload {
             protect.signal(Signal::SIGSTOP)?;
-            std::thread::sleep(STANDSTILL);
+            std::thread::sleep(standstill);
             protect.signal(Signal::SIGCONT)?;
+            // Who writes slowly fills the ring later.
+            if protect.volume_status()?["counters"]["marked"] == 0 {
+                standstill *= 2;
+            }
         }
     }
     Ok(())

@@ -18,6 +18,8 @@ pub struct Reopened {
     pub segment: Segment,
     pub next_lsn: Lsn,
     pub next_mark: MarkId,
+    /// Of the last record; 0 if that is not known.
+    pub last_time: Timestamp,
     pub recovery: Recovery,
 }
 
@@ -33,6 +35,7 @@ pub fn reopen<S: Store>(
     let mut chain = folds.chain();
     let mut last_mark = folds.last_mark;
     let mut created = info.created;
+    let mut last_time = Timestamp(0);
     let mut empty = None;
     let (mut cut, mut closed) = (None, None);
     // Those that may hold what was not durable: the one left open, and the next one half created.
@@ -49,6 +52,7 @@ pub fn reopen<S: Store>(
                     settle_seal(store, &sealed)?;
                 }
                 created = sealed.header.created;
+                last_time = sealed.index.last_time();
                 chain = Chain::after(*first, sealed.seal.last_lsn, sealed.seal.hash);
                 last_mark = sealed.index.points().last().map_or(last_mark, |point| point.id);
             }
@@ -68,6 +72,7 @@ pub fn reopen<S: Store>(
                     continue;
                 }
                 created = left.created;
+                last_time = left.segment.index.last_time();
                 last_mark = left.segment.index.points().last().map_or(last_mark, |point| point.id);
                 chain = left.segment.seal(store, packer, left.last, true)?;
                 closed = Some(left.segment.name);
@@ -83,7 +88,8 @@ pub fn reopen<S: Store>(
         None => create_segment(store, info, &chain, created)?,
     };
     let recovery = Recovery { cut, closed, last_lsn: Lsn(next_lsn.0 - 1) };
-    Ok(Reopened { segment, next_lsn, next_mark: MarkId(last_mark.0 + 1), recovery })
+    let next_mark = MarkId(last_mark.0 + 1);
+    Ok(Reopened { segment, next_lsn, next_mark, last_time, recovery })
 }
 
 /// A segment that was left open, without its torn tail and durable.

@@ -39,6 +39,8 @@ pub struct Writer<S: Store = DirStore> {
     compressed: Vec<u8>,
     next_lsn: Lsn,
     next_mark: MarkId,
+    /// Of the last record.
+    last_time: Timestamp,
     written: Lsn,
     durable: Lsn,
     unsynced_since: Option<Instant>,
@@ -154,7 +156,7 @@ impl<S: Store> Writer<S> {
     ) -> Result<(Writer<S>, Recovery), JournalError> {
         let info = read_volume(&store)?;
         let mut packer = Packer::new(options.zstd_level);
-        let Reopened { segment, next_lsn, next_mark, recovery } = loop {
+        let Reopened { segment, next_lsn, next_mark, last_time, recovery } = loop {
             let folds = read_folds(&store)?;
             match reopen(&mut store, &info, &mut packer) {
                 // It was pruned meanwhile, and what was folded is gone.
@@ -162,7 +164,8 @@ impl<S: Store> Writer<S> {
                 result => break result?,
             }
         };
-        Ok((Writer::assemble(store, info, options, packer, segment, next_lsn, next_mark), recovery))
+        let writer = Writer::assemble(store, info, options, packer, segment, next_lsn, next_mark);
+        Ok((Writer { last_time, ..writer }, recovery))
     }
 
     fn assemble(
@@ -191,6 +194,7 @@ impl<S: Store> Writer<S> {
             compressed: vec![0; FRAME_HEADER_LEN],
             next_lsn,
             next_mark,
+            last_time: Timestamp(0),
             written: last,
             durable: last,
             unsynced_since: None,
@@ -260,6 +264,12 @@ impl<S: Store> Writer<S> {
             self.flush()?;
         }
         let lsn = self.next_lsn;
+        // It tells nothing newer of the volume than the record before it, and is no later instant than that.
+        let time = match matches!(body, RecordBody::Origin(_)) && ordered && self.last_time > Timestamp(0) {
+            true => self.last_time,
+            false => time,
+        };
+        self.last_time = time;
         if self.pending.is_empty() {
             self.pending.first = lsn;
             self.pending.first_time = time;

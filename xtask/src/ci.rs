@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::{fuzz, run, setup, test};
+use crate::{demo, fuzz, run, setup, test};
 
 pub fn ci() -> Result<()> {
     step("setup", || {
@@ -33,6 +33,8 @@ pub fn ci() -> Result<()> {
     step("documentation", || {
         run::run(run::cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
     })?;
+    // What the README calls first.
+    step("demo", || demo::command(&demo::Arguments::short()))?;
     step("fuzz targets", || fuzz::fuzz(&fuzz::EACH_FOR_A_MINUTE))?;
     step("tests", || test::test(&[], false))
 }

@@ -47,6 +47,13 @@ pub struct Arguments {
     keep: bool,
 }
 
+impl Arguments {
+    /// Enough to see each part of it once.
+    pub fn short() -> Arguments {
+        Arguments { seconds: 10, keep: false }
+    }
+}
+
 /// A mark, and what must be found at it.
 struct Made {
     label: String,

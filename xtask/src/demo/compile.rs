@@ -31,13 +31,14 @@ impl Compile {
         let dir = kept.volume().join("build");
         let mut sources = Vec::new();
         for name in CRATES {
-            let (from, to) = (project.join(name).join("src/lib.rs"), dir.join(name).join("src/lib.rs"));
-            fs::create_dir_all(dir.join(name).join("src"))?;
-            let text =
-                fs::read_to_string(&from).with_context(|| format!("cannot read {}", from.display()))?;
+            let (from, to) = (project.join(name).join("src"), dir.join(name).join("src"));
+            fs::create_dir_all(&to)?;
+            for file in fs::read_dir(&from).with_context(|| format!("cannot read {}", from.display()))? {
+                let file = file?;
+                sources.push((to.join(file.file_name()), fs::read_to_string(file.path())?));
+            }
             let manifest = format!("[package]\nname = \"{name}\"\nversion = \"0.0.0\"\nedition = \"2024\"\n");
             fs::write(dir.join(name).join("Cargo.toml"), manifest)?;
-            sources.push((to, text));
         }
         fs::write(dir.join("Cargo.toml"), WORKSPACE)?;
         fs::create_dir_all(kept.volume().join("artifacts"))?;

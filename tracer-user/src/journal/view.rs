@@ -151,7 +151,11 @@ impl<S: Store> View<S> {
     }
 
     /// Notes what the frames of a span speak of and no newer one does.
-    fn look_at(&mut self, part_number: usize, (lsn, offset, end): (Lsn, u64, Lsn)) -> Result<(), JournalError> {
+    fn look_at(
+        &mut self,
+        part_number: usize,
+        (lsn, offset, end): (Lsn, u64, Lsn),
+    ) -> Result<(), JournalError> {
         let part = &self.parts[part_number];
         let journal = part.journal(&self.journal);
         let segment = part.segment;
@@ -215,7 +219,8 @@ impl<S: Store> View<S> {
             let at = |error| JournalError::at(&segment_name(segment), offset, error);
             let (record, len) = decode(rest).map_err(at)?;
             rest = &rest[len..];
-            let Some((its, bytes)) = content(&record.body).filter(|_| part.records.contains(&record.lsn)) else {
+            let Some((its, bytes)) = content(&record.body).filter(|_| part.records.contains(&record.lsn))
+            else {
                 continue;
             };
             let Some(both) = its.intersect(range) else { continue };

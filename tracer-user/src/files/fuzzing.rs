@@ -1,15 +1,17 @@
 //! What the fuzz targets do.
 
 use crate::files::FileSystem;
-use crate::files::ext4::Ext4;
+use crate::files::ext4::{Ext4, recovery};
 use crate::files::list::list;
 use crate::files::volume::Volume;
 use crate::journal::JournalError;
+use crate::model::NodeKind;
 
 /// Bytes are a volume, and zeros what is behind them.
 struct Image<'a>(&'a [u8]);
 
 const SIZE_BYTES: u64 = 1 << 20;
+const CONTENT_MAX: u64 = 8 << 20;
 
 impl Volume for Image<'_> {
     fn size_bytes(&self) -> u64 {
@@ -27,7 +29,8 @@ impl Volume for Image<'_> {
 }
 
 /// Any file system is read or refused.
-pub(crate) fn ext4(data: &[u8]) {
+pub fn ext4(data: &[u8]) {
+    recovery::fuzzing::blocks(data);
     const NAMES_MAX: usize = 200;
     let Ok(mut fs) = Ext4::open(Image(data)) else { return };
     let mut found = Vec::new();
@@ -40,10 +43,15 @@ pub(crate) fn ext4(data: &[u8]) {
         let inode = u32::try_from(listed.node.inode).expect("they have 32 bits");
         let mut next = 0;
         let _ = fs.content(&inode, &mut |start, bytes| {
-            assert!(start >= next && !bytes.is_empty());
+            assert!(start >= next && !bytes.is_empty(), "content comes in order");
             next = start + bytes.len() as u64;
-            assert!(next <= listed.node.attributes.size.max(next.min(SIZE_BYTES << 12)));
-            Ok(())
+            let attributes = &listed.node.attributes;
+            assert!(attributes.kind() != NodeKind::File || next <= attributes.size);
+            // The same block may be a file's at many places.
+            match next < CONTENT_MAX {
+                true => Ok(()),
+                false => Err(std::io::ErrorKind::FileTooLarge.into()),
+            }
         });
     }
 }

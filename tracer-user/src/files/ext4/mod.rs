@@ -8,8 +8,10 @@ mod attributes;
 mod bytes;
 mod content;
 mod names;
-mod recovery;
+pub mod recovery;
 mod superblock;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 

@@ -273,3 +273,24 @@ impl Log {
         }
     }
 }
+
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing {
+    use super::Log;
+
+    /// Any block of the journal is taken or refused, whatever the features.
+    pub fn blocks(data: &[u8]) {
+        const BLOCK_BYTES: usize = 1024;
+        let Some((features, rest)) = data.split_first_chunk::<4>() else { return };
+        let mut block = rest[..rest.len().min(BLOCK_BYTES)].to_vec();
+        block.resize(BLOCK_BYTES, 0);
+        let features = u32::from_le_bytes(*features);
+        for features in [features, features & !(super::CSUM_V2 | super::CSUM_V3)] {
+            let log = Log { runs: Vec::new(), blocks: 8, first: 1, features, seed: 0 };
+            let tags = log.tags(&block).map_or(0, |tags| tags.len());
+            let revoked = log.revoked(&block).map_or(0, |blocks| blocks.len());
+            assert!(tags <= BLOCK_BYTES / 8 && revoked <= BLOCK_BYTES / 4);
+            log.commit_holds(&block);
+        }
+    }
+}

@@ -120,10 +120,10 @@ fn add_oddities(tree: &Path, random: &mut Random, round: usize) -> Result<()> {
     for len in [59, 60, 61] {
         std::os::unix::fs::symlink("y".repeat(len), odd.join(format!("link{len}")))?;
     }
-    let value = "v".repeat(3000);
+    let value = "v".repeat(700);
     run(Command::new("python3").args([
         "-c",
-        "import os,sys; [os.setxattr(sys.argv[1], b'user.%d' % n, sys.argv[2].encode()[:n]) for n in (0, 10, 900, 2500)]",
+        "import os,sys; [os.setxattr(sys.argv[1], b'user.%d' % n, sys.argv[2].encode()[:n]) for n in (0, 10, 60, 700)]",
     ]).arg(odd.join("sparse")).arg(value))?;
     for (name, date) in [("old", "1953-02-03T04:05:06.7Z"), ("new", "2201-02-03T04:05:06.7Z")] {
         run(Command::new("touch").args(["--date", date]).arg(odd.join(name)))?;

@@ -63,8 +63,8 @@ fn files_are_read_with_checksums_and_without_and_from_a_block_map() {
 fn an_inode_that_was_changed_is_noticed_by_its_checksum() {
     let bytes = image("csum");
     let mut refused = 0;
-    // The table of inodes is somewhere in the first 32 KiB.
-    for at in (2048..32 << 10).step_by(128) {
+    // The table of inodes is somewhere there.
+    for at in (2048..bytes.len() - 2).step_by(128) {
         let mut bytes = bytes.clone();
         bytes[at + 2] ^= 1;
         let Ok(mut fs) = Ext4::open(Image(bytes)) else { continue };

@@ -22,15 +22,12 @@ pub struct Run {
     pub blocks: u64,
 }
 
+type TakeBlocks<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<(), FsError>;
 type TakeRun<'a, V> = &'a mut dyn FnMut(&mut Ext4<V>, Run) -> Result<(), FsError>;
 
 impl<V: Volume> Ext4<V> {
     /// What is written of an inode, in whole blocks that begin before its end, in order: byte and content.
-    pub(super) fn blocks_of(
-        &mut self,
-        inode: &Inode,
-        take: &mut dyn FnMut(u64, &[u8]) -> Result<(), FsError>,
-    ) -> Result<(), FsError> {
+    pub(super) fn blocks_of(&mut self, inode: &Inode, take: TakeBlocks<'_>) -> Result<(), FsError> {
         let block_bytes = u64::from(self.superblock.block_bytes);
         let blocks = inode.size.div_ceil(block_bytes);
         self.runs_of(inode, &mut |this, run| {

@@ -123,7 +123,7 @@ impl<V: Volume> Ext4<V> {
         let table = u64::from(le32(descriptor, 8)) | u64::from(high) << 32;
 
         let at = u64::from(in_group) * u64::from(inode_bytes);
-        let block = table.checked_add(at / u64::from(block_bytes)).unwrap_or(u64::MAX);
+        let block = table.saturating_add(at / u64::from(block_bytes));
         let bytes =
             self.block(block)?[(at % u64::from(block_bytes)) as usize..][..inode_bytes.into()].to_vec();
         let inode = Inode {

@@ -7,6 +7,7 @@
 pub use crate::apply::fuzzing::{checkpoint, hash_list};
 #[cfg(feature = "capture")]
 pub use crate::capture::fuzzing::{event, vfs_event};
+pub use crate::files::fuzzing::ext4;
 pub use crate::journal::fuzzing::{folds, frame, index, record, seal, segment, segment_header, volume_file};
 #[cfg(feature = "capture")]
 pub use crate::service::fuzzing::request;
@@ -22,6 +23,7 @@ mod tests {
         ("checkpoint", super::checkpoint),
         #[cfg(feature = "capture")]
         ("event", super::event),
+        ("ext4", super::ext4),
         ("folds", super::folds),
         ("frame", super::frame),
         ("hash_list", super::hash_list),

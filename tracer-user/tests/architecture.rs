@@ -6,13 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module folder of `tracer-user/src` and the folders it may name. Every folder may name itself.
-const MAY_KNOW: [(&str, &[&str]); 12] = [
+const MAY_KNOW: [(&str, &[&str]); 13] = [
     ("model", &[]),
     ("io", &["model"]),
     ("journal", &["model", "io"]),
     ("target", &["model", "io"]),
     ("apply", &["model", "io", "journal", "target"]),
     ("restore", &["model", "io", "journal", "target", "apply"]),
+    ("files", &["model", "io", "journal", "restore", "tree"]),
     ("capture", &["model", "io"]),
     ("collect", &["model", "io", "capture"]),
     ("origin", &["model", "io", "capture"]),
@@ -24,8 +25,8 @@ const MAY_KNOW: [(&str, &[&str]); 12] = [
     (
         "cli",
         &[
-            "model", "io", "journal", "target", "apply", "restore", "capture", "collect", "origin", "tree",
-            "service",
+            "model", "io", "journal", "target", "apply", "restore", "files", "capture", "collect", "origin",
+            "tree", "service",
         ],
     ),
 ];

@@ -6,6 +6,7 @@ use crate::target::faulty::{Fault, FaultyDisk};
 use crate::target::{TargetError, TargetWriter};
 
 mod going_back;
+mod view;
 
 /// A replica on a faulty disk, as `Replica::open` would make it from what is durable.
 fn replica_on(history: &History, disk: &FaultyDisk) -> Replica {

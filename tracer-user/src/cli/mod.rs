@@ -12,6 +12,7 @@ mod completions;
 mod detach;
 #[cfg(feature = "capture")]
 mod doctor;
+mod files;
 mod journal;
 mod log;
 #[cfg(feature = "capture")]
@@ -26,6 +27,7 @@ mod protect;
 mod protect_tree;
 mod prune;
 mod replay;
+mod restore_file;
 mod retention;
 mod rewind;
 #[cfg(feature = "capture")]
@@ -67,6 +69,8 @@ enum Command {
     Changes(changes::Args),
     Points(points::Args),
     Log(log::Args),
+    Files(files::Args),
+    RestoreFile(restore_file::Args),
     Replay(replay::Args),
     Rewind(rewind::Args),
     Verify(verify::Args),
@@ -128,6 +132,8 @@ fn run(cli: Cli, out: &mut Output) -> anyhow::Result<Outcome> {
         Command::Changes(args) => changes::run(&args, out),
         Command::Log(args) => log::run(&args, out),
         Command::Points(args) => points::run(&args, out),
+        Command::Files(args) => files::run(&args, out),
+        Command::RestoreFile(args) => restore_file::run(&args, out),
         Command::Replay(args) => replay::run(&args, out),
         Command::Rewind(args) => rewind::run(&args, out),
         Command::Verify(args) => verify::run(&args, out),

@@ -11,7 +11,6 @@ pub mod mount_table;
 mod mounts;
 #[cfg(feature = "capture")]
 pub mod priority;
-#[cfg(feature = "capture")]
 mod scratch_disk;
 mod space;
 pub mod store;
@@ -23,7 +22,6 @@ pub use coverage::Obstacle;
 pub use device::{BlockDevice, DeviceError, Disk, IoCounts};
 pub use graph::{Conflict, DeviceGraph, DeviceNode, FileId, Storage};
 pub use mounts::{MountedFs, MountsError, mounted_on};
-#[cfg(feature = "capture")]
 pub use scratch_disk::ScratchDisk;
 pub use space::Space;
 pub use sysfs::{DeviceNumber, Sysfs};

@@ -1,4 +1,4 @@
-//! A small disk of our own, to try things on: a loop device over memory. The kernel takes it back once nobody has it open,
+//! A small disk of our own, to try things on: a loop device over memory or a file. The kernel takes it back once nobody has it open,
 //! however its process ended.
 
 use std::fs::{File, OpenOptions};
@@ -8,6 +8,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use crate::model::ByteRange;
 
 /// include/uapi/linux/loop.h
 mod ioctl {
@@ -44,13 +46,22 @@ impl ScratchDisk {
     /// # Errors
     /// Where there is no loop device to be had (no module, no permission).
     pub fn new(bytes: u64) -> io::Result<ScratchDisk> {
+        let memory: OwnedFd = memfd_create(c"afterwrite-scratch", MFdFlags::MFD_CLOEXEC)?;
+        let memory = File::from(memory);
+        memory.set_len(bytes)?;
+        ScratchDisk::over(&memory, ByteRange::new(0, bytes))
+    }
+
+    /// Over a range of a file, which the kernel keeps open.
+    ///
+    /// # Errors
+    /// As [`ScratchDisk::new`].
+    pub fn over(file: &File, range: ByteRange) -> io::Result<ScratchDisk> {
         // Another process may take the device that is free between the two calls.
         const ATTEMPTS: usize = 20;
-        let memory: OwnedFd = memfd_create(c"afterwrite-scratch", MFdFlags::MFD_CLOEXEC)?;
-        File::from(memory.try_clone()?).set_len(bytes)?;
         let mut last = io::ErrorKind::NotFound.into();
         for _ in 0..ATTEMPTS {
-            match ScratchDisk::over(memory.as_raw_fd()) {
+            match ScratchDisk::attach(file.as_raw_fd(), range) {
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy => last = error,
                 other => return other,
             }
@@ -58,7 +69,7 @@ impl ScratchDisk {
         Err(last)
     }
 
-    fn over(memory: RawFd) -> io::Result<ScratchDisk> {
+    fn attach(backing: RawFd, range: ByteRange) -> io::Result<ScratchDisk> {
         let control = OpenOptions::new().read(true).write(true).open("/dev/loop-control")?;
         // SAFETY: the call takes no argument.
         let number = unsafe { ioctl::loop_ctl_get_free(control.as_raw_fd()) }?;
@@ -69,9 +80,9 @@ impl ScratchDisk {
             .custom_flags(libc::O_DIRECT | libc::O_CLOEXEC)
             .open(&path)?;
         let config = ioctl::LoopConfig {
-            fd: u32::try_from(memory).expect("an open descriptor is not negative"),
+            fd: u32::try_from(backing).expect("an open descriptor is not negative"),
             block_size: 0,
-            places: [0; 5],
+            places: [0, 0, 0, range.start, range.len()],
             numbers: [0; 3],
             lo_flags: ioctl::LO_FLAGS_AUTOCLEAR,
             names: [0; 160],
@@ -79,7 +90,7 @@ impl ScratchDisk {
             reserved: [0; 8],
         };
         // SAFETY: both descriptors are open, and `config` has the layout the kernel reads; it keeps its own reference to the
-        // memory.
+        // file.
         unsafe { ioctl::loop_configure(device.as_raw_fd(), &config) }?;
         Ok(ScratchDisk { path, device })
     }

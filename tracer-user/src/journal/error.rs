@@ -51,6 +51,13 @@ pub enum JournalError {
         #[source]
         source: Box<JournalError>,
     },
+    #[error("the journal was pruned meanwhile; run the command again")]
+    Pruned { source: Box<JournalError> },
+    #[error(
+        "the records up to this point lie in more than {ranges_max} ranges of the volume, too many to be kept in memory; \
+         `afterwrite replay` the point to an image file and mount that"
+    )]
+    Scattered { ranges_max: usize },
     #[error("another prune is at work on the journal {}; wait for it to end", dir.display())]
     Pruning { dir: PathBuf },
     #[error("segment {missing} is missing (the next one there is {found}); restore it from a copy")]

@@ -185,7 +185,7 @@ impl<S: Store> Journal<S> {
         opened.map_err(|source| self.in_fold_error(fold, source))
     }
 
-    fn in_fold_error(&self, fold: &Fold, source: JournalError) -> JournalError {
+    pub(super) fn in_fold_error(&self, fold: &Fold, source: JournalError) -> JournalError {
         let fold = self.store().path(&fold.prefix()).display().to_string();
         JournalError::InFold { fold, source: Box::new(source) }
     }

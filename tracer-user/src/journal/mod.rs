@@ -30,6 +30,7 @@ mod stretches;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod view;
 mod volume;
 mod walk;
 mod writer;
@@ -46,4 +47,5 @@ pub use record::LABEL_LEN_MAX;
 pub use records::Records;
 pub use recovery::{Recovery, TornTail};
 pub use retention::Retention;
+pub use view::View;
 pub use writer::Writer;

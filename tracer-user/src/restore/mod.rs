@@ -15,8 +15,7 @@ mod verify_hashes;
 mod tests;
 
 pub use origins::{BadGlob, Beginning, OriginQuery, PathGlob, beginning, files_at, origins};
-pub use point::FindError;
-use point::find_point;
+pub use point::{FindError, find_point};
 pub use replay::{ReplayError, ReplayOptions, ReplayOutcome, ReplayPlan, ReplayProgress, replay};
 pub use resolve::{ResolveError, ResolvedPoint, resolve};
 pub use rewind::{RewindError, RewindOptions, RewindOutcome, RewindPlan, RewindProgress, rewind};

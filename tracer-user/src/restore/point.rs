@@ -17,7 +17,7 @@ pub enum FindError {
 ///
 /// # Errors
 /// There is no such point, or the journal can't be read.
-pub(super) fn find_point(
+pub fn find_point(
     journal: &Journal,
     timeline: &Timeline,
     to: &PointTarget,

@@ -26,7 +26,7 @@ fn legs() -> impl Strategy<Value = Vec<Leg>> {
 }
 
 /// Rounds of writes as extents and as payload are journaled, with marks of all classes.
-fn history(seed: u64, rounds: &[bool]) -> History {
+pub(super) fn history(seed: u64, rounds: &[bool]) -> History {
     let mut history = History::new(seed, 1);
     for ordered in rounds {
         if *ordered { history.ordered_round() } else { history.round() }
@@ -38,12 +38,12 @@ fn history(seed: u64, rounds: &[bool]) -> History {
 }
 
 /// The records to which there is a way.
-fn reachable(journal: &Journal, history: &History) -> Vec<Lsn> {
+pub(super) fn reachable(journal: &Journal, history: &History) -> Vec<Lsn> {
     let all = (1..history.states.len() as u64).map(Lsn);
     all.filter(|lsn| journal.way(Lsn::ZERO, *lsn).is_ok()).collect()
 }
 
-fn fold(history: &History, seconds_ago: u64, image: bool) {
+pub(super) fn fold(history: &History, seconds_ago: u64, image: bool) {
     let retention = Retention {
         keep_all: std::time::Duration::from_secs(seconds_ago),
         keep_marks: std::time::Duration::from_secs(seconds_ago * 2),

@@ -8,6 +8,7 @@ pub mod capture;
 pub mod cli;
 #[cfg(feature = "capture")]
 pub mod collect;
+pub mod filemap;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;

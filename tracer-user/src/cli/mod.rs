@@ -8,12 +8,14 @@
 #[cfg(feature = "capture")]
 mod changes;
 mod completions;
+mod copy;
 #[cfg(feature = "capture")]
 mod detach;
 #[cfg(feature = "capture")]
 mod doctor;
 mod journal;
 mod log;
+mod map;
 #[cfg(feature = "capture")]
 mod mark;
 mod output;
@@ -65,6 +67,8 @@ enum Command {
     Detach(detach::DetachArgs),
     #[cfg(feature = "capture")]
     Changes(changes::Args),
+    Map(map::Args),
+    Copy(copy::Args),
     Points(points::Args),
     Log(log::Args),
     Replay(replay::Args),
@@ -126,6 +130,8 @@ fn run(cli: Cli, out: &mut Output) -> anyhow::Result<Outcome> {
         Command::Freezer => Ok(crate::collect::serve_freezer().map(|()| Outcome::Done)?),
         #[cfg(feature = "capture")]
         Command::Changes(args) => changes::run(&args, out),
+        Command::Map(args) => map::run(&args, out),
+        Command::Copy(args) => copy::run(&args, out),
         Command::Log(args) => log::run(&args, out),
         Command::Points(args) => points::run(&args, out),
         Command::Replay(args) => replay::run(&args, out),

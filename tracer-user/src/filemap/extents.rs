@@ -1,0 +1,87 @@
+//! Where a file lies on its device, by FIEMAP.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use crate::filemap::record::{EXTENTS_MAX, Extent};
+
+const EXTENTS_A_CALL: usize = 128;
+const FIEMAP_FLAG_SYNC: u32 = 1;
+
+/// `struct fiemap` with room for extents.
+#[repr(C)]
+pub struct Fiemap {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped: u32,
+    count: u32,
+    reserved: u32,
+    extents: [RawExtent; EXTENTS_A_CALL],
+}
+
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+struct RawExtent {
+    logical: u64,
+    physical: u64,
+    length: u64,
+    reserved64: [u64; 2],
+    flags: u32,
+    reserved: [u32; 3],
+}
+
+const _: () = assert!(size_of::<RawExtent>() == 56 && size_of::<Fiemap>() == 32 + 56 * EXTENTS_A_CALL);
+
+const FIEMAP_HEADER_BYTES: usize = 32;
+nix::ioctl_readwrite_bad!(fiemap, nix::request_code_readwrite!(b'f', 11, FIEMAP_HEADER_BYTES), Fiemap);
+nix::ioctl_read!(get_flags, b'f', 1, libc::c_long);
+
+/// The extents, and whether there are more. `settled` waits until blocks are allocated and written.
+pub fn extents_of(file: &File, settled: bool) -> io::Result<(Vec<Extent>, bool)> {
+    let mut extents: Vec<Extent> = Vec::new();
+    let mut map = Fiemap {
+        start: 0,
+        length: u64::MAX,
+        flags: if settled { FIEMAP_FLAG_SYNC } else { 0 },
+        mapped: 0,
+        count: EXTENTS_A_CALL as u32,
+        reserved: 0,
+        extents: [RawExtent::default(); EXTENTS_A_CALL],
+    };
+    loop {
+        // SAFETY: the structure has room for as many extents as its `count` says.
+        unsafe { fiemap(file.as_raw_fd(), &raw mut map) }?;
+        let mapped = (map.mapped as usize).min(EXTENTS_A_CALL);
+        extents.extend(map.extents[..mapped].iter().map(|raw| Extent {
+            offset: raw.logical,
+            physical: raw.physical,
+            length: raw.length,
+            flags: raw.flags,
+        }));
+        let Some(last) = extents.last() else { return Ok((extents, false)) };
+        if mapped < EXTENTS_A_CALL || last.is_last() {
+            return Ok((extents, false));
+        }
+        map.start = last.offset.saturating_add(last.length);
+        map.length = u64::MAX - map.start;
+        if extents.len() >= EXTENTS_MAX {
+            extents.truncate(EXTENTS_MAX);
+            return Ok((extents, true));
+        }
+    }
+}
+
+/// Whether what the device holds at its extents is what the file holds: not so where the data goes through the file system's
+/// log, is encrypted, compressed, or kept in the inode.
+pub fn is_stored_plainly(file: &File) -> io::Result<bool> {
+    const COMPRESSED: libc::c_long = 0x4;
+    const ENCRYPTED: libc::c_long = 0x800;
+    const JOURNALED: libc::c_long = 0x4000;
+    const INLINE: libc::c_long = 0x1000_0000;
+    let mut flags: libc::c_long = 0;
+    // SAFETY: the call stores an int (though its number says long) into what has room for a long.
+    unsafe { get_flags(file.as_raw_fd(), &raw mut flags) }?;
+    Ok(flags & (COMPRESSED | ENCRYPTED | JOURNALED | INLINE) == 0)
+}

@@ -54,7 +54,8 @@ const PROGRAMS: [(&str, &str); 36] = [
 const TRACERS: [(&str, &str); 2] = [("blktrace", "blktrace"), ("bpftrace", "bpftrace")];
 
 /// What `bench map` compares with.
-const FOLLOWERS: [(&str, &str); 3] = [("inotifywait", "inotify-tools"), ("lsyncd", "lsyncd"), ("rsync", "rsync")];
+const FOLLOWERS: [(&str, &str); 3] =
+    [("inotifywait", "inotify-tools"), ("lsyncd", "lsyncd"), ("rsync", "rsync")];
 
 /// LLVM to build bpf-linker against: at least the one inside the compiler.
 const LLVM_PACKAGES: [&str; 2] = ["llvm-22-dev", "libpolly-22-dev"];

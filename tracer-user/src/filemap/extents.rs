@@ -37,6 +37,8 @@ const _: () = assert!(size_of::<RawExtent>() == 56 && size_of::<Fiemap>() == 32 
 const FIEMAP_HEADER_BYTES: usize = 32;
 nix::ioctl_readwrite_bad!(fiemap, nix::request_code_readwrite!(b'f', 11, FIEMAP_HEADER_BYTES), Fiemap);
 nix::ioctl_read!(get_flags, b'f', 1, libc::c_long);
+// `struct fsxattr`; the first is its flags.
+nix::ioctl_read!(get_extended_flags, b'X', 31, [u32; 7]);
 
 /// The extents, and whether there are more. `settled` waits until blocks are allocated and written.
 pub fn extents_of(file: &File, settled: bool) -> io::Result<(Vec<Extent>, bool)> {
@@ -74,7 +76,7 @@ pub fn extents_of(file: &File, settled: bool) -> io::Result<(Vec<Extent>, bool)>
 }
 
 /// Whether what the device holds at its extents is what the file holds: not so where the data goes through the file system's
-/// log, is encrypted, compressed, or kept in the inode.
+/// log, is encrypted, compressed, kept in the inode, or on another device of the file system.
 pub fn is_stored_plainly(file: &File) -> io::Result<bool> {
     const COMPRESSED: libc::c_long = 0x4;
     const ENCRYPTED: libc::c_long = 0x800;
@@ -83,5 +85,9 @@ pub fn is_stored_plainly(file: &File) -> io::Result<bool> {
     let mut flags: libc::c_long = 0;
     // SAFETY: the call stores an int (though its number says long) into what has room for a long.
     unsafe { get_flags(file.as_raw_fd(), &raw mut flags) }?;
-    Ok(flags & (COMPRESSED | ENCRYPTED | JOURNALED | INLINE) == 0)
+    const REALTIME: u32 = 0x1;
+    let mut extended = [0; 7];
+    // SAFETY: the call stores a struct fsxattr, which is 28 bytes of integers.
+    unsafe { get_extended_flags(file.as_raw_fd(), &raw mut extended) }?;
+    Ok(flags & (COMPRESSED | ENCRYPTED | JOURNALED | INLINE) == 0 && extended[0] & REALTIME == 0)
 }

@@ -96,8 +96,11 @@ impl Watched {
         let path = self.source.path();
         let root = self.source.root().map_err(MapError::io("look at", path))?;
         let kind = fstatfs(&root.file).map_err(|errno| MapError::io("look at", path)(errno.into()))?.f_type;
-        let kind = kind.cast_unsigned();
-        Ok(self.device.is_some() && matches!(kind, EXT_MAGIC | XFS_MAGIC))
+        let Some(device) = &self.device else { return Ok(false) };
+        let mounts = Path::new("/proc/self/mountinfo");
+        let mounts = std::fs::read_to_string(mounts).map_err(MapError::io("read", mounts))?;
+        Ok(matches!(kind.cast_unsigned(), EXT_MAGIC | XFS_MAGIC)
+            && !journals_data(&mounts, &device.number.to_string()))
     }
 
     fn root(&self) -> Result<String, MapError> {
@@ -110,6 +113,24 @@ impl Watched {
     }
 }
 
+/// Mounted so that what is written goes into the log first, and to its place later.
+fn journals_data(mountinfo: &str, device: &str) -> bool {
+    let of_device = mountinfo.lines().filter(|line| line.split(' ').nth(2) == Some(device));
+    let mut options = of_device.filter_map(|line| line.rsplit(' ').next()).flat_map(|all| all.split(','));
+    options.any(|option| option == "data=journal")
+}
+
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_that_goes_through_the_log_is_recognised() {
+        let mounts = "21 1 7:1 / /a rw,noatime - ext4 /dev/loop1 rw,data=journal\n22 1 7:11 / /b rw - ext4 /dev/loop11 rw\n";
+        assert!(journals_data(mounts, "7:1") && !journals_data(mounts, "7:11") && !journals_data("", "7:1"));
+    }
 }

@@ -22,6 +22,7 @@ use crate::filemap::record::{MapRecord, Why};
 use crate::filemap::rescan::rescan;
 use crate::filemap::volume::{MapVolume, Watched};
 use crate::io::Role;
+use crate::io::priority::{Work as Claim, claim};
 use crate::model::FileTime;
 use crate::tree::inode::{changed, modified, name_of};
 
@@ -120,6 +121,7 @@ pub fn watch(
         watcher.catch_up(since)?;
     }
     watcher.heard(now)?;
+    claim(Claim::Prompt);
     let (mut heard_at, mut rest) = (Instant::now(), true);
     loop {
         // What is queued from here on is later than this.
@@ -147,8 +149,7 @@ pub fn watch(
             (heard_at, rest) = (Instant::now(), true);
         }
         if watcher.cache.is_wasteful() {
-            let source = &watcher.watched.source;
-            watcher.cache.compact(|handle| !matches!(source.open_inode(handle, OFlags::PATH), Ok(None)))?;
+            watcher.compact()?;
         }
         let mut wait =
             watcher.order.keys().next().map(|(at, _)| at.saturating_duration_since(Instant::now()));
@@ -307,8 +308,18 @@ impl Watcher<'_> {
 
     /// After a time in which nobody was told.
     fn catch_up(&mut self, since_ns: u64) -> Result<(), MapError> {
+        claim(Claim::Steady);
         let mapped = rescan(self, since_ns)?;
+        claim(Claim::Prompt);
         (self.report)(Report::Rescanned { mapped });
+        Ok(())
+    }
+
+    fn compact(&mut self) -> Result<(), MapError> {
+        claim(Claim::Steady);
+        let source = &self.watched.source;
+        self.cache.compact(|handle| !matches!(source.open_inode(handle, OFlags::PATH), Ok(None)))?;
+        claim(Claim::Prompt);
         Ok(())
     }
 

@@ -7,7 +7,6 @@ mod graph;
 #[cfg(feature = "capture")]
 pub mod mount_table;
 mod mounts;
-#[cfg(feature = "capture")]
 pub mod priority;
 #[cfg(feature = "capture")]
 mod scratch_disk;

@@ -46,7 +46,9 @@ pub struct AfterwriteMap {
 
 impl AfterwriteMap {
     pub fn start(tree: &Path, dir: &Path) -> Result<AfterwriteMap> {
-        let output = Path::new("/dev/shm").join(dir.file_name().context("a directory with a name")?).with_extension("said");
+        let output = Path::new("/dev/shm")
+            .join(dir.file_name().context("a directory with a name")?)
+            .with_extension("said");
         let mut command = Command::new(binary());
         command.args(["map", "--json"]).arg(tree).arg("--cache").arg(dir.join("cache"));
         let child = command.stdout(std::fs::File::create(&output)?).stderr(Stdio::null()).spawn()?;
@@ -61,7 +63,9 @@ impl Follower for AfterwriteMap {
         let (text, mut seen) = (std::fs::read_to_string(&self.output)?, Seen::new());
         for line in text.lines() {
             let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
-            if let (Some(path), Some(at)) = (line["map"]["path"].as_str(), line["map"]["recorded_ns"].as_u64()) {
+            if let (Some(path), Some(at)) =
+                (line["map"]["path"].as_str(), line["map"]["recorded_ns"].as_u64())
+            {
                 seen.entry(path.to_owned()).or_insert(at);
             }
         }
@@ -94,7 +98,11 @@ impl InotifyWait {
     pub fn start(tree: &Path) -> Result<InotifyWait> {
         let mut command = Command::new("inotifywait");
         command.args(["-m", "-e", "close_write", "--format", "%f"]).arg(tree);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("cannot run inotifywait")?;
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("cannot run inotifywait")?;
         let (output, errors) = (child.stdout.take().context("piped")?, child.stderr.take().context("piped")?);
         let program = Program(child);
         for line in BufReader::new(errors).lines() {
@@ -140,7 +148,12 @@ impl Lsyncd {
         );
         std::fs::write(&config, text)?;
         let mut command = Command::new("lsyncd");
-        let child = command.arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("cannot run lsyncd")?;
+        let child = command
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cannot run lsyncd")?;
         let program = Program(child);
         wait_until("lsyncd has begun", PATIENCE, || {
             Ok(std::fs::read_to_string(&log).is_ok_and(|text| text.contains("finished")))

@@ -26,7 +26,9 @@ const LSYNCD_SAVES: usize = 30;
 
 fn main() -> Result<()> {
     let saves = usize::try_from(number_from_env("AFTERWRITE_SAVES", 4000))?;
-    println!("{saves} saves each; latency in ms from close to the record (inotifywait: the line; lsyncd: the copy)");
+    println!(
+        "{saves} saves each; latency in ms from close to the record (inotifywait: the line; lsyncd: the copy)"
+    );
     println!(
         "{:5} {:28} {:>8} {:>8} {:>8} {:>8}   {:>9} {:>9} {:>6}",
         "on", "who", "p50", "p99", "p99.9", "max", "saves/s", "followed", "missed"
@@ -82,7 +84,7 @@ fn main() -> Result<()> {
 
 /// Milliseconds for each; what nobody saw in a minute is that minute.
 fn paced(tree: &Path, follower: &mut dyn Follower, saves: usize, one_by_one: bool) -> Result<Vec<f64>> {
-    let (mut random, mut closed) = (Random::new(seed()), Vec::new());
+    let (mut random, mut closed) = (Random::new(1), Vec::new());
     for n in 0..saves {
         let name = format!("paced{n}");
         let begun = Instant::now();
@@ -105,7 +107,7 @@ fn paced(tree: &Path, follower: &mut dyn Follower, saves: usize, one_by_one: boo
 
 /// Saves a second, and when each was closed.
 fn flood(tree: &Path, prefix: &str, saves: usize) -> Result<(f64, Vec<u64>)> {
-    let (mut random, mut closed) = (Random::new(seed()), Vec::new());
+    let (mut random, mut closed) = (Random::new(1), Vec::new());
     let begun = Instant::now();
     for n in 0..saves {
         save(&tree.join(format!("{prefix}{n}")), &mut random, n)?;

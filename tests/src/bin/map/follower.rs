@@ -21,6 +21,11 @@ pub type Seen = BTreeMap<String, u64>;
 pub trait Follower {
     fn seen(&mut self) -> Result<Seen>;
 
+    /// Milliseconds from hearing of a save to its record in 99 of 100 cases; the rest of the latency is the kernel's, until it is heard of.
+    fn own_p99(&mut self) -> Result<Option<f64>> {
+        Ok(None)
+    }
+
     /// Until so many are there, or it takes too long.
     fn wait_for(&mut self, saves: usize) -> Result<()> {
         // Those that are missing are counted by the caller.
@@ -59,6 +64,21 @@ impl AfterwriteMap {
 }
 
 impl Follower for AfterwriteMap {
+    fn own_p99(&mut self) -> Result<Option<f64>> {
+        let mut own = Vec::new();
+        for line in std::fs::read_to_string(&self.output)?.lines() {
+            let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
+            let at = |name: &str| line["map"][name].as_u64();
+            own.extend(
+                at("recorded_ns")
+                    .zip(at("heard_ns"))
+                    .map(|(recorded, heard)| (recorded - heard) as f64 / 1e6),
+            );
+        }
+        own.sort_by(f64::total_cmp);
+        Ok(own.get(own.len().saturating_sub(1) * 99 / 100).copied())
+    }
+
     fn seen(&mut self) -> Result<Seen> {
         let (text, mut seen) = (std::fs::read_to_string(&self.output)?, Seen::new());
         for line in text.lines() {

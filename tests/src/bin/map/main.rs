@@ -30,8 +30,8 @@ fn main() -> Result<()> {
         "{saves} saves each; latency in ms from close to the record (inotifywait: the line; lsyncd: the copy)"
     );
     println!(
-        "{:5} {:28} {:>8} {:>8} {:>8} {:>8}   {:>9} {:>9} {:>6}",
-        "on", "who", "p50", "p99", "p99.9", "max", "saves/s", "followed", "missed"
+        "{:5} {:22} {:>8} {:>8} {:>8} {:>8} {:>8}   {:>9} {:>9} {:>6}",
+        "on", "who", "p50", "p99", "p99.9", "max", "own p99", "saves/s", "followed", "missed"
     );
     for fs in [Fs::Ext4, Fs::Xfs] {
         let disk = Loop::new(VOLUME_BYTES)?;
@@ -40,7 +40,7 @@ fn main() -> Result<()> {
         std::fs::create_dir(&tree)?;
         let (memory, on_disk) = (scratch()?, tempfile::tempdir_in("/var/tmp")?);
         let nobody = flood(&tree, "alone", saves)?.0;
-        println!("{:5} {:28} {:>48.0}", fs.name(), "nobody", nobody);
+        println!("{:5} {:22} {:>56.0}", fs.name(), "nobody", nobody);
         for who in ["map, cache in memory", "map, cache on disk", "inotifywait", "lsyncd"] {
             let mut follower: Box<dyn Follower> = match who {
                 "map, cache in memory" => Box::new(AfterwriteMap::start(&tree, memory.path())?),
@@ -52,6 +52,7 @@ fn main() -> Result<()> {
             let count = if one_by_one { LSYNCD_SAVES } else { saves };
             let mut latencies = paced(&tree, follower.as_mut(), count, one_by_one)?;
             latencies.sort_by(f64::total_cmp);
+            let own = follower.own_p99()?;
             let at = |part: f64| latencies[((latencies.len() - 1) as f64 * part).round() as usize];
             let (rate, closed) = flood(&tree, "flood", count)?;
             let begun = Instant::now();
@@ -63,13 +64,14 @@ fn main() -> Result<()> {
             let last = follower.seen()?.iter().map(|(_, at)| *at).max().unwrap_or(0);
             let first = closed.first().copied().unwrap_or(0);
             println!(
-                "{:5} {:28} {:>8.3} {:>8.3} {:>8.3} {:>8.3}   {:>9.0} {:>9.0} {:>6}",
+                "{:5} {:22} {:>8.3} {:>8.3} {:>8.3} {:>8.3} {:>8}   {:>9.0} {:>9.0} {:>6}",
                 fs.name(),
                 who,
                 at(0.5),
                 at(0.99),
                 at(0.999),
                 at(1.0),
+                own.map_or_else(String::new, |own| format!("{own:.3}")),
                 rate,
                 followed as f64 * 1e9 / last.saturating_sub(first).max(1) as f64,
                 count - followed,

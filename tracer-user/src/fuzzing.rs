@@ -7,6 +7,7 @@
 pub use crate::apply::fuzzing::{checkpoint, hash_list};
 #[cfg(feature = "capture")]
 pub use crate::capture::fuzzing::{event, vfs_event};
+pub use crate::filemap::fuzzing::{fanotify_events, map_segment};
 pub use crate::files::fuzzing::ext4;
 pub use crate::journal::fuzzing::{folds, frame, index, record, seal, segment, segment_header, volume_file};
 #[cfg(feature = "capture")]
@@ -24,10 +25,12 @@ mod tests {
         #[cfg(feature = "capture")]
         ("event", super::event),
         ("ext4", super::ext4),
+        ("fanotify_events", super::fanotify_events),
         ("folds", super::folds),
         ("frame", super::frame),
         ("hash_list", super::hash_list),
         ("index", super::index),
+        ("map_segment", super::map_segment),
         ("record", super::record),
         #[cfg(feature = "capture")]
         ("request", super::request),

@@ -8,6 +8,7 @@ pub mod capture;
 pub mod cli;
 #[cfg(feature = "capture")]
 pub mod collect;
+pub mod filemap;
 pub mod files;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module folder of `tracer-user/src` and the folders it may name. Every folder may name itself.
-const MAY_KNOW: [(&str, &[&str]); 13] = [
+const MAY_KNOW: [(&str, &[&str]); 14] = [
     ("model", &[]),
     ("io", &["model"]),
     ("journal", &["model", "io"]),
@@ -18,6 +18,7 @@ const MAY_KNOW: [(&str, &[&str]); 13] = [
     ("collect", &["model", "io", "capture"]),
     ("origin", &["model", "io", "capture"]),
     ("tree", &["model", "io", "journal"]),
+    ("filemap", &["model", "io", "tree"]),
     (
         "service",
         &["model", "io", "journal", "target", "apply", "restore", "capture", "collect", "origin", "tree"],
@@ -26,7 +27,7 @@ const MAY_KNOW: [(&str, &[&str]); 13] = [
         "cli",
         &[
             "model", "io", "journal", "target", "apply", "restore", "files", "capture", "collect", "origin",
-            "tree", "service",
+            "tree", "filemap", "service",
         ],
     ),
 ];

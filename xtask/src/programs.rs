@@ -62,6 +62,12 @@ pub enum Bench {
         #[arg(long, default_value_t = 2)]
         seconds: u64,
     },
+    /// How long after a save its map is in the cache, beside inotifywait and lsyncd, on ext4 and xfs
+    Map {
+        /// How many saves are measured each time
+        #[arg(long, default_value_t = 4000)]
+        saves: u64,
+    },
     /// Up to which rate of writes rings of 1, 4, 16 and 64 MiB hold what capture sees, and the processor time it takes
     Ring {
         /// How long each rate is kept up
@@ -109,6 +115,10 @@ pub fn bench(bench: &Bench) -> Result<()> {
             "vfs",
             &[("AFTERWRITE_ROUNDS", rounds.to_string()), ("AFTERWRITE_SECONDS", seconds.to_string())],
         ),
+        Bench::Map { saves } => {
+            setup::setup_followers()?;
+            become_program("map", &[("AFTERWRITE_SAVES", saves.to_string())])
+        }
         Bench::Ring { seconds } => become_program("ring", &[("AFTERWRITE_SECONDS", seconds.to_string())]),
     }
 }

@@ -53,6 +53,10 @@ const PROGRAMS: [(&str, &str); 36] = [
 /// The tracers that `bench capture` compares with.
 const TRACERS: [(&str, &str); 2] = [("blktrace", "blktrace"), ("bpftrace", "bpftrace")];
 
+/// What `bench map` compares with.
+const FOLLOWERS: [(&str, &str); 3] =
+    [("inotifywait", "inotify-tools"), ("lsyncd", "lsyncd"), ("rsync", "rsync")];
+
 /// LLVM to build bpf-linker against: at least the one inside the compiler.
 const LLVM_PACKAGES: [&str; 2] = ["llvm-22-dev", "libpolly-22-dev"];
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
@@ -107,7 +111,16 @@ fn setup_cargo_tool(name: &str, version: &str) -> Result<()> {
 
 /// The tracers that `bench capture` compares with.
 pub fn setup_tracers() -> Result<()> {
-    let packages = missing_packages(&TRACERS, |name| run::find(name).is_some());
+    setup_programs(&TRACERS)
+}
+
+/// What `bench map` compares with.
+pub fn setup_followers() -> Result<()> {
+    setup_programs(&FOLLOWERS)
+}
+
+fn setup_programs(programs: &[(&str, &'static str)]) -> Result<()> {
+    let packages = missing_packages(programs, |name| run::find(name).is_some());
     if !packages.is_empty() && !is_debian() {
         bail!("{}", instructions(&packages, None));
     }

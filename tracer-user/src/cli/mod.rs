@@ -8,6 +8,7 @@
 #[cfg(feature = "capture")]
 mod changes;
 mod completions;
+mod copy;
 #[cfg(feature = "capture")]
 mod detach;
 #[cfg(feature = "capture")]
@@ -15,6 +16,7 @@ mod doctor;
 mod files;
 mod journal;
 mod log;
+mod map;
 #[cfg(feature = "capture")]
 mod mark;
 mod output;
@@ -67,6 +69,8 @@ enum Command {
     Detach(detach::DetachArgs),
     #[cfg(feature = "capture")]
     Changes(changes::Args),
+    Map(map::Args),
+    Copy(copy::Args),
     Points(points::Args),
     Log(log::Args),
     Files(files::Args),
@@ -130,6 +134,8 @@ fn run(cli: Cli, out: &mut Output) -> anyhow::Result<Outcome> {
         Command::Freezer => Ok(crate::collect::serve_freezer().map(|()| Outcome::Done)?),
         #[cfg(feature = "capture")]
         Command::Changes(args) => changes::run(&args, out),
+        Command::Map(args) => map::run(&args, out),
+        Command::Copy(args) => copy::run(&args, out),
         Command::Log(args) => log::run(&args, out),
         Command::Points(args) => points::run(&args, out),
         Command::Files(args) => files::run(&args, out),

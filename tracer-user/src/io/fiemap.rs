@@ -37,6 +37,11 @@ impl Extent {
         self.flags & (Extent::DELALLOC | Extent::UNKNOWN) != 0
     }
 
+    /// Reads as zeros.
+    pub fn is_unwritten(&self) -> bool {
+        self.flags & Extent::UNWRITTEN != 0
+    }
+
     /// Its bytes are those of the device, from `physical` on: nothing is encoded, inline or not aligned.
     pub fn is_plain(&self) -> bool {
         self.flags & !(Extent::LAST | Extent::UNWRITTEN | Extent::MERGED | Extent::SHARED) == 0
@@ -70,6 +75,9 @@ const _: () =
     assert!(size_of::<RawExtent>() == 56 && size_of::<Fiemap>() == FIEMAP_HEADER_BYTES + 56 * EXTENTS_A_CALL);
 
 nix::ioctl_readwrite_bad!(fiemap, nix::request_code_readwrite!(b'f', 11, FIEMAP_HEADER_BYTES), Fiemap);
+nix::ioctl_read!(get_flags, b'f', 1, libc::c_long);
+// `struct fsxattr`; the first is its flags.
+nix::ioctl_read!(get_extended_flags, b'X', 31, [u32; 7]);
 
 /// The extents, in the order of the file, and whether there are more than `extents_max`. `settled` waits until blocks are
 /// allocated and written.
@@ -105,4 +113,21 @@ pub fn extents_of(file: &File, settled: bool, extents_max: usize) -> io::Result<
             return Ok((extents, true));
         }
     }
+}
+
+/// Whether what the device holds at its extents is what the file holds: not so where the data goes through the file system's
+/// log, is encrypted, compressed, kept in the inode, or on another device of the file system.
+pub fn is_stored_plainly(file: &File) -> io::Result<bool> {
+    const COMPRESSED: libc::c_long = 0x4;
+    const ENCRYPTED: libc::c_long = 0x800;
+    const JOURNALED: libc::c_long = 0x4000;
+    const INLINE: libc::c_long = 0x1000_0000;
+    let mut flags: libc::c_long = 0;
+    // SAFETY: the call stores an int (though its number says long) into what has room for a long.
+    unsafe { get_flags(file.as_raw_fd(), &raw mut flags) }?;
+    const REALTIME: u32 = 0x1;
+    let mut extended = [0; 7];
+    // SAFETY: the call stores a struct fsxattr, which is 28 bytes of integers.
+    unsafe { get_extended_flags(file.as_raw_fd(), &raw mut extended) }?;
+    Ok(flags & (COMPRESSED | ENCRYPTED | JOURNALED | INLINE) == 0 && extended[0] & REALTIME == 0)
 }

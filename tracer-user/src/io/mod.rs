@@ -3,13 +3,11 @@
 mod aligned;
 mod coverage;
 mod device;
-#[cfg(feature = "capture")]
 pub mod fiemap;
 mod graph;
 #[cfg(feature = "capture")]
 pub mod mount_table;
 mod mounts;
-#[cfg(feature = "capture")]
 pub mod priority;
 mod scratch_disk;
 mod space;

@@ -21,6 +21,7 @@ const LINKS_MAX: usize = 40;
 pub enum Role {
     Journal,
     Target,
+    Cache,
 }
 
 impl fmt::Display for Role {
@@ -28,6 +29,7 @@ impl fmt::Display for Role {
         f.pad(match self {
             Role::Journal => "journal",
             Role::Target => "target",
+            Role::Cache => "cache",
         })
     }
 }

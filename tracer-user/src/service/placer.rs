@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use nix::fcntl::OFlag;
 
-use crate::io::fiemap::{Extent, extents_of};
+use crate::io::fiemap::{Extent, extents_of, is_stored_plainly};
 use crate::io::{DeviceNumber, MountedFs};
 use crate::model::{FileChanges, FilePlaces, Origin, PlacedExtent, Timestamp};
 use crate::origin::{Placing, Unplaced};
@@ -51,6 +51,9 @@ impl Placer {
         for unplaced in self.placing.due(Instant::now(), FILES_A_LOOK) {
             // What is gone or renamed meanwhile has no place to tell of.
             let Ok(file) = open(&mount_point, &unplaced) else { continue };
+            if !is_stored_plainly(&file).unwrap_or(false) {
+                continue;
+            }
             let at = now();
             let Ok((extents, _)) = extents_of(&file, false, EXTENTS_MAX) else { continue };
             match placed(&extents, &unplaced) {

@@ -10,7 +10,7 @@ mod collector;
 pub mod event;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
-mod inode;
+pub(crate) mod inode;
 mod pending;
 mod plan;
 mod replay;

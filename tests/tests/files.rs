@@ -108,11 +108,6 @@ fn add_oddities(tree: &Path, random: &mut Random, round: usize) -> Result<()> {
         let bytes = random.bytes(5000);
         sparse.write_all_at(&bytes, at * 5 * MIB / 2 / 4096 * 4096)?;
     }
-    // Where something else was before, so that stale bytes would be seen.
-    let filler = odd.join("filler");
-    fs::write(&filler, random.bytes(2 << 20))?;
-    File::open(&filler)?.sync_all()?;
-    fs::remove_file(&filler)?;
     run(Command::new("fallocate").args(["--length", "3MiB"]).arg(odd.join("unwritten")))?;
     let unwritten = File::options().write(true).open(odd.join("unwritten"))?;
     unwritten.write_all_at(&random.bytes(10_000), MIB)?;
@@ -145,6 +140,12 @@ fn files_of_marks(fs: Fs, bytes: u64) -> Result<()> {
     let mut random = Random::new(seed());
     let disk = Loop::new(bytes)?;
     let mount = Mount::make(fs, disk.path())?;
+    // Where something else was before, so that stale bytes would be seen.
+    let filler = mount.point().join("filler");
+    fs::write(&filler, random.bytes(usize::try_from(bytes / 10 * 7)?))?;
+    File::open(&filler)?.sync_all()?;
+    fs::remove_file(&filler)?;
+    nix::unistd::sync();
     let tree = mount.point().join("tree");
     fs::create_dir(&tree)?;
     let protection = Protection::new(disk.path())?.arg("--mark-every").arg("never");
@@ -224,6 +225,10 @@ fn at_an_instant_the_recovered_ext4_is_that_of_the_kernel() -> Result<()> {
     let mount = Mount::make(Fs::Ext4, disk.path())?;
     // Commits at short intervals, few of them written to where they belong.
     mount.remount("commit=1")?;
+    let free = nix::sys::statvfs::statvfs(mount.point())?;
+    let free_bytes = free.blocks_available() * free.fragment_size();
+    let ballast = (free_bytes - 3 * MIB).to_string();
+    run(Command::new("fallocate").args(["--length", &ballast]).arg(mount.point().join("ballast")))?;
     let protection = Capture::Payload.protection(disk.path())?;
     let (point, mut changes) = (mount.point().to_owned(), Random::new(random.number()));
     let chosen = (Duration::from_secs(load_seconds()), instants(8));
@@ -231,15 +236,19 @@ fn at_an_instant_the_recovered_ext4_is_that_of_the_kernel() -> Result<()> {
         let begun = std::time::Instant::now();
         while begun.elapsed() < Duration::from_secs(load_seconds()) {
             change_tree(&point, &mut changes, 60)?;
-            // What was a directory's becomes a file's, so that the journal revokes blocks.
-            let dir = point.join("many");
-            fs::create_dir(&dir)?;
-            (0..200).try_for_each(|number| fs::write(dir.join(format!("{number:0200}")), []))?;
-            File::open(&dir)?.sync_all()?;
-            fs::remove_dir_all(&dir)?;
-            let bytes = changes.bytes(200_000);
-            fs::write(point.join("large"), bytes)?;
-            File::open(point.join("large"))?.sync_all()?;
+            // What was a directory's becomes a file's, so that the journal revokes blocks. It has all that is free, which is little.
+            let (dir, large) = (point.join("many"), point.join("large"));
+            if fs::create_dir(&dir).is_ok() {
+                // Full is as good.
+                (0..200).try_for_each(|number| fs::write(dir.join(format!("{number:0200}")), [])).ok();
+                File::open(&dir)?.sync_all()?;
+                fs::remove_dir_all(&dir)?;
+                File::open(&point)?.sync_all()?;
+            }
+            fs::write(&large, changes.bytes(4 << 20)).ok();
+            File::open(&large)?.sync_all()?;
+            std::thread::sleep(Duration::from_millis(50));
+            fs::remove_file(&large)?;
         }
         Ok(())
     };

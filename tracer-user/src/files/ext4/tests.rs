@@ -73,3 +73,19 @@ fn an_inode_that_was_changed_is_noticed_by_its_checksum() {
     }
     assert!(refused >= 8, "{refused}");
 }
+
+proptest::proptest! {
+    #[test]
+    fn whatever_is_changed_it_is_read_or_refused(
+        name in proptest::sample::select(&["csum", "plain", "ext2"][..]),
+        changes in proptest::collection::vec((proptest::prelude::any::<proptest::sample::Index>(), proptest::prelude::any::<u8>()), 1..20),
+    ) {
+        let mut bytes = image(name);
+        for (at, byte) in changes {
+            // Most of an image are zeros that nobody looks at.
+            let used: Vec<_> = (1024..bytes.len()).filter(|at| bytes[*at] != 0).collect();
+            bytes[*at.get(&used)] = byte;
+        }
+        crate::files::fuzzing::ext4(&bytes);
+    }
+}

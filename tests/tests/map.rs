@@ -383,19 +383,20 @@ fn copies_by_blocks_equal_their_files_with_all_that_belongs_to_them() -> Result<
 
 /// A version of a file: any mix of two would be seen.
 fn version(number: u64, size: usize) -> Vec<u8> {
-    number.to_le_bytes().into_iter().cycle().take(size).collect()
+    number.to_le_bytes().repeat(size / 8)
 }
 
 #[test]
 fn files_that_are_rewritten_while_they_are_copied_are_never_a_mix() -> Result<()> {
-    const SIZE: usize = 1 << 20;
+    const SIZE: usize = 8 << 20;
+    const FILES: u64 = 4;
     for fs in FS {
         let ground = Ground::new(fs)?;
         let map = ground.map(&[])?;
-        for n in 0..8 {
+        for n in 0..FILES {
             fs::write(ground.tree().join(format!("file{n}")), version(0, SIZE))?;
         }
-        map.wait_for("file7")?;
+        map.wait_for("file3")?;
         let (ending, mut retries, mut whole) = (AtomicBool::new(false), 0, 0u64);
         std::thread::scope(|scope| -> Result<()> {
             let writer = scope.spawn(|| {
@@ -405,18 +406,18 @@ fn files_that_are_rewritten_while_they_are_copied_are_never_a_mix() -> Result<()
                     // In place: the same blocks, and the file is a mix while it is written.
                     let file = OpenOptions::new()
                         .write(true)
-                        .open(ground.tree().join(format!("file{}", random.below(8))))?;
+                        .open(ground.tree().join(format!("file{}", random.below(FILES))))?;
                     file.write_all_at(&version(number, SIZE), 0)?;
                     if random.below(2) == 0 {
                         file.sync_all()?;
                     }
                     number += 1;
-                    std::thread::sleep(Duration::from_millis(random.below(40)));
+                    std::thread::sleep(Duration::from_millis(random.below(30)));
                 }
                 Ok::<_, anyhow::Error>(number)
             });
             let mut rounds = || -> Result<()> {
-                for _ in 0..6 {
+                for _ in 0..15 {
                     let mut copy = afterwrite();
                     copy.args(["copy", "--json", "--cache"])
                         .arg(ground.cache())
@@ -450,7 +451,7 @@ fn files_that_are_rewritten_while_they_are_copied_are_never_a_mix() -> Result<()
         fs::write(ground.tree().join("last"), b"last")?;
         map.wait_for("last")?;
         ground.copy()?;
-        for n in 0..8 {
+        for n in 0..FILES {
             let name = format!("file{n}");
             assert_copied(&ground.tree().join(&name), &ground.target().join(&name))?;
         }

@@ -68,6 +68,9 @@ impl Follower for AfterwriteMap {
         let mut own = Vec::new();
         for line in std::fs::read_to_string(&self.output)?.lines() {
             let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
+            if line["map"]["why"] != "close" {
+                continue;
+            }
             let at = |name: &str| line["map"][name].as_u64();
             own.extend(
                 at("recorded_ns")

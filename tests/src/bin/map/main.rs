@@ -61,7 +61,7 @@ fn main() -> Result<()> {
                 std::thread::sleep(Duration::from_millis(10));
                 followed = follower.seen()?.iter().filter(|(name, _)| name.starts_with("flood")).count();
             }
-            let last = follower.seen()?.iter().map(|(_, at)| *at).max().unwrap_or(0);
+            let last = follower.seen()?.values().copied().max().unwrap_or(0);
             let first = closed.first().copied().unwrap_or(0);
             println!(
                 "{:5} {:22} {:>8.3} {:>8.3} {:>8.3} {:>8.3} {:>8}   {:>9.0} {:>9.0} {:>6}",

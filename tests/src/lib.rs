@@ -29,6 +29,7 @@ mod stamped_device;
 mod stamped_files;
 mod stamped_ring;
 mod tree_load;
+mod tree_manifest;
 pub mod ways;
 mod workload;
 
@@ -51,7 +52,8 @@ pub use stamp::Stamp;
 pub use stamped_device::{DeviceHistory, Region, write_one_at_a_time};
 pub use stamped_files::{FileHistory, write_files};
 pub use stamped_ring::write_many_at_a_time;
-pub use tree_load::change_tree;
+pub use tree_load::{change_tree, change_tree_by_ring};
+pub use tree_manifest::{same_trees, tree_manifest};
 pub use workload::{Manifest, Workload};
 
 use std::path::PathBuf;

@@ -56,7 +56,7 @@ impl<W: World> Collector<W> {
         }
         match dir.is_some() && !scan.names.is_empty() {
             true => self.scans.push_front(scan),
-            false => self.refresh(scan.dir, true)?,
+            false => self.refresh(scan.dir, self.lost.is_none())?,
         }
         Ok(true)
     }
@@ -178,7 +178,7 @@ impl<W: World> Collector<W> {
         let node = self.catalog.next();
         let (has_content, is_dir) =
             (attributes.kind() == NodeKind::File && attributes.size > 0, attributes.kind() == NodeKind::Dir);
-        let trusted = !has_content && !is_dir && self.has_settled(found);
+        let trusted = self.lost.is_none() && !has_content && !is_dir && self.has_settled(found);
         self.emit(TreeChange::Inode {
             node,
             attributes: Box::new(attributes),

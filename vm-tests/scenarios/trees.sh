@@ -11,7 +11,7 @@
 . /lib.sh
 mount_journal
 mkdir -p /journal/tmp
-export AFTERWRITE_TMP=/journal/tmp
+export AFTERWRITE_TMP=/journal/tmp AFTERWRITE_BIN=afterwrite AFTERWRITE_PATIENCE=600
 for fs in ext4 xfs; do
     step "mkfs.$fs"
     device=$(disk $fs)

@@ -98,6 +98,8 @@ pub struct Collector<W: World> {
     frozen: bool,
     /// Names come as paths: what moves is looked at whole.
     by_path: bool,
+    /// When symbolic links last came or moved, by path.
+    links_moved: Option<Instant>,
     /// Written back before it is read: a store through a mapping is told only of pages that were clean.
     always_clean: bool,
     missing: u64,
@@ -139,6 +141,7 @@ impl<W: World> Collector<W> {
             rescanned: None,
             frozen: false,
             by_path: false,
+            links_moved: None,
             always_clean,
             missing,
             heard_until: Timestamp(0),
@@ -235,7 +238,10 @@ impl<W: World> Collector<W> {
         let mut lost = false;
         for event in events {
             match event {
-                Event::Change(change) => self.hear_of(change, now),
+                Event::Change(change) => {
+                    lost |= self.is_misled(&change, now);
+                    self.hear_of(change, now);
+                }
                 Event::End { thread } => self.pending.ends(thread),
                 Event::NotUnderstood => lost = true,
             }

@@ -112,8 +112,10 @@ fn what_io_uring_changes_is_in_the_next_mark() -> Result<()> {
             done += change_tree_by_ring(&tree, &mut random, 10)?;
             change_tree(&tree, &mut random, 10)?;
         }
-        let class = mark_is(&mut protect, &format!("round{round}"))?;
-        ensure!(class == "fs", "a mark of class {class}");
+        // On a machine that is busy the freeze may run out of time: then nothing is claimed, and the next one is tried.
+        let mut classes = (0..3).map(|_| mark_is(&mut protect, &format!("round{round}")));
+        let class = classes.find(|class| class.as_ref().map_or(true, |class| class != "fuzzy"));
+        ensure!(class.transpose()?.as_deref() == Some("fs"), "no mark that can be restored");
         verify(&tree, protection.target())?;
     }
     ensure!(done > 60, "only {done} operations of io_uring were possible");

@@ -23,9 +23,9 @@ fn main() -> Result<()> {
     let mut protect = protection.start()?;
     println!("rung {}", protect.volume_status()?["rung"]);
     println!(
-        "| Load | took | target at the mark after | frozen | inodes | journal | written to the target | RSS of protect, most |"
+        "| Load | took | target at the mark after | inodes | journal | written to the target | RSS of protect, most |"
     );
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|");
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     for (name, load) in loads::LOADS {
         if wanted.is_empty() || wanted.iter().any(|wanted| name.contains(wanted)) {
@@ -55,10 +55,9 @@ fn measure(protect: &mut Protect<'_>, tree: &Path, load: loads::Load) -> Result<
     let after = protect.volume_status()?;
     let risen = |of: &str| (figure(&after, of) - figure(&before, of)) as f64 / MIB as f64;
     Ok(format!(
-        "{:.1} s | {:.1} s | {} | {} | {:.1} MiB | {:.3} MiB | {} MiB | (rescans {})",
+        "{:.1} s | {:.1} s | {} | {:.1} MiB | {:.3} MiB | {} MiB | (rescans {})",
         took.as_secs_f64(),
         lag.as_secs_f64(),
-        after["last_frozen_ms"],
         figure(&after, "/inodes"),
         risen("/journal_bytes"),
         risen("/replica/data_bytes"),

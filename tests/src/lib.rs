@@ -6,7 +6,8 @@
 //! AFTERWRITE_SECONDS is how long a test keeps its load up (default 4), AFTERWRITE_KILLS how often crash.rs kills
 //! (default 20), AFTERWRITE_RUNS how many runs completions.rs makes (default 4), AFTERWRITE_INSTANTS how many instants
 //! each test of instants.rs and databases.rs restores (default 6, and 2), AFTERWRITE_SEED what the random choices start
-//! from, AFTERWRITE_TMP where images, journals and targets go (default /dev/shm).
+//! from, AFTERWRITE_PATIENCE for how many seconds a `protect`
+//! is waited for, AFTERWRITE_TMP where images, journals and targets go (default /dev/shm).
 
 mod aligned;
 mod command;
@@ -29,6 +30,7 @@ mod stamped_device;
 mod stamped_files;
 mod stamped_ring;
 mod tree_load;
+mod tree_manifest;
 pub mod ways;
 mod workload;
 
@@ -51,7 +53,8 @@ pub use stamp::Stamp;
 pub use stamped_device::{DeviceHistory, Region, write_one_at_a_time};
 pub use stamped_files::{FileHistory, write_files};
 pub use stamped_ring::write_many_at_a_time;
-pub use tree_load::change_tree;
+pub use tree_load::{change_tree, change_tree_by_ring};
+pub use tree_manifest::{same_trees, tree_manifest};
 pub use workload::{Manifest, Workload};
 
 use std::path::PathBuf;
@@ -63,6 +66,11 @@ pub const MIB: u64 = 1 << 20;
 
 /// How long anything that a test waits for may take on a busy machine before the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The same of what a `protect` is waited for; emulated machines take longer.
+pub(crate) fn patience() -> Duration {
+    Duration::from_secs(number_from_env("AFTERWRITE_PATIENCE", PATIENCE.as_secs()))
+}
 
 /// How long a test keeps its load up.
 pub fn load_seconds() -> u64 {

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::devices::tell;
 use crate::load::pid_of;
-use crate::{Finished, PATIENCE, afterwrite, binary, finish, run, scratch, wait_until};
+use crate::{Finished, afterwrite, binary, finish, patience, run, scratch, wait_until};
 
 /// How a volume is to be protected: what `afterwrite protect` is called with, again after each kill. Owns the
 /// directory of the control socket, so that tests do not meet each other there.
@@ -187,7 +187,7 @@ impl Protect<'_> {
     /// Waits until `afterwrite status --json` says so.
     pub fn wait_for(&mut self, what: &str, mut condition: impl FnMut(&Value) -> bool) -> Result<()> {
         let mut last = None;
-        let waited = wait_until(&format!("protect {what}"), PATIENCE, || {
+        let waited = wait_until(&format!("protect {what}"), patience(), || {
             if let Some(status) = self.child.try_wait()? {
                 bail!("protect has ended: {status}");
             }
@@ -254,7 +254,7 @@ impl Protect<'_> {
 
     fn wait_end(&mut self) -> Result<Finished> {
         let mut status = None;
-        let waited = wait_until("protect has ended", PATIENCE, || {
+        let waited = wait_until("protect has ended", patience(), || {
             status = self.child.try_wait()?;
             Ok(status.is_some())
         });

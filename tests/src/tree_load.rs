@@ -2,12 +2,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use io_uring::{opcode, types};
 use nix::libc;
 use nix::sys::stat::{Mode, SFlag, mknod};
 
@@ -60,7 +61,7 @@ pub fn change_tree(root: &Path, random: &mut Random, count: u64) -> Result<u64> 
 fn change(root: &Path, random: &mut Random) -> io::Result<()> {
     let at = path(root, random);
     let other = path(root, random);
-    match random.below(24) {
+    match random.below(26) {
         0 | 1 => create(&at)?.write_all(&random.bytes(5000)),
         2 => fs::create_dir(&at),
         3 => fs::remove_file(&at),
@@ -96,6 +97,9 @@ fn change(root: &Path, random: &mut Random) -> io::Result<()> {
             fs::rename(&at, &other)
         }
         20 => acl(&at),
+        // Through a symbolic link, if it is one.
+        21 => nix(nix::unistd::truncate(&at, i64::try_from(random.below(FILE_BYTES)).unwrap_or(0))),
+        22 => std::os::unix::fs::chown(&at, Some(u32::try_from(random.below(9)).unwrap_or(0)), None),
         _ => {
             let (len, start) = (random.below(20_000), random.below(FILE_BYTES));
             let bytes = random.bytes(usize::try_from(len).unwrap_or(0));
@@ -223,4 +227,54 @@ fn map(file: &File, random: &mut Random) -> io::Result<()> {
     // SAFETY: mapped above.
     unsafe { libc::munmap(mapped, len) };
     Ok(())
+}
+
+/// The same by io_uring, which on the rung `syscall` nothing tells of.
+pub fn change_tree_by_ring(root: &Path, random: &mut Random, count: u64) -> Result<u64> {
+    let mut done = 0;
+    for _ in 0..count {
+        done += u64::from(change_by_ring(root, random).is_ok());
+    }
+    Ok(done)
+}
+
+fn change_by_ring(root: &Path, random: &mut Random) -> io::Result<()> {
+    let (at, other) = (path(root, random), path(root, random));
+    let (from, to) = (c_path(&at), c_path(&other));
+    let dir = types::Fd(libc::AT_FDCWD);
+    let entry = match random.below(8) {
+        0 => {
+            let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_NONBLOCK | libc::O_TRUNC;
+            let entry = opcode::OpenAt::new(dir, from.as_ptr()).flags(flags).mode(0o600).build();
+            let descriptor = by_ring(entry)?;
+            // SAFETY: the descriptor was made just now, and nobody else has it.
+            drop(unsafe { File::from_raw_fd(i32::try_from(descriptor).unwrap_or(-1)) });
+            return Ok(());
+        }
+        1 => opcode::UnlinkAt::new(dir, from.as_ptr()).build(),
+        2 => opcode::MkDirAt::new(dir, from.as_ptr()).mode(0o700).build(),
+        3 | 4 => opcode::RenameAt::new(dir, from.as_ptr(), dir, to.as_ptr()).build(),
+        5 => opcode::LinkAt::new(dir, from.as_ptr(), dir, to.as_ptr()).build(),
+        6 => {
+            let file = open(&at)?;
+            let (start, mode) = (random.below(FILE_BYTES / PAGE) * PAGE, random.pick(&[0, 3]));
+            let entry =
+                opcode::Fallocate::new(types::Fd(file.as_raw_fd()), 3 * PAGE).offset(start).mode(mode);
+            return by_ring(entry.build()).map(drop);
+        }
+        _ => {
+            let (file, bytes) = (open(&at)?, random.bytes(3000));
+            let entry = opcode::Write::new(types::Fd(file.as_raw_fd()), bytes.as_ptr(), 3000);
+            return by_ring(entry.offset(random.below(FILE_BYTES)).build()).map(drop);
+        }
+    };
+    by_ring(entry).map(drop)
+}
+
+/// What the entry points at is there until this returns.
+fn by_ring(entry: io_uring::squeue::Entry) -> io::Result<i64> {
+    match crate::ways::system::io_uring(entry) {
+        done if done >= 0 => Ok(done),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

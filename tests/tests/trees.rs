@@ -8,14 +8,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use afterwrite_tests::*;
 use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
 
-const SIZE: u64 = 256 * MIB;
+const SIZE: u64 = 320 * MIB;
 const OPERATIONS: u64 = 300;
 
 /// A tree on a file system of its own; journal and target are elsewhere.
 fn tree() -> Result<(Mount, Loop, PathBuf)> {
+    tree_on(Fs::Ext4)
+}
+
+fn tree_on(fs: Fs) -> Result<(Mount, Loop, PathBuf)> {
     let disk = Loop::new(SIZE)?;
-    let mount = Mount::make(Fs::Ext4, disk.path())?;
+    let mount = Mount::make(fs, disk.path())?;
     let tree = mount.point().join("tree");
     fs::create_dir(&tree)?;
     Ok((mount, disk, tree))
@@ -28,6 +33,7 @@ fn protection(tree: &Path) -> Result<Protection> {
 }
 
 fn verify(source: &Path, target: &Path) -> Result<()> {
+    same_trees(source, target)?;
     run(afterwrite().arg("verify").arg(source).arg(target)).map(drop)
 }
 
@@ -41,7 +47,21 @@ fn wait_for_mark(protect: &mut Protect<'_>, id: &str) -> Result<()> {
 
 #[test]
 fn at_every_mark_the_target_is_the_tree_and_can_be_restored_as_it_was() -> Result<()> {
-    let (_mount, _disk, tree) = tree()?;
+    at_every_mark(Fs::Ext4)
+}
+
+#[test]
+fn at_every_mark_the_target_is_the_tree_on_xfs() -> Result<()> {
+    at_every_mark(Fs::Xfs)
+}
+
+#[test]
+fn at_every_mark_the_target_is_the_tree_on_btrfs() -> Result<()> {
+    at_every_mark(Fs::Btrfs)
+}
+
+fn at_every_mark(fs: Fs) -> Result<()> {
+    let (_mount, _disk, tree) = tree_on(fs)?;
     let mut random = Random::new(seed());
     change_tree(&tree, &mut random, OPERATIONS)?;
     let protection = protection(&tree)?;
@@ -65,6 +85,153 @@ fn at_every_mark_the_target_is_the_tree_and_can_be_restored_as_it_was() -> Resul
         verify(&copy, &restored)?;
     }
     protection.check_journal()
+}
+
+/// Waits until it is made; what the mark that `afterwrite mark` made is worth.
+fn mark_is(protect: &mut Protect<'_>, label: &str) -> Result<String> {
+    let mark = protect.mark(label)?;
+    let last = protect.volume_status()?["last_mark"].clone();
+    ensure!(last["id"].as_u64() == Some(mark.trim().parse()?), "{last}");
+    let class = last["class"].as_str().unwrap_or_default().to_owned();
+    if class != "fuzzy" {
+        wait_for_mark(protect, &mark)?;
+    }
+    Ok(class)
+}
+
+#[test]
+fn what_io_uring_changes_is_in_the_next_mark() -> Result<()> {
+    let (_mount, _disk, tree) = tree()?;
+    let mut random = Random::new(seed());
+    change_tree(&tree, &mut random, OPERATIONS)?;
+    let protection = protection(&tree)?;
+    let mut protect = protection.start()?;
+    let mut done = 0;
+    for round in 0..6 {
+        for _ in 0..10 {
+            done += change_tree_by_ring(&tree, &mut random, 10)?;
+            change_tree(&tree, &mut random, 10)?;
+        }
+        // On a machine that is busy the freeze may run out of time: then nothing is claimed, and the next one is tried.
+        let mut classes = (0..3).map(|_| mark_is(&mut protect, &format!("round{round}")));
+        let class = classes.find(|class| class.as_ref().map_or(true, |class| class != "fuzzy"));
+        ensure!(class.transpose()?.as_deref() == Some("fs"), "no mark that can be restored");
+        verify(&tree, protection.target())?;
+    }
+    ensure!(done > 60, "only {done} operations of io_uring were possible");
+    protect.stop()?;
+    verify(&tree, protection.target())
+}
+
+#[test]
+fn changes_through_symbolic_links_are_in_the_next_mark() -> Result<()> {
+    let (_mount, _disk, tree) = tree()?;
+    let protection = protection(&tree)?;
+    let file = tree.join("dir/file");
+    fs::create_dir(tree.join("dir"))?;
+    fs::write(&file, vec![7; 10_000])?;
+    let (inside, outside) = (tree.join("link"), protection.dir().join("link"));
+    std::os::unix::fs::symlink("dir/file", &inside)?;
+    std::os::unix::fs::symlink(&file, &outside)?;
+    let mut protect = protection.start()?;
+    for (link, mode, size) in [(&inside, 0o600, 9000), (&outside, 0o640, 8000)] {
+        fs::set_permissions(link, std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+        mark_is(&mut protect, "mode")?;
+        verify(&tree, protection.target())?;
+        nix::unistd::truncate(link, size)?;
+        mark_is(&mut protect, "size")?;
+        verify(&tree, protection.target())?;
+    }
+    protect.stop()
+}
+
+#[test]
+fn when_the_ring_overflows_all_is_looked_at_again_and_the_next_mark_is_right() -> Result<()> {
+    let (_mount, _disk, tree) = tree()?;
+    let protection = protection(&tree)?;
+    let mut protect = protection.start()?;
+    let mut random = Random::new(seed());
+    protect.signal(Signal::SIGSTOP)?;
+    // As many events as 32 MiB hold, and more.
+    let noise = tree.join("noise");
+    fs::write(&noise, "x")?;
+    for mode in 0..500_000u32 {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600 + mode % 2);
+        fs::set_permissions(&noise, mode)?;
+    }
+    change_tree(&tree, &mut random, OPERATIONS)?;
+    protect.signal(Signal::SIGCONT)?;
+    let class = mark_is(&mut protect, "after")?;
+    let status = protect.volume_status()?;
+    ensure!(status["counters"]["lost"].as_u64() > Some(0), "the ring had room: {status}");
+    ensure!(status["rescans"].as_u64() > Some(0) && status["lost"] == true, "{status}");
+    ensure!(class == "fs", "a mark of class {class}");
+    verify(&tree, protection.target())?;
+    // Until all that was lost must be over, each mark is as dear, and as right.
+    change_tree(&tree, &mut random, OPERATIONS)?;
+    mark_is(&mut protect, "later")?;
+    verify(&tree, protection.target())?;
+    protect.stop()
+}
+
+#[test]
+fn a_target_without_room_is_right_once_there_is_some() -> Result<()> {
+    let (_mount, _disk, tree) = tree()?;
+    let disk = Loop::new(24 * MIB)?;
+    let small = Mount::make(Fs::Ext4, disk.path())?;
+    let ballast = small.point().join("ballast");
+    fs::write(&ballast, vec![1; 13 << 20])?;
+    let target = small.point().join("target");
+    let protection = Protection::new(&tree)?.target_at(&target).arg("--mark-every").arg("never");
+    let mut random = Random::new(seed());
+    change_tree(&tree, &mut random, 100)?;
+    let mut protect = protection.start()?;
+    fs::write(tree.join("large"), random.bytes(12 << 20))?;
+    fs::create_dir(tree.join("new"))?;
+    protect.mark("full")?;
+    protect.wait_for("says that the target has no room", |status| {
+        status[0]["replica"]["error"].as_str().is_some_and(|error| error.contains("No space"))
+    })?;
+    ensure!(protect.volume_status()?["replica"]["consistent"] == false);
+    change_tree(&tree, &mut random, 100)?;
+    fs::remove_file(&ballast)?;
+    mark_is(&mut protect, "room")?;
+    verify(&tree, &target)?;
+    protect.stop()
+}
+
+#[test]
+fn what_takes_no_journal_of_a_tree_says_what_does() -> Result<()> {
+    let (_mount, _disk, tree) = tree()?;
+    let protection = protection(&tree)?;
+    fs::write(tree.join("file"), "content")?;
+    let protect = protection.start()?;
+    let image = protection.dir().join("image");
+    fs::write(&image, vec![0; 4096])?;
+    protect.stop()?;
+    let journal = protection.journal();
+    let refused = |arguments: &[&std::ffi::OsStr], hints: &[&str]| {
+        let finished = finish(afterwrite().args(arguments), PATIENCE)?;
+        says(&finished, 2, hints).map(|said| println!("{said}"))
+    };
+    let restored = protection.dir().join("restored");
+    let word = |word: &'static str| std::ffi::OsStr::new(word);
+    let (journal, target) = (journal.as_os_str(), protection.target().as_os_str());
+    refused(
+        &[word("journal"), word("prune"), journal, word("--keep-all"), word("1d")],
+        &["tree", "new journal"],
+    )?;
+    refused(
+        &[word("rewind"), target, word("--journal"), journal, word("--to"), word("mark:1")],
+        &["tree", "replay"],
+    )?;
+    refused(&[word("log"), journal], &["tree", "points"])?;
+    refused(&[word("verify"), tree.as_os_str(), image.as_os_str()], &["directory"])?;
+    refused(&[word("verify"), image.as_os_str(), target], &["directory"])?;
+    let replay = [word("replay"), journal, word("--target"), restored.as_os_str(), word("--to")];
+    refused(&[&replay[..], &[word("lsn:3")]].concat(), &["mark"])?;
+    ensure!(!restored.exists(), "something was restored");
+    Ok(())
 }
 
 #[test]

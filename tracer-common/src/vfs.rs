@@ -177,5 +177,8 @@ pub mod counter {
     pub const NOT_UNDERSTOOD: u32 = 5;
     /// Not a counter: raised, by both sides, when what was told of names is not to be relied on any more.
     pub const EPOCH: u32 = 6;
+    /// What nothing else tells of: io_uring's changes of names, attributes and lengths, and its fallocate, once when they are
+    /// asked for and once when they are done, whatever they are of. Fallback only.
+    pub const UNSEEN: u32 = 7;
     pub const COUNT: u32 = 8;
 }

@@ -68,6 +68,15 @@ pub enum Bench {
         #[arg(long, default_value_t = 4000)]
         saves: u64,
     },
+    /// What tree protection makes of real loads: a clone, a build, a copy of /usr, small files, a large one
+    Trees {
+        /// How many small files
+        #[arg(long, default_value_t = 200_000)]
+        files: u64,
+        /// How large the large file is; four times that, and of /usr, is needed in /var/tmp or AFTERWRITE_TMP
+        #[arg(long, default_value_t = 10)]
+        large_gib: u64,
+    },
     /// Up to which rate of writes rings of 1, 4, 16 and 64 MiB hold what capture sees, and the processor time it takes
     Ring {
         /// How long each rate is kept up
@@ -118,6 +127,15 @@ pub fn bench(bench: &Bench) -> Result<()> {
         Bench::Map { saves } => {
             setup::setup_followers()?;
             become_program("map", &[("AFTERWRITE_SAVES", saves.to_string())])
+        }
+        Bench::Trees { files, large_gib } => {
+            let mut settings = vec![
+                ("AFTERWRITE_FILES", files.to_string()),
+                ("AFTERWRITE_LARGE_GIB", large_gib.to_string()),
+                ("AFTERWRITE_PATIENCE", "1800".into()),
+            ];
+            settings.extend(on_a_disk());
+            become_program("trees_bench", &settings)
         }
         Bench::Ring { seconds } => become_program("ring", &[("AFTERWRITE_SECONDS", seconds.to_string())]),
     }

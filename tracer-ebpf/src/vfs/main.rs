@@ -116,6 +116,8 @@ macro_rules! tracepoint {
 tracepoint!(sys_enter, "sys_enter", |ctx| syscalls::entered(ctx.arg(0), ctx.arg(1)));
 tracepoint!(sys_exit, "sys_exit", |ctx| syscalls::left(ctx.arg(1)));
 tracepoint!(dirty_folio, "writeback_dirty_folio", |ctx| syscalls::dirtied(ctx.arg(0), ctx.arg(1)));
+tracepoint!(requested, "io_uring_submit_req", |ctx| syscalls::requested(ctx.arg(0)));
+tracepoint!(request_done, "io_uring_complete", |ctx| syscalls::requested(ctx.arg(1)));
 tracepoint!(direct_io, "iomap_dio_rw_begin", |ctx| syscalls::direct_io(ctx.arg(0), ctx.arg(1)));
 
 #[panic_handler]

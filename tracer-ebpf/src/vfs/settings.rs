@@ -21,6 +21,8 @@ settings! {
     ENDS: u32 = 0, ends;
     /// 1: the programs are those of the rung `syscall`.
     SYSCALLS: u32 = 0, syscalls;
+    /// 1: writes of io_uring that bypass the page cache are told by nothing.
+    DIRECT_UNSEEN: u32 = 0, direct_unseen;
     /// The process whose changes are not reported: our own.
     OWN_PID: u32 = 0, own_pid;
 
@@ -66,6 +68,13 @@ settings! {
     FS_PWD_DENTRY: u32 = 0, fs_pwd_dentry;
     MAPPING_INODE: u32 = 0, mapping_inode;
     FOLIO_INDEX: u32 = 0, folio_index;
+    FOLIO_FLAGS: u32 = 0, folio_flags;
+    FOLIO_ORDER: u32 = 0, folio_order;
+    /// The flag of a folio of several pages.
+    PG_HEAD: u32 = 0, pg_head;
+    URING_OPCODE: u32 = 0, uring_opcode;
+    URING_COMMAND: u32 = 0, uring_command;
+    URING_OPEN_FLAGS: u32 = 0, uring_open_flags;
     /// 0: this kernel runs no 32-bit programs, or one can't tell.
     TASK_STATUS: u32 = 0, task_status;
 }

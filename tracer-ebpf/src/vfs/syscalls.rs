@@ -29,6 +29,8 @@ const FMODE_CREATED: u32 = 1 << 20;
 const IOCB_WRITE: u32 = 1 << 18;
 const TS_COMPAT: u32 = 2;
 const PAGE_SHIFT: u32 = 12;
+/// Of an order: there is none above.
+const ORDER_MASK: u32 = 31;
 const IOVECS_MAX: u64 = 1024;
 const IOCBS_MAX: u64 = 256;
 const DEDUPE_MAX: u64 = 64;
@@ -585,11 +587,48 @@ pub fn dirtied(folio: u64, mapping: u64) -> Result<(), Unreadable> {
     let inode: u64 = read(mapping, at::mapping_inode())?;
     let Some(node) = Node::of_inode(inode)? else { return Ok(()) };
     let id = node.id()?;
-    if begun().is_some_and(|begun| begun.inode == id) {
+    // A call dirties more than it changes: the rest of a folio, the page of the old end of the file. What is stored there
+    // before it was written back is told by nobody, so who copies has to know of all that is dirty.
+    if at::ends() == 0 && begun().is_some_and(|begun| begun.inode == id) {
         return Ok(());
     }
+    let order = order_of(folio)?;
     let index: u64 = read(folio, at::folio_index())?;
-    changes(Some(node), Change::range(op::DIRTY, index << PAGE_SHIFT, 1 << PAGE_SHIFT))
+    changes(Some(node), Change::range(op::DIRTY, index << PAGE_SHIFT, 1 << (PAGE_SHIFT + order)))
+}
+
+/// Of a folio's pages, as a power of two.
+#[inline(always)]
+fn order_of(folio: u64) -> Result<u32, Unreadable> {
+    if read::<u64>(folio, at::folio_flags())? & (1 << at::pg_head()) == 0 {
+        return Ok(0);
+    }
+    Ok(u32::from(read::<u8>(folio, at::folio_order())?) & ORDER_MASK)
+}
+
+/// `io_uring_submit_req(req)`, which was `io_uring_submit_sqe(req, …)`: the request is prepared, and done now or later;
+/// `io_uring_complete(ctx, req, …)`: it is done.
+#[inline(always)]
+pub fn requested(request: u64) -> Result<(), Unreadable> {
+    if request == 0 {
+        return Ok(());
+    }
+    let unseen = match read::<u8>(request, at::uring_opcode())? {
+        // IORING_OP_OPENAT, OPENAT2
+        18 | 28 => {
+            let command = request + u64::from(at::uring_command());
+            read::<u64>(command, at::uring_open_flags())? & (O_CREAT | O_TRUNC) != 0
+        }
+        // FALLOCATE, RENAMEAT, UNLINKAT, MKDIRAT, SYMLINKAT, LINKAT, FSETXATTR, SETXATTR, URING_CMD, FTRUNCATE
+        17 | 35..=39 | 41 | 42 | 46 | 55 => true,
+        // WRITEV, WRITE_FIXED, WRITE
+        2 | 5 | 23 => at::direct_unseen() != 0,
+        _ => false,
+    };
+    if unseen && !is_own() {
+        count(counter::UNSEEN);
+    }
+    Ok(())
 }
 
 /// `iomap_dio_rw_begin(iocb, iter, …)`

@@ -68,6 +68,13 @@ struct Line<'a> {
 pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
     let cannot = || format!("cannot read the journal {}", args.journal.display());
     let journal = Journal::open(&args.journal).with_context(cannot)?;
+    if journal.info().is_tree() {
+        anyhow::bail!(
+            "{} is the journal of a directory tree, which does not say who changed what; `afterwrite points` shows its marks, \
+             `afterwrite changes` who changes a directory now",
+            args.journal.display()
+        );
+    }
     let query = OriginQuery {
         file: args.file.clone(),
         process: args.process.clone(),

@@ -50,7 +50,8 @@ pub(super) fn run(args: &PruneArgs, out: &mut Output) -> anyhow::Result<Outcome>
     let cannot = || format!("cannot prune {}", args.journal.display());
     if tree::is_tree(&args.journal) {
         anyhow::bail!(
-            "{} is the journal of a directory tree, of which all history is kept",
+            "{} is the journal of a directory tree, of which all history is kept; to be rid of old history, stop `protect`, start \
+             it with a new journal (and --force, for the same target), and remove this one when nobody needs its points",
             args.journal.display()
         );
     }

@@ -4,7 +4,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::cli::plan::{PlanArgs, tell_before};
-use crate::cli::{Outcome, Output, Progress, Unit, size};
+use crate::cli::{Outcome, Output, Progress, Unit, size, tree};
 use crate::model::PointTarget;
 use crate::restore::{RewindOptions, RewindOutcome, RewindPlan, RewindProgress, rewind};
 
@@ -58,6 +58,13 @@ struct Done {
 }
 
 pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
+    if tree::is_tree(&args.journal) {
+        anyhow::bail!(
+            "{} is the journal of a directory tree, whose target only goes forward; restore the point into an empty directory: \
+             `afterwrite replay {0} --to POINT --target DIR`",
+            args.journal.display()
+        );
+    }
     let options = RewindOptions {
         target: args.target.clone(),
         journal: args.journal.clone(),

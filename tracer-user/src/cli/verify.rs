@@ -39,8 +39,19 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
-    if let Some(target) = args.target.as_ref().filter(|_| args.source.is_dir()) {
-        return tree::verify(&args.source, target, args.json, out);
+    if let Some(target) = &args.target {
+        match (args.source.is_dir(), target.is_dir()) {
+            (true, true) => return tree::verify(&args.source, target, args.json, out),
+            (false, false) => {}
+            (source, _) => {
+                let (dir, other) = if source { (&args.source, target) } else { (target, &args.source) };
+                anyhow::bail!(
+                    "{} is a directory, {} is none; name two directories, or two volumes",
+                    dir.display(),
+                    other.display()
+                );
+            }
+        }
     }
     let mut shown = Progress::new("comparing", Unit::Bytes, 0);
     let mut show = |at: VerifyProgress| {

@@ -71,8 +71,8 @@ impl Aggregate {
         let records = self.open.drain().map(|(key, open)| FileChanges {
             process: open.process,
             file: key.file,
-            path: key.paths.path,
-            new_path: key.paths.new_path,
+            new_path: key.paths.new_path.clone(),
+            path: key.paths.any(),
             ops: open.ops,
             first: open.first,
             last: open.last,

@@ -8,9 +8,28 @@ use crate::io::mount_table::{MountPoint, locate, reach};
 use crate::model::FileId;
 use crate::origin::tree::Tree;
 
+/// A file system and the path within it.
+pub type Place = (u32, Vec<u8>);
+
 /// The file system and the path within it, as far as that can still be found out: by the mounts of this process, through
 /// symbolic links that are still there.
-pub fn look_up(mounts: &[MountPoint], tree: &Tree, base: FileId, path: &[u8]) -> Option<(u32, Vec<u8>)> {
+pub fn look_up(mounts: &[MountPoint], tree: &Tree, base: FileId, path: &[u8]) -> Option<Place> {
+    let real = real_name(mounts, tree, base, path)?;
+    locate(mounts, &real)
+}
+
+/// Where the symbolic link leads that the path names; `None` if it names none.
+pub fn follow(mounts: &[MountPoint], tree: &Tree, base: FileId, path: &[u8]) -> Option<Place> {
+    let link = real_name(mounts, tree, base, path)?;
+    let link = Path::new(OsStr::from_bytes(&link));
+    if !link.symlink_metadata().ok()?.is_symlink() {
+        return None;
+    }
+    locate(mounts, link.canonicalize().ok()?.as_os_str().as_bytes())
+}
+
+/// Absolute, through no symbolic link but perhaps the last name.
+fn real_name(mounts: &[MountPoint], tree: &Tree, base: FileId, path: &[u8]) -> Option<Vec<u8>> {
     let absolute = if path.starts_with(b"/") {
         path.to_vec()
     } else {
@@ -21,7 +40,7 @@ pub fn look_up(mounts: &[MountPoint], tree: &Tree, base: FileId, path: &[u8]) ->
     let (dir, name) = plain.rsplit_at_slash();
     let real = Path::new(OsStr::from_bytes(dir)).canonicalize();
     let real = real.map_or_else(|_| plain.clone(), |dir| [dir.as_os_str().as_bytes(), b"/", name].concat());
-    locate(mounts, &without_dots(&real))
+    Some(without_dots(&real))
 }
 
 trait SplitPath {

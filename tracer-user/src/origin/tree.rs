@@ -33,6 +33,15 @@ pub struct Paths {
     pub path: Vec<u8>,
     /// Of a rename, or link.
     pub new_path: Vec<u8>,
+    /// Where `path` leads, if it is a symbolic link: perhaps that is what changes.
+    pub followed: Vec<u8>,
+}
+
+impl Paths {
+    /// That of the change: where a link elsewhere leads, if there is no other.
+    pub fn any(self) -> Vec<u8> {
+        if self.path.is_empty() { self.followed } else { self.path }
+    }
 }
 
 impl Tree {
@@ -55,7 +64,7 @@ impl Tree {
             Named::No => Paths { path: self.path(file).unwrap_or_default(), ..Paths::default() },
             Named::Entry { dir, name } if op == FileOp::Link => {
                 let new_path = self.entry(*dir, name).unwrap_or_default();
-                Paths { path: self.path(file).unwrap_or_default(), new_path }
+                Paths { path: self.path(file).unwrap_or_default(), new_path, ..Paths::default() }
             }
             Named::Entry { dir, name } => {
                 let path = self.entry(*dir, name).unwrap_or_default();
@@ -71,7 +80,7 @@ impl Tree {
                 if detail & RENAME_EXCHANGE != 0 {
                     self.moves(time_ns, *victim, to, from);
                 }
-                Paths { path, new_path }
+                Paths { path, new_path, ..Paths::default() }
             }
             // Nobody has looked it up: see `Places`.
             Named::Path { .. } => Paths::default(),

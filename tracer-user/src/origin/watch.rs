@@ -6,7 +6,7 @@ use crate::capture::CaptureError;
 use crate::capture::vfs::{Named, VfsCapture, VfsChange, VfsCounters, VfsEvent, VfsRung};
 use crate::io::mount_table::{MountPoint, mount_table};
 use crate::model::{FileId, FileOp};
-use crate::origin::places::look_up;
+use crate::origin::places::{Place, follow, look_up};
 use crate::origin::tree::{Paths, Tree};
 
 /// Calls with two paths of which only the first has come.
@@ -33,9 +33,15 @@ pub struct FileWatch {
     tree: Tree,
     mounts: Vec<MountPoint>,
     watched: BTreeSet<u32>,
-    /// The first path of a call with two, by the number of the change: `None` if it leads elsewhere.
-    halves: HashMap<u64, Option<(u32, Vec<u8>)>>,
+    /// The first path of a call with two, by the number of the change.
+    halves: HashMap<u64, Half>,
     names_lost: u64,
+}
+
+/// `None` for what lies elsewhere.
+struct Half {
+    place: Option<Place>,
+    followed: Option<Place>,
 }
 
 impl FileWatch {
@@ -122,19 +128,31 @@ impl FileWatch {
         } else {
             look_up(&self.mounts, &self.tree, *base, path)
         };
-        let ours = place.filter(|(dev, _)| self.watched.contains(dev));
+        let ours = |place: Option<Place>| place.filter(|(dev, _)| self.watched.contains(dev));
+        // The call says which it means, the link or where it leads; its event does not.
+        let followed = match change.op {
+            FileOp::Truncate | FileOp::Attributes | FileOp::Xattr | FileOp::Flags | FileOp::Link => {
+                ours(follow(&self.mounts, &self.tree, *base, path))
+            }
+            _ => None,
+        };
+        let ours = ours(place);
         let two = matches!(change.op, FileOp::Rename | FileOp::Link);
         if two && *which == 0 {
             if self.halves.len() >= HALVES_MAX {
                 self.halves.clear();
             }
-            self.halves.insert(change.seq, ours);
+            self.halves.insert(change.seq, Half { place: ours, followed });
             return None;
         }
-        let first = if two { self.halves.remove(&change.seq)? } else { ours.clone() };
-        let dev = first.as_ref().or(ours.as_ref())?.0;
-        let name = |place: Option<(u32, Vec<u8>)>| place.map(|(_, path)| path).unwrap_or_default();
-        let paths = Paths { path: name(first), new_path: if two { name(ours) } else { Vec::new() } };
+        let (first, followed) = match two {
+            true => self.halves.remove(&change.seq).map(|half| (half.place, half.followed))?,
+            false => (ours.clone(), followed),
+        };
+        let dev = first.as_ref().or(ours.as_ref()).or(followed.as_ref())?.0;
+        let name = |place: Option<Place>| place.map(|(_, path)| path).unwrap_or_default();
+        let new_path = if two { name(ours) } else { Vec::new() };
+        let paths = Paths { path: name(first), new_path, followed: name(followed) };
         Some(Seen::Change(VfsChange { file: FileId { dev, ..FileId::default() }, ..change }, paths))
     }
 }

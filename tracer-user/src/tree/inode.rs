@@ -13,6 +13,8 @@ use crate::model::{Attributes, FileTime, NodeKind};
 /// MAX_HANDLE_SZ
 const HANDLE_BYTES_MAX: usize = 128;
 const XATTR_TRIES: usize = 8;
+/// How XFS keeps what is listed as `system.posix_acl_access` and `_default`, too.
+const XFS_ACL: &[u8] = b"trusted.SGI_ACL_";
 
 /// Names and values.
 type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
@@ -84,7 +86,7 @@ fn xattrs(file: &File) -> io::Result<Xattrs> {
 /// `None` if one changed meanwhile.
 fn values(path: &str, names: &[u8]) -> io::Result<Option<Xattrs>> {
     let mut xattrs = Vec::new();
-    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty() && !name.starts_with(XFS_ACL)) {
         let read = || {
             let mut value = vec![0; rustix::fs::getxattr_query(path, name)?];
             let len = rustix::fs::getxattr(path, name, &mut value[..])?;

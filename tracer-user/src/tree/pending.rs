@@ -186,7 +186,7 @@ fn take<K: Ord + Clone, T: Clone>(
         // Its end may never be told.
         if !over && (all || item.due + item.again <= now) {
             taken.push((key.clone(), item.what.clone()));
-            item.again *= 2;
+            item.again = (item.again * 2).min(CALL_MAX);
             item.looked_at = true;
         }
         true
@@ -218,6 +218,11 @@ mod tests {
     #[test]
     fn a_change_whose_end_is_not_told_is_looked_at_and_stays_until_it_must_be_over() {
         let (mut pending, t) = (Pending::default(), Instant::now());
+        let call = pending.begins(7, t);
+        pending.name(Name::Entry { dir: 2, name: b"f".to_vec() }, Some(call), t);
+        for _ in 0..100 {
+            assert_eq!(pending.take_names(t + ms(1), true).len(), 1);
+        }
         let call = pending.begins(7, t);
         pending.name(Name::Entry { dir: 2, name: b"f".to_vec() }, Some(call), t);
         assert_eq!(pending.take_names(t + ms(1), true).len(), 1);

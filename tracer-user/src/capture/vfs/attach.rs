@@ -74,13 +74,19 @@ const HOOKS: [Hook; 24] = hooks! {
 };
 
 /// Program, tracepoint, and whether it is always there. `sys_exit` first: what a call that has begun leaves is harmless.
-const TRACEPOINTS: [(&str, &str, bool); 4] = [
+const TRACEPOINTS: [(&str, &str, bool); 6] = [
     ("sys_exit", "sys_exit", true),
     ("sys_enter", "sys_enter", true),
     ("dirty_folio", "writeback_dirty_folio", true),
+    ("requested", IO_URING, true),
+    ("request_done", "io_uring_complete", true),
     // Came with 6.6 or so.
-    ("direct_io", "iomap_dio_rw_begin", false),
+    ("direct_io", DIRECT_IO, false),
 ];
+const DIRECT_IO: &str = "iomap_dio_rw_begin";
+const IO_URING: &str = "io_uring_submit_req";
+/// How it was called up to 6.3, with the same first argument.
+const IO_URING_OLD: &str = "io_uring_submit_sqe";
 
 /// On the best rung, or on the one wanted. Nothing is watched yet.
 pub fn attach(options: &VfsOptions) -> Result<VfsCapture, CaptureError> {
@@ -131,10 +137,12 @@ fn attach_on(rung: VfsRung, layout: &VfsLayout, options: &VfsOptions) -> Result<
         if rung != VfsRung::Syscall && !(name == "sys_exit" && options.ends) {
             continue;
         }
-        if !layout.has_tracepoint(tracepoint) && !required {
+        let there = layout.has_tracepoint(tracepoint);
+        if !there && !required {
             absent.push(tracepoint);
             continue;
         }
+        let tracepoint = if tracepoint == IO_URING && !there { IO_URING_OLD } else { tracepoint };
         attached.push(attach_tracepoint(&mut programs, name, tracepoint, rung, &kernel)?);
     }
     Ok(VfsCapture { rung, absent, ring, counters, file_systems, attached, _programs: programs })
@@ -143,6 +151,7 @@ fn attach_on(rung: VfsRung, layout: &VfsLayout, options: &VfsOptions) -> Result<
 fn load(rung: VfsRung, layout: &VfsLayout, options: &VfsOptions) -> Result<Ebpf, CaptureError> {
     let (ends, own_pid) = (u32::from(options.ends), std::process::id());
     let syscalls = u32::from(rung == VfsRung::Syscall);
+    let direct_unseen = u32::from(!layout.has_tracepoint(DIRECT_IO));
     let mut loader = EbpfLoader::new();
     for (name, offset) in &layout.offsets {
         loader.override_global(name, offset, true);
@@ -151,6 +160,7 @@ fn load(rung: VfsRung, layout: &VfsLayout, options: &VfsOptions) -> Result<Ebpf,
         .override_global("ENDS", &ends, true)
         .override_global("SYSCALLS", &syscalls, true)
         .override_global("OWN_PID", &own_pid, true)
+        .override_global("DIRECT_UNSEEN", &direct_unseen, true)
         .map_max_entries("VFS_EVENTS", options.ring_bytes);
     loader.load(EMBEDDED).map_err(|source| CaptureError::Load(Box::new(source)))
 }

@@ -1,6 +1,6 @@
 //! Where the running kernel keeps what the probes of file systems read.
 
-use btf_rs::{Btf, Type};
+use btf_rs::{Btf, EnumMember, Type};
 
 use crate::capture::CaptureError;
 use crate::capture::layout::{Member, kernel_btf_path, offset_of_path, offsets_of};
@@ -46,8 +46,14 @@ const MEMBERS: [Member; 39] = [
     ("TABLE_FILES", "fdtable", &["fd"]),
     ("FS_PWD_DENTRY", "fs_struct", &["pwd", "dentry"]),
 ];
-const FALLBACK_MEMBERS: [Member; 2] =
-    [("MAPPING_INODE", "address_space", &["host"]), ("FOLIO_INDEX", "folio", &["index"])];
+const FALLBACK_MEMBERS: [Member; 6] = [
+    ("MAPPING_INODE", "address_space", &["host"]),
+    ("FOLIO_INDEX", "folio", &["index"]),
+    ("FOLIO_FLAGS", "folio", &["flags"]),
+    ("URING_OPCODE", "io_kiocb", &["opcode"]),
+    ("URING_COMMAND", "io_kiocb", &["cmd"]),
+    ("URING_OPEN_FLAGS", "io_open", &["how", "flags"]),
+];
 
 /// What this kernel's type information says.
 pub struct VfsLayout {
@@ -66,6 +72,13 @@ impl VfsLayout {
         // Not there on other processors: then there are no 32-bit programs to be told.
         let status = offset_of_path(&btf, "task_struct", &["thread_info", "status"]).unwrap_or(0);
         offsets.push(("TASK_STATUS", status));
+        // A byte of its own, until it became the lowest of the flags of the second page.
+        let order = offset_of_path(&btf, "folio", &["_folio_order"])
+            .or_else(|| offset_of_path(&btf, "folio", &["_flags_1"]))
+            .ok_or_else(|| failed("folio._flags_1".into()))?;
+        offsets.push(("FOLIO_ORDER", order));
+        let head = enumerator(&btf, "pageflags", "PG_head").ok_or_else(|| failed("PG_head".into()))?;
+        offsets.push(("PG_HEAD", head));
         Ok(VfsLayout { offsets, btf })
     }
 
@@ -79,6 +92,16 @@ impl VfsLayout {
         let found = self.btf.resolve_types_by_name(&format!("btf_trace_{name}")).unwrap_or_default();
         found.iter().any(|found| matches!(found, Type::Typedef(_)))
     }
+}
+
+fn enumerator(btf: &Btf, owner: &str, name: &str) -> Option<u32> {
+    btf.resolve_types_by_name(owner).ok()?.into_iter().find_map(|found| match found {
+        Type::Enum(body) => {
+            let named = |member: &&EnumMember| btf.resolve_name(*member).is_ok_and(|found| found == name);
+            body.members.iter().find(named).map(EnumMember::val)
+        }
+        _ => None,
+    })
 }
 
 #[cfg(test)]

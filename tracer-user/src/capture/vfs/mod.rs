@@ -71,6 +71,9 @@ pub struct VfsCounters {
     pub read_failed: u64,
     /// System calls of 32-bit programs, on the rung `syscall`.
     pub not_understood: u64,
+    /// Changes by io_uring of unknown files or names, which may be none of those that are watched; on the rung `syscall`.
+    /// Not among `seen`.
+    pub unseen: u64,
     /// The kernel did not run a probe, as one was running on that processor.
     pub skipped: u64,
 }
@@ -132,6 +135,7 @@ impl VfsCapture {
             names_lost: count(counter::NAMES_LOST),
             read_failed: count(counter::READ_FAILED),
             not_understood: count(counter::NOT_UNDERSTOOD),
+            unseen: count(counter::UNSEEN),
             skipped: self.attached.iter().map(recursion_misses).sum(),
             seen: count(counter::SEEN),
         }

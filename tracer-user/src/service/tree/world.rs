@@ -37,7 +37,7 @@ impl World for Probes {
 
     fn counters(&mut self) -> Counters {
         let counters = self.watch.counters();
-        let missing = counters.missing() + counters.names_lost;
+        let missing = counters.missing() + counters.names_lost + counters.unseen;
         Counters { seen: counters.seen, accounted: counters.emitted + counters.lost, missing }
     }
 
@@ -73,7 +73,7 @@ impl Probes {
                 if matches!(name, Named::Path { .. }) {
                     inode = 0;
                 }
-                [&paths.path, &paths.new_path]
+                [&paths.path, &paths.new_path, &paths.followed]
                     .into_iter()
                     .filter_map(|path| self.below(path))
                     .map(Name::Path)

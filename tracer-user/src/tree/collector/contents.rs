@@ -10,7 +10,7 @@ use crate::tree::collector::names::is_gone;
 use crate::tree::collector::{Collector, TURN_BYTES, TreeError};
 use crate::tree::event::World;
 use crate::tree::inode::changed;
-use crate::tree::pending::Content;
+use crate::tree::pending::{Content, END};
 use crate::tree::source::{Found, Piece, read};
 
 /// Clocks of file systems tick this seldom at most: a time older than that is not given again.
@@ -35,6 +35,7 @@ impl<W: World> Collector<W> {
             self.unreadable.remove(&number);
             return Ok(());
         };
+        let whole = content.ranges.iter().any(|range| range.start == 0 && range.end == END);
         let is_file = self.catalog.node(node).is_some_and(|node| node.kind() == NodeKind::File);
         if is_file && !content.ranges.is_empty() {
             let clean = content.clean || self.always_clean;
@@ -42,7 +43,8 @@ impl<W: World> Collector<W> {
                 return Ok(());
             }
         }
-        self.refresh(node, true)
+        // With the file system frozen, a time of change proves that what was read now is all that led to it.
+        self.refresh(node, self.lost.is_none() || self.frozen && whole)
     }
 
     /// Says whether all was read.
@@ -140,7 +142,8 @@ impl<W: World> Collector<W> {
         };
         self.unreadable.remove(&number);
         let was_trusted = known.source.changed == changed(&found.metadata);
-        let trusted = was_trusted || read && !self.pending.has_inode(number) && self.has_settled(found);
+        let settled = !self.pending.has_inode(number) && self.has_settled(found);
+        let trusted = was_trusted || read && settled;
         let source = found.inode(trusted);
         if attributes.same(&known.attributes) && source.changed == known.source.changed {
             return Ok(());

@@ -11,6 +11,8 @@ const QUIET_WAIT: Duration = Duration::from_secs(2);
 /// How long what has gathered is read before the file system is frozen.
 const HEAD_START: Duration = Duration::from_secs(10);
 const HEAD_START_LEFT: u64 = 4 << 20;
+/// The same of a look at all of the tree.
+const RESCAN_MAX: Duration = Duration::from_secs(120);
 
 /// A mark that is durable.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -30,6 +32,10 @@ impl<W: World> Collector<W> {
     ) -> Result<Result<MarkMade, String>, TreeError> {
         if self.incomplete && self.catalog_is_first() {
             return Ok(Err("the tree is being copied for the first time; ask again when it is live".into()));
+        }
+        if self.lost.is_some() && frozen_at_most.is_some() {
+            // Most is then read before it is frozen, and all once more.
+            self.rescan();
         }
         self.catch_up()?;
         if let Some(at_most) = frozen_at_most {
@@ -53,9 +59,12 @@ impl<W: World> Collector<W> {
         if let Err(error) = self.source.sync() {
             log::debug!("the tree's file system can't be synced: {error}");
         }
-        while begun.elapsed() < HEAD_START {
+        loop {
             let busy = self.turn()?;
-            if self.is_complete() && self.pending.bytes() < HEAD_START_LEFT && !busy {
+            let scanning = !self.scans.is_empty();
+            let at_most = if scanning { RESCAN_MAX } else { HEAD_START };
+            let little = !scanning && self.is_complete() && self.pending.bytes() < HEAD_START_LEFT;
+            if (little && !busy) || begun.elapsed() > at_most {
                 break;
             }
             if !busy {
@@ -67,6 +76,9 @@ impl<W: World> Collector<W> {
 
     /// Of what changed since the last mark, says whether the times of now prove later that nothing has changed.
     fn settle(&mut self) -> Result<(), TreeError> {
+        if self.lost.is_some() {
+            return Ok(());
+        }
         let touched: Vec<NodeId> = std::mem::take(&mut self.unsettled).into_iter().collect();
         for node in touched {
             self.refresh(node, true)?;
@@ -80,23 +92,38 @@ impl<W: World> Collector<W> {
             return Ok(Err("not all was looked at again yet".into()));
         }
         let asked = Instant::now();
+        if let Err(why) = self.freeze()? {
+            return Ok(Err(why));
+        }
+        let time = now();
+        self.frozen = true;
+        let drained = self.drain(asked + at_most)?;
+        self.frozen = false;
+        let thawed = self.thaw()?;
+        let held = asked.elapsed();
+        Ok(match thawed {
+            Ok(()) if drained => Ok((time, held)),
+            Ok(()) => Err("it could not all be read while it was frozen".into()),
+            Err(why) => Err(why),
+        })
+    }
+
+    fn freeze(&mut self) -> Result<Result<(), String>, TreeError> {
         if let Err(error) = self.world.freeze() {
             return Ok(Err(error.to_string()));
         }
-        let answer = self.await_answer()?;
-        if answer != Freezing::Frozen {
-            return Ok(Err(why(&answer)));
-        }
-        let time = now();
-        let drained = self.drain(asked + at_most)?;
+        Ok(match self.await_answer()? {
+            Freezing::Frozen => Ok(()),
+            other => Err(why(&other)),
+        })
+    }
+
+    fn thaw(&mut self) -> Result<Result<(), String>, TreeError> {
         if let Err(error) = self.world.thaw() {
             return Ok(Err(error.to_string()));
         }
-        let answer = self.await_answer()?;
-        let held = asked.elapsed();
-        Ok(match answer {
-            Freezing::Thawed { held: true } if drained => Ok((time, held)),
-            Freezing::Thawed { held: true } => Err("it could not all be read while it was frozen".into()),
+        Ok(match self.await_answer()? {
+            Freezing::Thawed { held: true } => Ok(()),
             other => Err(why(&other)),
         })
     }
@@ -112,17 +139,24 @@ impl<W: World> Collector<W> {
         }
     }
 
-    /// Reads all that was begun before it was frozen. Says whether it came to an end.
+    /// Reads all that was begun before it was frozen. Says whether it came to an end. Changes that were lost have been made by
+    /// now, or wait for the thaw, whenever that is noticed: so one look at all makes good for them here.
     fn drain(&mut self, deadline: Instant) -> Result<bool, TreeError> {
+        let mut looking = false;
         loop {
             let before = self.world.counters();
             while self.hear()? > 0 {}
+            if self.lost.is_some() && !looking {
+                looking = true;
+                self.rescan();
+            }
             self.look(true)?;
-            while self.go_through()? {}
+            while Instant::now() < deadline && self.go_through()? {}
             let after = self.world.counters();
             let nothing_new = after.seen == before.seen && after.accounted == after.seen;
-            if nothing_new && self.hear()? == 0 && self.pending.is_looked_at() {
-                return Ok(self.is_complete() && self.unreadable.is_empty());
+            let told = nothing_new && self.hear()? == 0 && (looking || self.lost.is_none());
+            if told && self.scans.is_empty() && self.pending.is_looked_at() {
+                return Ok(self.unreadable.is_empty());
             }
             if Instant::now() > deadline {
                 return Ok(false);
@@ -142,8 +176,13 @@ impl<W: World> Collector<W> {
             let heard = self.hear()?;
             let after = self.world.counters();
             let quiet = heard == 0 && after.seen == before.seen && after.accounted == after.seen;
-            if quiet && self.pending.is_quiet() && self.rescan_at.is_none() && self.unreadable.is_empty() {
-                self.incomplete = false;
+            if quiet
+                && self.scans.is_empty()
+                && self.pending.is_quiet()
+                && self.lost.is_none()
+                && self.unreadable.is_empty()
+            {
+                self.completes();
                 return Ok((time, PointClass::Crash));
             }
             if begun.elapsed() > QUIET_WAIT {

@@ -27,9 +27,13 @@ const TURN_BYTES: u64 = 16 << 20;
 const TURN_NAMES: usize = 256;
 /// More is not remembered one by one: then all is looked at again.
 const PENDING_MAX: usize = 1 << 20;
-/// So long after changes were lost all is looked at again: by then those that were under way are over.
+/// So long after changes were lost all is looked at again: by then most that were under way are over.
 const RESCAN_AFTER: Duration = Duration::from_secs(2);
+const RESCAN_EVERY: Duration = Duration::from_secs(30);
+/// By then all are. Until then a mark takes a look at all while the file system is frozen.
+const CALLS_OVER: Duration = Duration::from_secs(60);
 const COLLAPSE_OR_INSERT: u32 = 0x28;
+const PAGE_MASK: u64 = 4095;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
@@ -63,6 +67,8 @@ pub struct CollectorStatus {
     pub pending: u64,
     pub pending_bytes: u64,
     pub scanning: bool,
+    /// Changes were lost a while ago: each mark looks at all.
+    pub lost: bool,
     /// Times that all was looked at again, as changes were lost.
     pub rescans: u64,
     /// Changes nobody was told of.
@@ -82,11 +88,18 @@ pub struct Collector<W: World> {
     catalog: Catalog,
     pending: Pending,
     scans: VecDeque<Scan>,
-    /// Until all was looked at: the first time, or again.
+    /// Until all was looked at once.
     incomplete: bool,
+    /// When changes were lost, until all was looked at that they can have come to: no time of change proves anything.
+    lost: Option<Instant>,
     rescan_at: Option<Instant>,
+    rescanned: Option<Instant>,
+    /// The file system is frozen.
+    frozen: bool,
     /// Names come as paths: what moves is looked at whole.
     by_path: bool,
+    /// When symbolic links last came or moved, by path.
+    links_moved: Option<Instant>,
     /// Written back before it is read: a store through a mapping is told only of pages that were clean.
     always_clean: bool,
     missing: u64,
@@ -123,8 +136,12 @@ impl<W: World> Collector<W> {
             pending: Pending::default(),
             scans: VecDeque::new(),
             incomplete: true,
+            lost: None,
             rescan_at: None,
+            rescanned: None,
+            frozen: false,
             by_path: false,
+            links_moved: None,
             always_clean,
             missing,
             heard_until: Timestamp(0),
@@ -151,13 +168,11 @@ impl<W: World> Collector<W> {
     pub fn turn(&mut self) -> Result<bool, TreeError> {
         let heard = self.hear()?;
         if self.rescan_at.is_some_and(|at| at <= Instant::now()) {
-            self.rescan_at = None;
-            self.status.rescans += 1;
-            self.scan(NodeId::ROOT, true);
+            self.rescan();
         }
         let done = self.look(false)? | self.go_through()?;
-        if self.incomplete && self.scans.is_empty() && self.rescan_at.is_none() && self.pending.is_quiet() {
-            self.incomplete = false;
+        if self.scans.is_empty() && self.pending.is_quiet() {
+            self.completes();
         }
         self.writer.tick(Instant::now())?;
         Ok(heard > 0 || done)
@@ -171,12 +186,30 @@ impl<W: World> Collector<W> {
         &mut self.world
     }
 
+    /// Looks at all again, from the beginning; once more when the calls are over whose changes were lost.
+    fn rescan(&mut self) {
+        let now = Instant::now();
+        self.rescan_at = self.lost.map(|lost| lost + CALLS_OVER).filter(|over| *over > now);
+        self.rescanned = Some(now);
+        self.status.rescans += 1;
+        self.scans.clear();
+        self.scan(NodeId::ROOT, true);
+    }
+
+    /// All was looked at.
+    fn completes(&mut self) {
+        self.incomplete = false;
+        if self.rescan_at.is_none() {
+            self.lost = None;
+        }
+    }
+
     /// What the world is left to when this ends.
     pub fn into_world(self) -> W {
         self.world
     }
 
-    /// All was read once, and nothing was lost since.
+    /// All was read once.
     pub fn is_complete(&self) -> bool {
         !self.incomplete
     }
@@ -188,6 +221,7 @@ impl<W: World> Collector<W> {
             pending: self.pending.count() as u64,
             pending_bytes: self.pending.bytes(),
             scanning: !self.scans.is_empty(),
+            lost: self.lost.is_some(),
             missing: counters.missing,
             seen: counters.seen,
             unreadable: self.unreadable.len() as u64,
@@ -200,14 +234,14 @@ impl<W: World> Collector<W> {
         let before = now();
         let events = self.world.events(EVENTS_MAX);
         let count = events.len();
-        if count < EVENTS_MAX {
-            self.heard_until = before;
-        }
         let now = Instant::now();
         let mut lost = false;
         for event in events {
             match event {
-                Event::Change(change) => self.hear_of(change, now),
+                Event::Change(change) => {
+                    lost |= self.is_misled(&change, now);
+                    self.hear_of(change, now);
+                }
                 Event::End { thread } => self.pending.ends(thread),
                 Event::NotUnderstood => lost = true,
             }
@@ -217,20 +251,24 @@ impl<W: World> Collector<W> {
             self.missing = missing;
             self.lose(now)?;
         }
+        if count < EVENTS_MAX {
+            self.heard_until = before;
+        }
         Ok(count)
     }
 
     /// It is not known what all has changed.
     fn lose(&mut self, now: Instant) -> Result<(), TreeError> {
-        if self.rescan_at.is_none() {
+        if self.lost.is_none() {
             log::warn!("changes of the tree were lost: all of it is looked at again");
             self.append(RecordBody::Gap(ByteRange { start: 0, end: END }))?;
         }
         if self.pending.count() > PENDING_MAX {
             self.pending.clear();
         }
-        self.incomplete = true;
-        self.rescan_at = Some(now + RESCAN_AFTER);
+        self.lost = Some(now);
+        let soon = now + RESCAN_AFTER;
+        self.rescan_at = Some(self.rescanned.map_or(soon, |last| soon.max(last + RESCAN_EVERY)));
         Ok(())
     }
 
@@ -251,7 +289,14 @@ impl<W: World> Collector<W> {
             _ if op.changes_content() => Some((offset, end)),
             _ => None,
         };
-        let range = range.filter(|(start, end)| start < end).map(|(start, end)| ByteRange { start, end });
+        let range = range.filter(|(start, end)| start < end).map(|(start, end)| match self.always_clean {
+            // Whatever else changes in a page that is not written back yet is not told.
+            true => ByteRange {
+                start: start & !PAGE_MASK,
+                end: end.saturating_add(PAGE_MASK).min(END) & !PAGE_MASK,
+            },
+            false => ByteRange { start, end },
+        });
         let mapped = matches!(op, FileOp::Mmap | FileOp::Dirty);
         if inode != 0 {
             self.pending.content(inode, range, mapped, call, now);

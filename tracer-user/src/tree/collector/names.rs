@@ -7,12 +7,15 @@ use std::time::Instant;
 
 use rustix::fs::OFlags;
 
-use crate::model::{ByteRange, NodeId, NodeKind, TreeChange};
+use crate::model::{ByteRange, FileOp, NodeId, NodeKind, TreeChange};
 use crate::tree::collector::{Collector, TURN_NAMES, TreeError};
-use crate::tree::event::World;
+use crate::tree::event::{Change, World};
 use crate::tree::inode::{changed, modified};
 use crate::tree::pending::{END, Name};
 use crate::tree::source::Found;
+
+/// So long after one moved a path that leads nowhere may have led through it.
+const LINKS_MOVED: std::time::Duration = std::time::Duration::from_secs(60);
 
 impl<W: World> Collector<W> {
     /// Goes on with the directories that are gone through. Says whether there were any.
@@ -56,7 +59,7 @@ impl<W: World> Collector<W> {
         }
         match dir.is_some() && !scan.names.is_empty() {
             true => self.scans.push_front(scan),
-            false => self.refresh(scan.dir, true)?,
+            false => self.refresh(scan.dir, self.lost.is_none())?,
         }
         Ok(true)
     }
@@ -178,7 +181,7 @@ impl<W: World> Collector<W> {
         let node = self.catalog.next();
         let (has_content, is_dir) =
             (attributes.kind() == NodeKind::File && attributes.size > 0, attributes.kind() == NodeKind::Dir);
-        let trusted = !has_content && !is_dir && self.has_settled(found);
+        let trusted = self.lost.is_none() && !has_content && !is_dir && self.has_settled(found);
         self.emit(TreeChange::Inode {
             node,
             attributes: Box::new(attributes),
@@ -220,6 +223,47 @@ impl<W: World> Collector<W> {
             None,
             Instant::now(),
         );
+    }
+
+    /// A path may have led through a symbolic link that is not there any more, or another one: then nobody knows what was changed.
+    pub(super) fn is_misled(&mut self, change: &Change, now: Instant) -> bool {
+        let paths = change.names.iter().filter_map(|name| match name {
+            Name::Path(path) => Some(path),
+            Name::Entry { .. } => None,
+        });
+        let mut misled = false;
+        for path in paths {
+            let moves = change.op == FileOp::Symlink
+                || change.op == FileOp::Rename
+                    && matches!(self.catalog_at(path), Some((NodeKind::Symlink | NodeKind::Dir, _)));
+            if moves {
+                self.links_moved = Some(now);
+            }
+            let followed = matches!(
+                change.op,
+                FileOp::Truncate | FileOp::Attributes | FileOp::Xattr | FileOp::Flags | FileOp::Link
+            );
+            let led =
+                if followed { &path[..] } else { path.split_last().map_or(&path[..], |(_, dirs)| dirs) };
+            let there = self.inode_of_path(led);
+            if led.is_empty() || there.is_some() && there == self.catalog_at(led).map(|(_, number)| number) {
+                continue;
+            }
+            let recently = self.links_moved.is_some_and(|moved| now.duration_since(moved) < LINKS_MOVED);
+            let is_link = |len| matches!(self.catalog_at(&led[..len]), Some((NodeKind::Symlink, _)));
+            let was_link = (1..=led.len()).any(is_link);
+            misled |= recently || was_link;
+        }
+        misled
+    }
+
+    /// What the catalog has there, and its number.
+    fn catalog_at(&self, path: &[Vec<u8>]) -> Option<(NodeKind, u64)> {
+        let mut node = NodeId::ROOT;
+        for name in path {
+            node = self.catalog.entry(node, name)?;
+        }
+        self.catalog.node(node).map(|node| (node.kind(), node.source.number))
     }
 
     pub(super) fn inode_of_path(&self, path: &[Vec<u8>]) -> Option<u64> {

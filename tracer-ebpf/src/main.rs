@@ -12,6 +12,7 @@ mod calibrate;
 mod kernel;
 mod payload;
 mod report;
+mod set_by_loader;
 mod settings;
 
 use aya_ebpf::EbpfContext;

@@ -12,6 +12,8 @@ mod hooks;
 mod kernel;
 mod names;
 mod report;
+#[path = "../set_by_loader.rs"]
+mod set_by_loader;
 mod settings;
 mod syscalls;
 

@@ -1,20 +1,6 @@
 //! What the loader sets before the programs are loaded: where the running kernel keeps things.
 
-use core::ptr::read_volatile;
-
-macro_rules! settings {
-    ($($(#[$doc:meta])* $name:ident: $type:ty = $initial:expr, $getter:ident;)*) => {$(
-        $(#[$doc])*
-        #[unsafe(no_mangle)]
-        static $name: $type = $initial;
-
-        #[inline(always)]
-        pub fn $getter() -> $type {
-            // SAFETY: the static is valid; the loader has replaced its value, hence the volatile read.
-            unsafe { read_volatile(&raw const $name) }
-        }
-    )*};
-}
+use crate::set_by_loader::settings;
 
 settings! {
     /// 1: the end of the system call that made a change is reported, too.

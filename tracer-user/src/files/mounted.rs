@@ -15,8 +15,6 @@ use crate::model::ByteRange;
 use crate::tree::attributes;
 
 const READ_BYTES: usize = 1 << 20;
-/// XFS shows an ACL twice: as one, and as the attributes it keeps it in.
-const XFS_ACLS: [&[u8]; 2] = [b"trusted.SGI_ACL_FILE", b"trusted.SGI_ACL_DEFAULT"];
 
 pub struct Mounted {
     root: OwnedFd,
@@ -77,8 +75,7 @@ impl FileSystem for Mounted {
     fn node(&mut self, handle: &Vec<u8>) -> Result<Node, FsError> {
         let file = self.open(handle, OFlags::PATH)?;
         let metadata = file.metadata().map_err(|error| failed(handle, error))?;
-        let mut attributes = attributes(&file, &metadata).map_err(|error| failed(handle, error))?;
-        attributes.xattrs.retain(|(name, _)| !XFS_ACLS.contains(&&name[..]));
+        let attributes = attributes(&file, &metadata).map_err(|error| failed(handle, error))?;
         let links = u32::try_from(metadata.nlink()).unwrap_or(u32::MAX);
         Ok(Node { inode: metadata.ino(), links, attributes })
     }

@@ -38,7 +38,7 @@ pub fn afterwrite() -> Command {
 
 /// Runs a tool to its end; an error with its output unless it exits with 0. Returns its standard output.
 pub fn run(command: &mut Command) -> Result<String> {
-    let finished = finish(command, crate::PATIENCE)?;
+    let finished = finish(command, crate::patience())?;
     ensure!(
         finished.code == Some(0),
         "{command:?} ended with {:?}:\n{}{}",

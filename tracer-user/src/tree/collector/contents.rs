@@ -13,6 +13,8 @@ use crate::tree::inode::changed;
 use crate::tree::pending::{Content, END};
 use crate::tree::source::{Found, Piece, read};
 
+/// Of so many files all of the file system is written back.
+const SYNCED_AT_ONCE: usize = 64;
 /// Clocks of file systems tick this seldom at most: a time older than that is not given again.
 const TICK_NS: i128 = 20_000_000;
 
@@ -22,6 +24,10 @@ impl<W: World> Collector<W> {
         let names = self.look_at_names(all)?;
         let contents = self.pending.take_contents(Instant::now(), all);
         let any = !contents.is_empty();
+        if self.always_clean && !self.frozen && contents.len() >= SYNCED_AT_ONCE {
+            // Each is written back before it is read: together they wait for the disk once.
+            self.write_back();
+        }
         let mut budget = if all { u64::MAX } else { TURN_BYTES };
         for (number, content) in contents {
             self.read_inode(number, content, &mut budget)?;

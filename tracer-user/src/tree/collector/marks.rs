@@ -56,9 +56,7 @@ impl<W: World> Collector<W> {
     /// Writes back, and reads what has gathered, until little is left.
     fn catch_up(&mut self) -> Result<(), TreeError> {
         let begun = Instant::now();
-        if let Err(error) = self.source.sync() {
-            log::debug!("the tree's file system can't be synced: {error}");
-        }
+        self.write_back();
         loop {
             let busy = self.turn()?;
             let scanning = !self.scans.is_empty();
@@ -72,6 +70,12 @@ impl<W: World> Collector<W> {
             }
         }
         self.settle()
+    }
+
+    pub(super) fn write_back(&self) {
+        if let Err(error) = self.source.sync() {
+            log::debug!("the tree's file system can't be synced: {error}");
+        }
     }
 
     /// Of what changed since the last mark, says whether the times of now prove later that nothing has changed.

@@ -105,7 +105,7 @@ enum AnyFs {
 }
 
 impl Files {
-    /// [`list`].
+    /// What is below a path, in the order of names.
     ///
     /// # Errors
     /// There is no such path, or the file system cannot be read.
@@ -121,7 +121,7 @@ impl Files {
         }
     }
 
-    /// [`restore_file`].
+    /// Writes what is at a path to another place.
     ///
     /// # Errors
     /// As [`Files::list`]; or it cannot be written.

@@ -82,7 +82,7 @@ impl<W: World> Collector<W> {
                     }
                     Piece::Hole(range) => TreeChange::Hole { node, range },
                 };
-                if let Err(error) = self.emit(change).and_then(|()| self.hear().map(drop)) {
+                if let Err(error) = self.emit(change).and_then(|()| self.hear_meanwhile()) {
                     failed = Some(error);
                 }
                 Ok(*budget > 0 && failed.is_none())

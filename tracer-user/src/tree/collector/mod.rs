@@ -25,6 +25,7 @@ const EVENTS_MAX: usize = 4096;
 /// Read in one turn, so that the ring is emptied in between.
 const TURN_BYTES: u64 = 16 << 20;
 const TURN_NAMES: usize = 256;
+const HEAR_EVERY: Duration = Duration::from_millis(5);
 /// More is not remembered one by one: then all is looked at again.
 const PENDING_MAX: usize = 1 << 20;
 /// So long after changes were lost all is looked at again: by then most that were under way are over.
@@ -105,6 +106,7 @@ pub struct Collector<W: World> {
     missing: u64,
     /// All that began before this was heard of.
     heard_until: Timestamp,
+    heard_at: Instant,
     unreadable: BTreeSet<u64>,
     /// Inodes whose time of change proves nothing yet.
     unsettled: BTreeSet<NodeId>,
@@ -145,6 +147,7 @@ impl<W: World> Collector<W> {
             always_clean,
             missing,
             heard_until: Timestamp(0),
+            heard_at: Instant::now(),
             unreadable: BTreeSet::new(),
             unsettled: BTreeSet::new(),
             status: CollectorStatus::default(),
@@ -229,9 +232,19 @@ impl<W: World> Collector<W> {
         }
     }
 
+    /// While much is read, so that the ring does not fill up. To ask each probe what it missed takes longer than to read a
+    /// small file.
+    fn hear_meanwhile(&mut self) -> Result<(), TreeError> {
+        match self.heard_at.elapsed() < HEAR_EVERY {
+            true => Ok(()),
+            false => self.hear().map(drop),
+        }
+    }
+
     /// Takes what happened; says how much that was.
     fn hear(&mut self) -> Result<usize, TreeError> {
         let before = now();
+        self.heard_at = Instant::now();
         let events = self.world.events(EVENTS_MAX);
         let count = events.len();
         let now = Instant::now();

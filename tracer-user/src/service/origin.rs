@@ -364,6 +364,8 @@ impl Recorder {
         let file_systems: BTreeSet<u32> = mounts.into_iter().map(|mount| number(mount.number)).collect();
         if file_systems.is_empty() {
             while self.drain() {}
+            // The last that is shown of these probes: nothing is under way any more that would be counted as seen only.
+            self.publish();
             self.watch = None;
             self.missing_before = self.missing;
         } else {

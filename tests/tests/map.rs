@@ -290,7 +290,7 @@ fn only_what_the_criteria_name_is_mapped() -> Result<()> {
 #[test]
 fn a_file_that_has_to_rest_is_mapped_once_it_did() -> Result<()> {
     let ground = Ground::new(Fs::Ext4)?;
-    let map = ground.map(&["--quiet", "1s"])?;
+    let map = ground.map(&["--quiet", "5s"])?;
     for n in 0..20u8 {
         fs::write(ground.tree().join("busy"), [n; 100])?;
         std::thread::sleep(Duration::from_millis(100));

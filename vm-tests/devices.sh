@@ -36,7 +36,8 @@ end_walk() {
 }
 
 # counter NAME: of the running protection.
-counter() { afterwrite status --json | tr -d '\n' | sed "s/.*\"$1\": *\([0-9]*\).*/\1/"; }
+# The volume's come first; those of origins have the same names.
+counter() { status_field "$1"; }
 
 counters_add_up() {
     SEEN=$(counter seen) EMITTED=$(counter emitted) MARKED=$(counter marked)

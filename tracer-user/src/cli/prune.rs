@@ -1,5 +1,4 @@
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -7,8 +6,9 @@ use serde::Serialize;
 use crate::cli::plan::PlanArgs;
 use crate::cli::retention::RetentionArgs;
 use crate::cli::{Outcome, Output, size, tree};
+use crate::io::clock::realtime;
 use crate::journal::{Journal, PrunePlan, plan_prune, prune};
-use crate::model::{Lsn, Point, Timestamp};
+use crate::model::{Lsn, Point};
 
 /// Apply retention: fold old history into marks, thin out old marks, and free the space
 ///
@@ -55,8 +55,7 @@ pub(super) fn run(args: &PruneArgs, out: &mut Output) -> anyhow::Result<Outcome>
             args.journal.display()
         );
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = Timestamp(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX));
+    let now = realtime();
     let options = args.retention.options(false);
     let plan = match args.plan.dry_run {
         true => plan_prune(&Journal::open(&args.journal).with_context(cannot)?, &options, now),

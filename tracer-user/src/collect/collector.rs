@@ -6,9 +6,7 @@ mod reading;
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
-
-use nix::time::{ClockId, clock_gettime};
+use std::time::{Duration, Instant};
 
 use crate::capture::Event;
 use crate::collect::collector::debt::Debt;
@@ -25,6 +23,7 @@ use crate::collect::{
     Acknowledged, CollectError, CollectorOptions, CollectorStatus, Command, Entry, MarkReply, Probes,
     ReplicaBytes, Source, State,
 };
+use crate::io::clock::{monotonic_ns, realtime};
 use crate::model::{ByteRange, ByteRangeSet, MarkId, RecordBody, Timestamp};
 
 /// Ranges are widened to it for direct reads.
@@ -400,16 +399,6 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         self.snapshot.unreadable_bytes = self.unreadable.bytes();
         self.status.lock().expect("nobody panics with the status locked").clone_from(&self.snapshot);
     }
-}
-
-fn monotonic_ns() -> MonotonicNs {
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn realtime() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
 }
 
 fn millis(duration: Duration) -> u64 {

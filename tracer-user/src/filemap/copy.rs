@@ -17,7 +17,8 @@ use crate::filemap::copied::Copied;
 use crate::filemap::record::{EXTENTS_MAX, MapRecord};
 use crate::filemap::restore::Restore;
 use crate::filemap::volume::{MapVolume, Watched, hex};
-use crate::filemap::watch::{path_below, real_ns};
+use crate::filemap::watch::path_below;
+use crate::io::clock::realtime;
 use crate::io::fiemap::{Extent, extents_of, is_stored_plainly};
 use crate::io::{AlignedBuf, DirectFile, Role};
 use crate::model::{ByteRange, FileTime};
@@ -205,7 +206,7 @@ fn settled(file: &File, direct: Option<&File>) -> io::Result<Metadata> {
     let metadata = file.metadata()?;
     let FileTime { seconds, nanos } = changed(&metadata);
     let changed_ns = u64::try_from(seconds).unwrap_or(0) * 1_000_000_000 + u64::from(nanos);
-    let age = Duration::from_nanos(real_ns().saturating_sub(changed_ns));
+    let age = Duration::from_nanos(realtime().0.saturating_sub(changed_ns));
     if age < TICK {
         std::thread::sleep(TICK - age);
     }

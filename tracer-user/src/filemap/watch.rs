@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::time::{ClockId, clock_gettime};
 use rustix::fs::OFlags;
 
 use crate::filemap::MapError;
@@ -21,6 +20,7 @@ use crate::filemap::record::{EXTENTS_MAX, MapRecord, Why};
 use crate::filemap::rescan::rescan;
 use crate::filemap::volume::{MapVolume, Watched};
 use crate::io::Role;
+use crate::io::clock::{monotonic_ns, realtime};
 use crate::io::fiemap::extents_of;
 use crate::io::priority::{Work as Claim, claim};
 use crate::model::FileTime;
@@ -109,7 +109,7 @@ pub fn watch(
     let device = watched.device.as_ref().map(|device| device.path.clone());
     let (due, order) = (HashMap::new(), BTreeMap::new());
     let mut watcher = Watcher { watched, criteria: options.criteria, cache, due, order, report };
-    let now = real_ns();
+    let now = realtime().0;
     let since = match (options.all, watcher.cache.heard_until_ns) {
         (true, _) => Some(0),
         (false, 0) => None,
@@ -125,7 +125,7 @@ pub fn watch(
     let (mut heard_at, mut rest) = (Instant::now(), true);
     loop {
         // What is queued from here on is later than this.
-        let now = real_ns();
+        let now = realtime().0;
         let taken = events.take().map_err(failed)?;
         rest = rest && taken.is_empty();
         if taken.contains(&Event::Lost) {
@@ -166,7 +166,7 @@ pub fn watch(
             Err(errno) => return Err(failed(errno.into())),
         }
         if polled[1].any() == Some(true) && polled[0].any() != Some(true) {
-            return watcher.heard(real_ns());
+            return watcher.heard(realtime().0);
         }
     }
 }
@@ -184,7 +184,7 @@ impl Watcher<'_> {
 
     /// Maps a file that was saved, or sees to that it is mapped later. False if it is none of ours.
     pub fn saved(&mut self, why: Why, handle: &[u8], dir: &[u8], name: &[u8]) -> Result<bool, MapError> {
-        let (heard_ns, saved_ns) = (monotonic_ns(), real_ns());
+        let (heard_ns, saved_ns) = (monotonic_ns(), realtime().0);
         if self.criteria.quiet.is_zero() {
             return self.map(why, handle, dir, name, (heard_ns, saved_ns));
         }
@@ -337,17 +337,4 @@ pub fn path_below(watched: &Watched, dir: &[u8], name: &[u8]) -> io::Result<Opti
     let path = std::fs::read_link(name_of(&dir))?;
     let Ok(below) = path.strip_prefix(watched.source.path()) else { return Ok(None) };
     Ok(Some(below.join(std::ffi::OsStr::from_bytes(name)).into_os_string().into_vec()))
-}
-
-pub fn real_ns() -> u64 {
-    nanos(ClockId::CLOCK_REALTIME)
-}
-
-fn monotonic_ns() -> u64 {
-    nanos(ClockId::CLOCK_MONOTONIC)
-}
-
-fn nanos(clock: ClockId) -> u64 {
-    let now = clock_gettime(clock).expect("Linux has these clocks");
-    (now.tv_sec() * 1_000_000_000 + now.tv_nsec()).cast_unsigned()
 }

@@ -1,6 +1,7 @@
 //! The machine's storage as it is: devices, what they stand on, what is mounted on them, and direct reads.
 
 mod aligned;
+pub mod clock;
 mod coverage;
 mod device;
 pub mod fiemap;

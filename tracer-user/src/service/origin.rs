@@ -13,12 +13,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use crate::capture::CaptureError;
 use crate::capture::vfs::{VfsCounters, VfsOptions, VfsRung, attach};
 use crate::collect::Entry;
+use crate::io::clock::{monotonic_ns, realtime};
 use crate::io::{DeviceNumber, mounted_on};
 use crate::model::{FileBurst, FileChanges, Origin, OriginUnknown, Timestamp};
 use crate::origin::{Aggregate, Bursts, FileWatch, NewBurst, Seen, looks_random};
@@ -242,7 +242,7 @@ impl Recorder {
     /// Takes what is in the ring; says whether there may be more.
     fn drain(&mut self) -> bool {
         let Some(watch) = &mut self.watch else { return false };
-        let before = now();
+        let before = realtime();
         let counters = watch.counters();
         let seen = watch.drain(EVENTS_MAX);
         let more = seen.len() >= EVENTS_MAX;
@@ -304,7 +304,7 @@ impl Recorder {
 
     /// From when all was known until now it is not known who changed what.
     fn lost(&mut self, missing: u64, why: &str) {
-        let (from, to) = (self.seen_until, now());
+        let (from, to) = (self.seen_until, realtime());
         let unknown =
             self.unknown.get_or_insert_with(|| OriginUnknown { from, to, missing: 0, why: why.into() });
         unknown.to = to;
@@ -318,7 +318,7 @@ impl Recorder {
         changes.iter().for_each(|changes| self.placer.add(changes));
         let changes = changes.into_iter().map(Origin::Changes);
         self.waiting.extend(unknown.into_iter().chain(changes));
-        self.waiting.extend(self.placer.look(now));
+        self.waiting.extend(self.placer.look());
         let given_up = self.waiting.len().saturating_sub(WAITING_MAX);
         if given_up > 0 {
             let missing = self.waiting.drain(..given_up).map(|origin| match origin {
@@ -341,7 +341,7 @@ impl Recorder {
             let count = self.waiting.len().min(ENTRY_RECORDS);
             let origins = self.waiting.drain(..count).collect();
             // Not before what it tells of: an instant of that time must not hold what came after.
-            let entry = Entry::Origins { time: now(), origins, ordered: self.ordered };
+            let entry = Entry::Origins { time: realtime(), origins, ordered: self.ordered };
             if let Some(Entry::Origins { origins, .. }) = self.slot.offer(entry) {
                 origins.into_iter().rev().for_each(|origin| self.waiting.push_front(origin));
                 return;
@@ -405,19 +405,8 @@ fn bounded(changes: FileChanges) -> FileChanges {
     FileChanges { path: short(changes.path), new_path: short(changes.new_path), ..changes }
 }
 
-fn now() -> Timestamp {
-    Timestamp(clock(ClockId::CLOCK_REALTIME))
-}
-
 /// From CLOCK_MONOTONIC to the time of day. Rather a little too small: a change is never said to be later than it was.
 fn clock_ns() -> u64 {
-    let realtime = clock(ClockId::CLOCK_REALTIME);
-    realtime.saturating_sub(clock(ClockId::CLOCK_MONOTONIC))
-}
-
-fn clock(id: ClockId) -> u64 {
-    clock_gettime(id).map_or(0, |time| {
-        let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
-        seconds * 1_000_000_000 + u64::try_from(time.tv_nsec()).unwrap_or(0)
-    })
+    let now = realtime().0;
+    now.saturating_sub(monotonic_ns())
 }

@@ -11,9 +11,10 @@ use std::time::Instant;
 
 use nix::fcntl::OFlag;
 
+use crate::io::clock::realtime;
 use crate::io::fiemap::{Extent, extents_of, is_stored_plainly};
 use crate::io::{DeviceNumber, MountedFs};
-use crate::model::{FileChanges, FilePlaces, Origin, PlacedExtent, Timestamp};
+use crate::model::{FileChanges, FilePlaces, Origin, PlacedExtent};
 use crate::origin::{Placing, Unplaced};
 
 /// Files of one look, so that the ring does not wait for it.
@@ -44,8 +45,8 @@ impl Placer {
         self.placing.given_up()
     }
 
-    /// Some that are due; `now` is the time of day before.
-    pub fn look(&mut self, now: impl Fn() -> Timestamp) -> Vec<Origin> {
+    /// Some that are due.
+    pub fn look(&mut self) -> Vec<Origin> {
         let Some(mount_point) = self.mount_point.clone() else { return Vec::new() };
         let mut found = Vec::new();
         for unplaced in self.placing.due(Instant::now(), FILES_A_LOOK) {
@@ -54,7 +55,7 @@ impl Placer {
             if !is_stored_plainly(&file).unwrap_or(false) {
                 continue;
             }
-            let at = now();
+            let at = realtime();
             let Ok((extents, _)) = extents_of(&file, false, EXTENTS_MAX) else { continue };
             match placed(&extents, &unplaced) {
                 Some(extents) if extents.is_empty() => {}
@@ -107,7 +108,7 @@ fn placed(extents: &[Extent], unplaced: &Unplaced) -> Option<Vec<PlacedExtent>> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ByteRange, FileId, FileOp, FileOps, Process};
+    use crate::model::{ByteRange, FileId, FileOp, FileOps, Process, Timestamp};
 
     const DELALLOC: u32 = 4;
     const INLINE: u32 = 0x200;

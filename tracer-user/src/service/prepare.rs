@@ -1,12 +1,12 @@
 //! What has to be true before a volume is protected, and bringing journal and replica to where they agree.
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use crate::apply::{ApplyError, Replica};
+use crate::io::clock::realtime;
 use crate::io::{BlockDevice, DeviceError, Obstacle, Role, TopologyError, ensure_not_on_volume};
 use crate::journal::{Journal, JournalError, JournalOptions, Recovery, Writer};
-use crate::model::{ByteRange, ByteRangeSet, Lsn, Point, Timestamp, VolumeId, VolumeInfo};
+use crate::model::{ByteRange, ByteRangeSet, Lsn, Point, VolumeId, VolumeInfo};
 use crate::service::run_dir::{LockError, VolumeLock};
 
 #[derive(Debug, thiserror::Error)]
@@ -88,14 +88,13 @@ fn describe(device: &BlockDevice) -> Result<VolumeInfo, PrepareError> {
     std::fs::File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut id))
         .map_err(PrepareError::Random)?;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Ok(VolumeInfo {
         id: VolumeId(id),
         source: device.path.display().to_string(),
         identity: device.identity(),
         size_bytes: device.size_bytes,
         sector_bytes: device.logical_sector_bytes,
-        created: Timestamp(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)),
+        created: realtime(),
     })
 }
 

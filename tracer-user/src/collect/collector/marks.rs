@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Collector, Stopping, millis, realtime};
+use super::{Collector, Stopping, millis};
 use crate::collect::mark::{MarkInProgress, Outcome, Quiet, Situation};
 use crate::collect::{CollectError, Entry, MarkReply, Probes, Source, State};
+use crate::io::clock::realtime;
 use crate::model::{Mark, MarkId, PointClass, Timestamp};
 
 /// Until the first restorable mark of a session, one is tried again this soon.

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Collector, realtime};
+use super::Collector;
 use crate::collect::pending::MonotonicNs;
 use crate::collect::readers::{Read, Wanted};
 use crate::collect::scan::{Step, differing};
 use crate::collect::slice::{is_zero, slice};
 use crate::collect::{CollectError, Entry, Probes, Source};
+use crate::io::clock::realtime;
 use crate::model::{ByteRange, ByteRangeSet};
 
 /// One turn of the loop reads no more than this before it looks at the ring again.

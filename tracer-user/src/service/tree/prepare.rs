@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+use crate::io::clock::realtime;
 use crate::journal::{JournalError, Writer};
-use crate::model::{Timestamp, VolumeId, VolumeInfo};
+use crate::model::{VolumeId, VolumeInfo};
 use crate::service::run_dir::{self, VolumeLock};
 use crate::service::tree::TreeOptions;
 use crate::service::tree::world::freeze_obstacle;
@@ -115,13 +116,12 @@ fn identity(source: &Source) -> anyhow::Result<String> {
 fn new_info(path: &Path, identity: String) -> anyhow::Result<VolumeInfo> {
     let mut id = [0; 16];
     File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut id)).context("no random numbers")?;
-    let created = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     Ok(VolumeInfo {
         id: VolumeId(id),
         source: path.display().to_string(),
         identity,
         size_bytes: 0,
         sector_bytes: 512,
-        created: Timestamp(u64::try_from(created.as_nanos()).unwrap_or(0)),
+        created: realtime(),
     })
 }

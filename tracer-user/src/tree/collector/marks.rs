@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::io::clock::realtime;
 use crate::model::{Lsn, Mark, MarkId, NodeId, Point, PointClass, RecordBody, Timestamp, TreeChange};
-use crate::tree::collector::{Collector, TreeError, now};
+use crate::tree::collector::{Collector, TreeError};
 use crate::tree::event::{Freezing, World};
 
 /// How long an instant without changes is looked for.
@@ -99,7 +100,7 @@ impl<W: World> Collector<W> {
         if let Err(why) = self.freeze()? {
             return Ok(Err(why));
         }
-        let time = now();
+        let time = realtime();
         self.frozen = true;
         let drained = self.drain(asked + at_most)?;
         self.frozen = false;
@@ -173,7 +174,7 @@ impl<W: World> Collector<W> {
     fn quiet(&mut self) -> Result<(Timestamp, PointClass), TreeError> {
         let begun = Instant::now();
         loop {
-            let (time, before) = (now(), self.world.counters());
+            let (time, before) = (realtime(), self.world.counters());
             while self.hear()? > 0 {}
             self.look(true)?;
             while self.go_through()? {}

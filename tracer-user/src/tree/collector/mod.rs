@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
+use crate::io::clock::realtime;
 use crate::journal::{JournalError, Writer};
 use crate::model::{ByteRange, FileOp, NodeId, RecordBody, Timestamp, TreeChange};
 use crate::tree::catalog::Catalog;
@@ -243,7 +244,7 @@ impl<W: World> Collector<W> {
 
     /// Takes what happened; says how much that was.
     fn hear(&mut self) -> Result<usize, TreeError> {
-        let before = now();
+        let before = realtime();
         self.heard_at = Instant::now();
         let events = self.world.events(EVENTS_MAX);
         let count = events.len();
@@ -340,7 +341,7 @@ impl<W: World> Collector<W> {
 
     fn append(&mut self, body: RecordBody) -> Result<(), TreeError> {
         self.status.records += 1;
-        self.writer.append(now(), body)?;
+        self.writer.append(realtime(), body)?;
         Ok(())
     }
 
@@ -359,9 +360,4 @@ impl<W: World> Collector<W> {
             None => Ok(None),
         }
     }
-}
-
-pub(super) fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    Timestamp(since.map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(0)))
 }

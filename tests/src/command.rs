@@ -1,6 +1,6 @@
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -47,6 +47,12 @@ pub fn run(command: &mut Command) -> Result<String> {
         finished.stderr
     );
     Ok(finished.stdout)
+}
+
+/// Copies a program that is to be executed, by a process of its own: were this one to write it, a child that another
+/// test starts meanwhile would hold the file open for writing for a moment, and executing it would fail with `ETXTBSY`.
+pub fn copy_program(from: &Path, to: &Path) -> Result<()> {
+    run(Command::new("cp").arg(from).arg(to)).map(drop)
 }
 
 /// Runs a command to its end, whatever that is; kills it and fails if that is not reached within `limit`.

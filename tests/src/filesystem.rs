@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::devices::tell;
@@ -134,9 +134,19 @@ impl Mount {
     fn unmount_within(&mut self, limit: Duration) -> Result<()> {
         wait_until(&format!("{} can be unmounted", self.point.display()), limit, || {
             Ok(finish(Command::new("umount").arg(&self.point), PATIENCE)?.code == Some(0))
-        })?;
+        })
+        .with_context(|| format!("open there: {:?}", self.open_files()))?;
         self.mounted = false;
         Ok(())
+    }
+
+    /// What processes have open in it, and in which descriptor.
+    fn open_files(&self) -> Vec<(PathBuf, PathBuf)> {
+        let entries =
+            |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        let descriptors = entries("/proc".into()).flat_map(|process| entries(process.join("fd")));
+        let links = descriptors.filter_map(|path| Some((std::fs::read_link(&path).ok()?, path)));
+        links.filter(|(file, _)| file.starts_with(&self.point)).collect()
     }
 }
 

@@ -35,7 +35,7 @@ pub mod ways;
 mod workload;
 
 pub use aligned::Aligned;
-pub use command::{Finished, afterwrite, binary, finish, run, wait_until};
+pub use command::{Finished, afterwrite, binary, copy_program, finish, run, wait_until};
 pub use devices::{Device, Loop, Zram};
 pub use disk::{Breakage, Disk};
 pub use filesystem::{Fs, Mount, ensure_tracefs, mount_tmpfs};

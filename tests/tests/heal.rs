@@ -15,13 +15,13 @@ const SIZE: u64 = 64 * MIB;
 /// A small disk of its own with ext4 on it, for journal or target.
 struct SmallDisk {
     mount: Mount,
-    disk: Loop,
+    _disk: Loop,
 }
 
 impl SmallDisk {
     fn new(size_bytes: u64) -> Result<SmallDisk> {
         let disk = Loop::new(size_bytes)?;
-        Ok(SmallDisk { mount: Mount::make(Fs::Ext4, disk.path())?, disk })
+        Ok(SmallDisk { mount: Mount::make(Fs::Ext4, disk.path())?, _disk: disk })
     }
 
     fn point(&self) -> &Path {
@@ -34,11 +34,8 @@ impl SmallDisk {
     }
 
     /// Mounted again, as it can be once nobody holds files of it open.
-    fn plug(&self) -> Result<()> {
-        wait_until("nobody holds the failed disk", PATIENCE, || {
-            Ok(finish(Command::new("umount").arg(self.point()), PATIENCE)?.code == Some(0))
-        })?;
-        run(Command::new("mount").args(["-t", "ext4"]).arg(self.disk.path()).arg(self.point())).map(drop)
+    fn plug(&mut self) -> Result<()> {
+        self.mount.cycle(PATIENCE)
     }
 
     /// Takes all room that is left.
@@ -127,7 +124,7 @@ fn a_full_journal_disk_pauses_and_goes_on_when_there_is_room() -> Result<()> {
 fn a_journal_disk_that_fails_is_taken_up_again_when_it_works() -> Result<()> {
     let mut random = Random::new(seed());
     let disk = Zram::new(SIZE)?;
-    let small = SmallDisk::new(400 * MIB)?;
+    let mut small = SmallDisk::new(400 * MIB)?;
     let protection = Protection::new(disk.path())?.journal_at(&small.point().join("journal"));
     let mut protect = protection.start()?;
     for _ in 0..2 {
@@ -162,7 +159,7 @@ fn stopped_while_paused_it_says_so_and_the_next_start_goes_on() -> Result<()> {
 fn a_failing_target_does_not_stop_the_journal() -> Result<()> {
     let mut random = Random::new(seed());
     let disk = Loop::new(SIZE)?;
-    let small = SmallDisk::new(200 * MIB)?;
+    let mut small = SmallDisk::new(200 * MIB)?;
     let protection = Protection::new(disk.path())?.target_at(&small.point().join("replica.img"));
     let mut protect = protection.start()?;
     small.pull()?;
@@ -185,7 +182,7 @@ fn a_failing_target_does_not_stop_the_journal() -> Result<()> {
 #[test]
 fn a_target_that_fails_while_nothing_is_applied_is_noticed() -> Result<()> {
     let disk = Loop::new(SIZE)?;
-    let small = SmallDisk::new(200 * MIB)?;
+    let mut small = SmallDisk::new(200 * MIB)?;
     let protection =
         Protection::new(disk.path())?.target_at(&small.point().join("replica.img")).arg("--mark-every=never");
     let mut protect = protection.start()?;

@@ -144,7 +144,7 @@ fn a_point_before_rm_has_everything() -> Result<()> {
 fn a_point_before_an_encrypting_script_has_everything() -> Result<()> {
     let encrypt = |data: &Path, dir: &Path| {
         let program = dir.join("encrypter");
-        fs::copy("/bin/bash", &program)?;
+        copy_program("/bin/bash".as_ref(), &program)?;
         let script =
             "for file in *; do tr a-z n-za-m < $file > $file.locked && mv $file.locked $file; done; sync";
         run(Command::new(program).current_dir(data).args(["-c", script])).map(drop)

@@ -36,7 +36,7 @@ fn user_who_is_not_root() -> Result<()> {
     let dir = scratch()?;
     std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777))?;
     let copy = dir.path().join("afterwrite");
-    std::fs::copy(binary(), &copy)?;
+    copy_program(&binary(), &copy)?;
     std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755))?;
     let mut command = Command::new("setpriv");
     command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]).arg(&copy);

@@ -55,8 +55,9 @@ mod tests {
             let corpus = files(&format!("corpus/{name}"));
             assert!(!corpus.is_empty(), "{name} has no corpus");
             for file in corpus {
-                println!("{}", file.display());
-                target(&std::fs::read(file).unwrap());
+                let bytes = std::fs::read(&file).unwrap();
+                let taken = std::panic::catch_unwind(|| target(&bytes));
+                assert!(taken.is_ok(), "{name} does not take {}", file.display());
             }
         }
     }

@@ -7,9 +7,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{Timespec, Timestamps, XattrFlags, fsetxattr, futimens};
+use rustix::fs::{XattrFlags, fsetxattr};
 
-use crate::model::{Attributes, FileTime};
+use crate::model::Attributes;
+use crate::tree::set_times;
 
 /// What a kill leaves begins so, and goes with the next copy of the file.
 const TEMPORARY_PREFIX: &[u8] = b".afterwrite-";
@@ -58,11 +59,7 @@ impl Restore {
         for (name, value) in &attributes.xattrs {
             fsetxattr(&self.file, &name[..], value, XattrFlags::empty())?;
         }
-        let times = Timestamps {
-            last_access: timespec(attributes.accessed),
-            last_modification: timespec(attributes.modified),
-        };
-        futimens(&self.file, &times)?;
+        set_times(&self.file, attributes)?;
         self.file.sync_all()?;
         std::fs::rename(&self.temporary, &self.path)?;
         File::open(self.path.parent().unwrap_or(Path::new("/")))?.sync_all()
@@ -84,8 +81,4 @@ fn make_dir(dir: &Path, like: &Path) -> io::Result<()> {
         std::fs::set_permissions(dir, Permissions::from_mode(metadata.mode() & 0o7777))?;
     }
     File::open(dir.parent().unwrap_or(Path::new("/")))?.sync_all()
-}
-
-fn timespec(time: FileTime) -> Timespec {
-    Timespec { tv_sec: time.seconds, tv_nsec: time.nanos.into() }
 }

@@ -1,6 +1,6 @@
 //! Hears of saves and maps them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -85,7 +85,7 @@ pub struct Watcher<'a> {
     cache: Cache,
     /// By handle.
     due: HashMap<Vec<u8>, Due>,
-    order: BTreeMap<(Instant, Vec<u8>), ()>,
+    order: BTreeSet<(Instant, Vec<u8>)>,
     report: &'a mut dyn FnMut(Report<'_>),
 }
 
@@ -107,7 +107,7 @@ pub fn watch(
     let failed = |source| MapError::Fanotify { path: path.clone(), source };
     let mut events = Events::of(&path).map_err(failed)?;
     let device = watched.device.as_ref().map(|device| device.path.clone());
-    let (due, order) = (HashMap::new(), BTreeMap::new());
+    let (due, order) = (HashMap::new(), BTreeSet::new());
     let mut watcher = Watcher { watched, criteria: options.criteria, cache, due, order, report };
     let now = realtime().0;
     let since = match (options.all, watcher.cache.heard_until_ns) {
@@ -151,8 +151,7 @@ pub fn watch(
         if watcher.cache.is_wasteful() {
             watcher.compact()?;
         }
-        let mut wait =
-            watcher.order.keys().next().map(|(at, _)| at.saturating_duration_since(Instant::now()));
+        let mut wait = watcher.order.first().map(|(at, _)| at.saturating_duration_since(Instant::now()));
         if !rest {
             wait = Some(wait.map_or(HEARD_EVERY, |wait| wait.min(HEARD_EVERY)));
         }
@@ -262,17 +261,13 @@ impl Watcher<'_> {
         if let Some(before) = self.due.remove(handle) {
             self.order.remove(&(before.at, handle.to_vec()));
         }
-        self.order.insert((due.at, handle.to_vec()), ());
+        self.order.insert((due.at, handle.to_vec()));
         self.due.insert(handle.to_vec(), due);
     }
 
     fn work_due(&mut self) -> Result<(), MapError> {
-        while let Some(((at, handle), ())) = self.order.first_key_value() {
-            if *at > Instant::now() {
-                break;
-            }
-            let (at, handle) = (*at, handle.clone());
-            self.order.remove(&(at, handle.clone()));
+        while self.order.first().is_some_and(|(at, _)| *at <= Instant::now()) {
+            let Some((_, handle)) = self.order.pop_first() else { break };
             let Some(Due { heard_ns, saved_ns, work, .. }) = self.due.remove(&handle) else { continue };
             match work {
                 Work::Quiet { why, dir, name } => {

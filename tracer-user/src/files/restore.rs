@@ -7,14 +7,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 use serde::Serialize;
 
 use crate::files::path::{PathError, find, joined, normal};
 use crate::files::{FileSystem, FsError, Node};
-use crate::model::{Attributes, FileTime, NodeKind};
-use crate::tree::{name_of, open_path};
+use crate::model::{Attributes, NodeKind};
+use crate::tree::{name_of, open_path, set_times};
 
 /// What is written has this name in a directory beside its place.
 const WORK_NAME: &[u8] = b"restored";
@@ -225,7 +225,7 @@ impl Writer {
 
     /// All but names and bytes, times last.
     fn dress(&mut self, file: &File, attributes: &Attributes, path: &[u8]) -> io::Result<()> {
-        let Attributes { mode, uid, gid, accessed, modified, xattrs, .. } = attributes;
+        let Attributes { mode, uid, gid, xattrs, .. } = attributes;
         if self.is_root {
             let (uid, gid) = (Uid::from_raw(*uid), Gid::from_raw(*gid));
             rustix::fs::chownat(file, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
@@ -241,9 +241,7 @@ impl Writer {
                 self.lose(path, &format!("extended attribute {}: {why}", xattr.escape_ascii()));
             }
         }
-        let time = |time: &FileTime| Timespec { tv_sec: time.seconds, tv_nsec: time.nanos.into() };
-        let times = Timestamps { last_access: time(accessed), last_modification: time(modified) };
-        Ok(rustix::fs::utimensat(file, "", &times, AtFlags::EMPTY_PATH)?)
+        set_times(file, attributes)
     }
 
     fn lose(&mut self, path: &[u8], what: &str) {

@@ -9,6 +9,7 @@ mod graph;
 #[cfg(feature = "capture")]
 pub mod mount_table;
 mod mounts;
+mod open;
 pub mod priority;
 mod scratch_disk;
 mod space;
@@ -21,6 +22,7 @@ pub use coverage::Obstacle;
 pub use device::{BlockDevice, DeviceError, Disk, IoCounts};
 pub use graph::{Conflict, DeviceGraph, DeviceNode, FileId, Storage};
 pub use mounts::{MountedFs, MountsError, mounted_on};
+pub use open::open_unnoticed;
 pub use scratch_disk::ScratchDisk;
 pub use space::Space;
 pub use sysfs::{DeviceNumber, Sysfs};

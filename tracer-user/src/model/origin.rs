@@ -68,6 +68,11 @@ impl FileOp {
         )
     }
 
+    /// A call for it with a path may mean where a symbolic link leads.
+    pub fn may_follow_links(self) -> bool {
+        matches!(self, FileOp::Truncate | FileOp::Attributes | FileOp::Xattr | FileOp::Flags | FileOp::Link)
+    }
+
     /// A file is not to be found under its name after it.
     pub fn removes(self) -> bool {
         matches!(self, FileOp::Unlink | FileOp::Rmdir)

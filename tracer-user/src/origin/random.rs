@@ -1,25 +1,18 @@
 //! Whether a file's bytes look random, as those of an encrypted or compressed one do.
 
-use std::fs::OpenOptions;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use nix::fcntl::OFlag;
+use crate::io::open_unnoticed;
 
 /// So much of a file is looked at …
 const BYTES: u64 = 64 << 10;
 /// … and no less: of few bytes nothing can be said.
 const BYTES_MIN: usize = 1024;
 
-/// `None` of a file that is too small for it. It is read without changing its time of access.
+/// `None` of a file that is too small for it.
 pub fn looks_random(file: &Path) -> io::Result<Option<bool>> {
-    // Nothing that could be waited for: a pipe, or a device.
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOATIME | OFlag::O_NOCTTY;
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(file)?;
-    if !file.metadata()?.is_file() {
-        return Ok(None);
-    }
+    let Some(file) = open_unnoticed(file)? else { return Ok(None) };
     let mut bytes = Vec::new();
     file.take(BYTES).read_to_end(&mut bytes)?;
     Ok((bytes.len() >= BYTES_MIN).then(|| is_random(&bytes)))

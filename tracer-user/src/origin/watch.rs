@@ -90,7 +90,7 @@ impl FileWatch {
                 Some(Some(event)) => seen.extend(self.take(event)),
             }
         }
-        let names_lost = self.probes.counters().names_lost;
+        let names_lost = self.probes.names_lost();
         if names_lost != self.names_lost || self.tree.is_full() {
             if self.tree.is_full() {
                 self.tree.clear();
@@ -130,11 +130,9 @@ impl FileWatch {
         };
         let ours = |place: Option<Place>| place.filter(|(dev, _)| self.watched.contains(dev));
         // The call says which it means, the link or where it leads; its event does not.
-        let followed = match change.op {
-            FileOp::Truncate | FileOp::Attributes | FileOp::Xattr | FileOp::Flags | FileOp::Link => {
-                ours(follow(&self.mounts, &self.tree, *base, path))
-            }
-            _ => None,
+        let followed = match change.op.may_follow_links() {
+            true => ours(follow(&self.mounts, &self.tree, *base, path)),
+            false => None,
         };
         let ours = ours(place);
         let two = matches!(change.op, FileOp::Rename | FileOp::Link);

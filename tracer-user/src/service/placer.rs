@@ -2,19 +2,17 @@
 //! are journaled.
 
 use std::ffi::OsStr;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use nix::fcntl::OFlag;
-
 use crate::io::clock::realtime;
 use crate::io::fiemap::{Extent, extents_of, is_stored_plainly};
-use crate::io::{DeviceNumber, MountedFs};
-use crate::model::{FileChanges, FilePlaces, Origin, PlacedExtent};
+use crate::io::{DeviceNumber, MountedFs, open_unnoticed};
+use crate::model::{ByteRange, FileChanges, FilePlaces, Origin, PlacedExtent};
 use crate::origin::{Placing, Unplaced};
 
 /// Files of one look, so that the ring does not wait for it.
@@ -71,14 +69,11 @@ impl Placer {
 
 fn open(mount_point: &Path, unplaced: &Unplaced) -> io::Result<File> {
     let below = unplaced.path.strip_prefix(b"/").unwrap_or(&unplaced.path);
-    // Nothing that could be waited for: a pipe, or a device.
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOATIME | OFlag::O_NOCTTY;
-    let path = mount_point.join(OsStr::from_bytes(below));
-    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
-    let metadata = file.metadata()?;
-    match metadata.is_file() && metadata.ino() == unplaced.file.inode {
-        true => Ok(file),
-        false => Err(io::ErrorKind::NotFound.into()),
+    let file = open_unnoticed(&mount_point.join(OsStr::from_bytes(below)))?;
+    let is_it = |file: &File| Ok::<_, io::Error>(file.metadata()?.ino() == unplaced.file.inode);
+    match file {
+        Some(file) if is_it(&file)? => Ok(file),
+        _ => Err(io::ErrorKind::NotFound.into()),
     }
 }
 
@@ -87,11 +82,7 @@ fn placed(extents: &[Extent], unplaced: &Unplaced) -> Option<Vec<PlacedExtent>> 
     let mut placed = Vec::new();
     for extent in extents {
         let end = extent.offset.saturating_add(extent.length);
-        let changed = unplaced.ranges.iter().filter_map(|range| {
-            let (start, end) = (range.start.max(extent.offset), range.end.min(end));
-            (start < end).then_some((start, end))
-        });
-        for (start, end) in changed {
+        for ByteRange { start, end } in unplaced.ranges.overlapping(ByteRange::new(extent.offset, end)) {
             if extent.is_unsettled() {
                 return None;
             }

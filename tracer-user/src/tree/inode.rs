@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::os::unix::fs::MetadataExt;
 
-use rustix::fs::{AtFlags, Mode, OFlags, openat, readlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, openat, readlinkat, utimensat};
 use rustix::io::Errno;
 
 use crate::model::{Attributes, FileTime, NodeKind};
@@ -47,6 +47,14 @@ pub fn attributes(file: &File, metadata: &Metadata) -> io::Result<Attributes> {
     }
     attributes.xattrs = xattrs(file)?;
     Ok(attributes)
+}
+
+/// Of last access and modification; `file` may be one of `open_path`.
+pub fn set_times(file: &File, attributes: &Attributes) -> io::Result<()> {
+    let time = |time: FileTime| Timespec { tv_sec: time.seconds, tv_nsec: time.nanos.into() };
+    let times =
+        Timestamps { last_access: time(attributes.accessed), last_modification: time(attributes.modified) };
+    Ok(utimensat(file, "", &times, AtFlags::EMPTY_PATH)?)
 }
 
 pub fn changed(metadata: &Metadata) -> FileTime {

@@ -22,7 +22,7 @@ mod verify;
 pub use catalog::Catalog;
 pub use checkpoint::{TreeCheckpoint, TreeCheckpointError};
 pub use collector::{Collector, CollectorStatus, MarkMade, TreeError};
-pub use inode::{attributes, name_of, open_path};
+pub use inode::{attributes, name_of, open_path, set_times};
 pub use pending::Name;
 pub use replay::{TreeReplayError, load, replay_tree};
 pub use replica::TreeReplica;

@@ -8,13 +8,12 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{
-    AtFlags, Dir, FallocateFlags, FileType, FlockOperation, Gid, Mode, OFlags, ResolveFlags, Timespec,
-    Timestamps, Uid,
+    AtFlags, Dir, FallocateFlags, FileType, FlockOperation, Gid, Mode, OFlags, ResolveFlags, Uid,
 };
 use rustix::io::Errno;
 
-use crate::model::{Attributes, ByteRange, FileTime, NodeId, NodeKind};
-use crate::tree::inode::{name_of, open_path};
+use crate::model::{Attributes, ByteRange, NodeId, NodeKind};
+use crate::tree::inode::{name_of, open_path, set_times};
 use crate::tree::plan::{From, Names, Step};
 
 /// Where what moves waits; nothing of a source can be called that.
@@ -204,7 +203,7 @@ impl TargetTree {
         };
         set_owner_and_mode(&file, attributes).map_err(at("set owner and mode of", path))?;
         set_xattrs(&file, attributes).map_err(at("set extended attributes of", path))?;
-        self.set_times_of(&file, attributes).map_err(at("set times of", path))
+        set_times(&file, attributes).map_err(at("set times of", path))
     }
 
     pub fn set_times(&mut self, path: &Names, attributes: &Attributes) -> Result<(), TreeTargetError> {
@@ -215,22 +214,13 @@ impl TargetTree {
                 open_path(&dir, name).map_err(at("open", path))?
             }
         };
-        self.set_times_of(&file, attributes).map_err(at("set times of", path))
+        set_times(&file, attributes).map_err(at("set times of", path))
     }
 
     /// What moved is in its place.
     pub fn unstage(&mut self) -> Result<(), TreeTargetError> {
         gone_is_fine(rustix::fs::unlinkat(&self.root, STAGING, AtFlags::REMOVEDIR))
             .map_err(at("remove the staging directory", &[]))
-    }
-
-    fn set_times_of(&self, file: &File, attributes: &Attributes) -> io::Result<()> {
-        let time = |time: FileTime| Timespec { tv_sec: time.seconds, tv_nsec: time.nanos.into() };
-        let times = Timestamps {
-            last_access: time(attributes.accessed),
-            last_modification: time(attributes.modified),
-        };
-        Ok(rustix::fs::utimensat(file, "", &times, AtFlags::EMPTY_PATH)?)
     }
 
     fn staging(&self) -> io::Result<File> {

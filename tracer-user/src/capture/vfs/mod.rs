@@ -132,13 +132,18 @@ impl VfsCapture {
         VfsCounters {
             emitted,
             lost,
-            names_lost: count(counter::NAMES_LOST),
+            names_lost: self.names_lost(),
             read_failed: count(counter::READ_FAILED),
             not_understood: count(counter::NOT_UNDERSTOOD),
             unseen: count(counter::UNSEEN),
             skipped: self.attached.iter().map(recursion_misses).sum(),
             seen: count(counter::SEEN),
         }
+    }
+
+    /// [`VfsCounters::names_lost`] alone, without asking each probe what it skipped.
+    pub fn names_lost(&self) -> u64 {
+        self.counters.get(counter::NAMES_LOST)
     }
 
     /// Where inodes hang is told anew, as if nothing had been.

@@ -239,12 +239,11 @@ impl<W: World> Collector<W> {
             if moves {
                 self.links_moved = Some(now);
             }
-            let followed = matches!(
-                change.op,
-                FileOp::Truncate | FileOp::Attributes | FileOp::Xattr | FileOp::Flags | FileOp::Link
-            );
-            let led =
-                if followed { &path[..] } else { path.split_last().map_or(&path[..], |(_, dirs)| dirs) };
+            let led = if change.op.may_follow_links() {
+                &path[..]
+            } else {
+                path.split_last().map_or(&path[..], |(_, dirs)| dirs)
+            };
             let there = self.inode_of_path(led);
             if led.is_empty() || there.is_some() && there == self.catalog_at(led).map(|(_, number)| number) {
                 continue;

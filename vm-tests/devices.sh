@@ -28,19 +28,15 @@ target_of() { if grep -q "^$1_target=" /disks; then disk "$1_target"; else echo 
 # end_walk KIND DEVICE: all is in the journal and the replica, byte for byte.
 end_walk() {
     wait_for 30 "the counters of $1 to add up" counters_add_up
-    COMPLETIONS=$(counter completions_seen)
+    COMPLETIONS=$(status_field completions_seen)
     stop_protect
     same "$2" "$(target_of "$1")"
     rm -rf "$JOURNAL" "/journal/$1.img"
     echo "$1: seen $SEEN, emitted $EMITTED, marked $MARKED, completions $COMPLETIONS"
 }
 
-# counter NAME: of the running protection.
-# The volume's come first; those of origins have the same names.
-counter() { status_field "$1"; }
-
 counters_add_up() {
-    SEEN=$(counter seen) EMITTED=$(counter emitted) MARKED=$(counter marked)
+    SEEN=$(status_field seen) EMITTED=$(status_field emitted) MARKED=$(status_field marked)
     [ "$SEEN" -gt 0 ] && [ "$SEEN" -eq $((EMITTED + MARKED)) ]
 }
 
@@ -82,7 +78,7 @@ disk_in_sysfs() {
     if [ -e "$block/partition" ]; then echo "$block/.."; else echo "$block"; fi
 }
 
-device_is_written() { [ "$(counter seen)" -gt 40 ]; }
+device_is_written() { [ "$(status_field seen)" -gt 40 ]; }
 
 # begin_files DEVICE [MOUNT OPTIONS], end_files: within a walk, an ext4 under load; at the end a mark while it is mounted, a trim, and
 # the mark replayed and checked.

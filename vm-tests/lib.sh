@@ -90,6 +90,14 @@ mount_journal() {
     mount -t ext4 "$(disk journal)" /journal
 }
 
+# mount_new FS: on the disk of that name, at /mnt/FS.
+mount_new() {
+    step "mkfs.$1"
+    "mkfs.$1" -q "$(disk "$1")"
+    mkdir -p "/mnt/$1"
+    mount -t "$1" "$(disk "$1")" "/mnt/$1"
+}
+
 # cut_within MS: has the host cut the power at a random instant of this time (xtask/src/cuts.rs).
 cut_within() { echo "AFTERWRITE-CUT $1" > /dev/console; }
 

@@ -39,8 +39,8 @@ expect_failed_point() {
     rm /journal/replayed.img
 }
 
-unreadable() { [ "$(counter unreadable_bytes)" -gt 0 ]; }
-readable() { [ "$(counter unreadable_bytes)" -eq 0 ]; }
+unreadable() { [ "$(status_field unreadable_bytes)" -gt 0 ]; }
+readable() { [ "$(status_field unreadable_bytes)" -eq 0 ]; }
 
 mount_journal
 
@@ -51,7 +51,7 @@ swap_table "$FLAKEY 0 60 1 error_writes"
 failing_writes /dev/mapper/flakey
 # It can be read all the time, and nothing else writes: the mark has to tell what the device holds.
 mark failed
-[ "$(counter failed_writes)" -ge $failed ] || fail "$failed writes failed, status counts $(counter failed_writes)"
+[ "$(status_field failed_writes)" -ge $failed ] || fail "$failed writes failed, status counts $(status_field failed_writes)"
 swap_table "$FLAKEY 60 0"
 expect_failed_point /dev/mapper/flakey
 

@@ -13,11 +13,7 @@ mount_journal
 mkdir -p /journal/tmp
 export AFTERWRITE_TMP=/journal/tmp AFTERWRITE_BIN=afterwrite AFTERWRITE_PATIENCE=600
 for fs in ext4 xfs; do
-    step "mkfs.$fs"
-    device=$(disk $fs)
-    "mkfs.$fs" -q "$device"
-    mkdir -p "/mnt/$fs"
-    mount -t "$fs" "$device" "/mnt/$fs"
+    mount_new $fs
     for rung in fentry kprobe syscall; do
         step "$fs, rung $rung"
         mkdir "/mnt/$fs/$rung"

@@ -10,11 +10,7 @@
 # timeout: 1800
 . /lib.sh
 for fs in ext4 xfs btrfs; do
-    step "mkfs.$fs"
-    device=$(disk $fs)
-    "mkfs.$fs" -q "$device"
-    mkdir -p "/mnt/$fs"
-    mount -t "$fs" "$device" "/mnt/$fs"
+    mount_new $fs
     for rung in fentry kprobe syscall; do
         step "$fs, rung $rung"
         ways "/mnt/$fs/$rung" $rung > /run/ways.log 2>&1 || { cat /run/ways.log; fail "$fs, rung $rung: see above"; }

@@ -37,6 +37,20 @@ pub(super) fn history(seed: u64, rounds: &[bool]) -> History {
     history
 }
 
+/// All of the volume 40 times over, with a mark each time.
+pub(super) fn overwritten_many_times() -> History {
+    const PIECE: usize = 32 << 10;
+    let mut history = History::new(9, 0);
+    for fill in 1..=40 {
+        for start in (0..SIZE).step_by(PIECE) {
+            history.append(RecordBody::Data { start: start as u64, bytes: vec![fill; PIECE] });
+        }
+        history.mark(PointClass::Crash);
+    }
+    history.sync();
+    history
+}
+
 /// The records to which there is a way.
 pub(super) fn reachable(journal: &Journal, history: &History) -> Vec<Lsn> {
     let all = (1..history.states.len() as u64).map(Lsn);
@@ -223,15 +237,7 @@ proptest! {
 
 #[test]
 fn of_a_history_that_was_overwritten_many_times_only_the_end_is_read() {
-    const PIECE: usize = 32 << 10;
-    let mut history = History::new(9, 0);
-    for fill in 1..=40 {
-        for start in (0..SIZE).step_by(PIECE) {
-            history.append(RecordBody::Data { start: start as u64, bytes: vec![fill; PIECE] });
-        }
-        history.mark(PointClass::Crash);
-    }
-    history.sync();
+    let history = overwritten_many_times();
     for point in history.points() {
         let stats = assert_rebuilt(&history, point.lsn);
         assert_eq!(stats.written_bytes + stats.zeroed_bytes, SIZE as u64, "mark {}", point.id);

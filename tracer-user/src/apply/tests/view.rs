@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::going_back::{fold, history, reachable};
+use super::going_back::{fold, history, overwritten_many_times, reachable};
 use super::*;
 use crate::journal::JournalError;
 
@@ -39,15 +39,7 @@ proptest! {
 
 #[test]
 fn only_as_much_of_the_journal_is_read_as_tells_what_is_asked_for() {
-    const PIECE: usize = 32 << 10;
-    let mut history = History::new(9, 0);
-    for fill in 1..=40 {
-        for start in (0..SIZE).step_by(PIECE) {
-            history.append(RecordBody::Data { start: start as u64, bytes: vec![fill; PIECE] });
-        }
-        history.mark(PointClass::Crash);
-    }
-    history.sync();
+    let history = overwritten_many_times();
     let points = history.points();
     let (last, old) = (points[points.len() - 1].lsn, points[30].lsn);
     // What is not read can't be missed.

@@ -15,6 +15,9 @@ use crate::service::protocol::{Request, Response, answer, listen};
 use crate::service::run_dir;
 
 const SHOW_EVERY: Duration = Duration::from_millis(500);
+/// How soon an end is noticed: one that was asked for, and one that was not.
+const ENDED_SOON: Duration = Duration::from_millis(20);
+const ENDED_SOME_TIME: Duration = Duration::from_millis(250);
 
 /// A running protection.
 pub(super) trait Served {
@@ -56,7 +59,6 @@ async fn serve_until_end<P: Served>(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut ticks = tokio::time::interval(SHOW_EVERY);
-    let mut ended = tokio::time::interval(Duration::from_millis(20));
     let mut stopping = false;
     let mut clients = tokio::task::JoinSet::new();
     loop {
@@ -69,7 +71,7 @@ async fn serve_until_end<P: Served>(
             }
             Some(_) = clients.join_next() => {}
             _ = ticks.tick() => show(Shown::Progress(&running.status())),
-            _ = ended.tick() => {
+            () = tokio::time::sleep(if stopping { ENDED_SOON } else { ENDED_SOME_TIME }) => {
                 if running.ended() {
                     // What was asked for is still answered.
                     while clients.join_next().await.is_some() {}

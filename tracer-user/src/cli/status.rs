@@ -165,6 +165,9 @@ fn print(status: &Value, out: &mut Output) -> anyhow::Result<()> {
             text(&mark["label"])
         ))?;
     }
+    if let Some(why) = status["last_hook_error"].as_str() {
+        out.line(format_args!("  HOOK FAILED {why}"))?;
+    }
     if let Some(error) = status["last_mark_error"].as_str() {
         out.line(format_args!("  last mark failed: {error}"))?;
     }

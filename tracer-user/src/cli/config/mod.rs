@@ -149,6 +149,9 @@ impl<'i> Reader<'i> {
             arguments.push(argument);
         }
         arguments.extend(settings.iter().map(|setting| setting.argument().into()));
+        if let Err(what) = option::check_together(&arguments) {
+            self.wrong(line, what);
+        }
         let unit = Unit { name, kind, source, journal, target, arguments };
         Some(Entry { unit, source_line, journal_line, target_line })
     }
@@ -297,6 +300,7 @@ target = "/backup/home"
             (with("source = \"/home\"", "source = \"/home/../data\""), 15, "absolute"),
             (with("source = \"/home\"", ""), 14, "no `source`"),
             (with("target = \"/backup/home\"", "target = \"/backup/home\"\nkeep-all = \"1d\""), 18, "tree"),
+            (with("drop-labelled = true", "before-mark = \"true\""), 7, "after-mark"),
             (with("[defaults]", "[defaults"), 2, ""),
             ("[defaults]\n".into(), 1, "nothing is to be protected"),
         ];

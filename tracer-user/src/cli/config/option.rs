@@ -1,9 +1,10 @@
 //! A key of a configuration is an option of `protect`, and means the same.
 
 use std::error::Error;
+use std::ffi::OsString;
 
 use clap::Args;
-use clap::error::{ContextKind, ContextValue};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::cli::config::Setting;
 use crate::cli::protect::ProtectArgs;
@@ -35,6 +36,10 @@ pub fn check(setting: &Setting, kind: Option<UnitKind>) -> Result<(), String> {
     }
     let arguments = ["protect", "/source", "--journal=/journal", "--target=/target", &setting.argument()];
     let Err(error) = command.try_get_matches_from(arguments) else { return Ok(()) };
+    // Another one that belongs to it: looked at with all of them.
+    if error.kind() == ErrorKind::MissingRequiredArgument {
+        return Ok(());
+    }
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
@@ -56,4 +61,18 @@ pub fn check(setting: &Setting, kind: Option<UnitKind>) -> Result<(), String> {
         Some(value) => format!("`{key}` cannot be {value:?}: {expected}"),
         None => format!("`{key}` needs a value: {expected}"),
     })
+}
+
+/// Whether options that are right by themselves go together.
+pub fn check_together(arguments: &[OsString]) -> Result<(), String> {
+    let command =
+        clap::Command::new("afterwrite").subcommand(ProtectArgs::augment_args(clap::Command::new("protect")));
+    let arguments = std::iter::once(OsString::from("afterwrite")).chain(arguments.iter().cloned());
+    let Err(error) = command.try_get_matches_from(arguments) else { return Ok(()) };
+    let missing = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::Strings(options)) => options.join(", "),
+        _ => String::new(),
+    };
+    let what = error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    Err(format!("{what} {missing}"))
 }

@@ -69,7 +69,7 @@ pub fn protect_tree(
         watch,
         root,
         mount,
-        freezer: Freezer::spawn().context("the process that freezes can't be started")?,
+        freezer: Freezer::spawn(None).context("the process that freezes can't be started")?,
         freeze_at_most: options.freeze_timeout,
     };
     let (commands, orders) = channel();

@@ -152,9 +152,7 @@ impl Protection {
 
     /// Whether anything of this protection is at work in the kernel, or left over there.
     pub fn is_in_kernel(&self) -> bool {
-        let name = self.device.file_name().expect("a device has a name");
-        let pins = Path::new("/sys/fs/bpf/afterwrite").join(name);
-        std::fs::read_dir(pins).is_ok_and(|mut generations| generations.next().is_some())
+        is_in_kernel(&self.device)
     }
 
     /// `afterwrite journal check`, which must find nothing.
@@ -170,6 +168,13 @@ impl Drop for Protection {
             tell(run(self.client().arg("detach").arg(&self.device)));
         }
     }
+}
+
+/// Whether probes of this volume are at work, or left over.
+pub fn is_in_kernel(volume: &Path) -> bool {
+    let name = volume.file_name().expect("a device has a name");
+    let pins = Path::new("/sys/fs/bpf/afterwrite").join(name);
+    std::fs::read_dir(pins).is_ok_and(|mut generations| generations.next().is_some())
 }
 
 /// A running `afterwrite protect`; killed when dropped.

@@ -8,6 +8,8 @@
 #[cfg(feature = "capture")]
 mod changes;
 mod completions;
+#[cfg(feature = "capture")]
+mod config;
 mod copy;
 #[cfg(feature = "capture")]
 mod detach;
@@ -33,9 +35,15 @@ mod restore_file;
 mod retention;
 mod rewind;
 #[cfg(feature = "capture")]
+mod run;
+#[cfg(feature = "capture")]
+mod service;
+#[cfg(feature = "capture")]
 mod status;
 #[cfg(feature = "capture")]
 mod status_tree;
+#[cfg(feature = "capture")]
+mod status_unit;
 mod tree;
 mod verify;
 
@@ -43,6 +51,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::io::log_line::{self, Priority};
 
 pub use output::Output;
 pub use progress::{Progress, Unit};
@@ -62,9 +72,20 @@ enum Command {
     #[cfg(feature = "capture")]
     Protect(protect::ProtectArgs),
     #[cfg(feature = "capture")]
+    Run(run::Args),
+    #[cfg(feature = "capture")]
+    #[command(subcommand)]
+    Config(run::ConfigCommand),
+    #[cfg(feature = "capture")]
     Mark(mark::MarkArgs),
     #[cfg(feature = "capture")]
     Status(status::StatusArgs),
+    #[cfg(feature = "capture")]
+    Pause(service::UnitArgs),
+    #[cfg(feature = "capture")]
+    Resume(service::ResumeArgs),
+    #[cfg(feature = "capture")]
+    Reload(service::ReloadArgs),
     #[cfg(feature = "capture")]
     Detach(detach::DetachArgs),
     #[cfg(feature = "capture")]
@@ -101,7 +122,15 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 checked and found wrong, 2 could
 
 /// Parses the arguments of the process and runs the command.
 pub fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let mut logger = env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"));
+    if log_line::in_journal() {
+        // Which adds the time.
+        logger.format(|out, record| {
+            let priority = Priority::of_level(record.level());
+            writeln!(out, "<{}>{}", priority as u8, record.args())
+        });
+    }
+    logger.init();
     let cli = Cli::parse();
     let mut out = Output::stdout();
     let result = run(cli, &mut out).and_then(|outcome| {
@@ -112,7 +141,7 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Wrong) => ExitCode::from(1),
         Err(error) => {
-            say(&format!("afterwrite: {}", chain(&error)));
+            log_line::say(Priority::Error, &format!("afterwrite: {}", chain(&error)));
             ExitCode::from(2)
         }
     }
@@ -124,6 +153,16 @@ fn run(cli: Cli, out: &mut Output) -> anyhow::Result<Outcome> {
         Command::Doctor(args) => doctor::run(&args, out),
         #[cfg(feature = "capture")]
         Command::Protect(args) => protect::run(args),
+        #[cfg(feature = "capture")]
+        Command::Run(args) => run::run(&args),
+        #[cfg(feature = "capture")]
+        Command::Config(command) => run::config(&command, out),
+        #[cfg(feature = "capture")]
+        Command::Pause(args) => service::pause(args),
+        #[cfg(feature = "capture")]
+        Command::Resume(args) => service::resume(args),
+        #[cfg(feature = "capture")]
+        Command::Reload(_) => service::reload(),
         #[cfg(feature = "capture")]
         Command::Mark(args) => mark::run(&args, out),
         #[cfg(feature = "capture")]
@@ -160,8 +199,7 @@ fn chain(error: &anyhow::Error) -> String {
 
 /// A line for people. That nobody reads it is no reason to stop.
 pub(crate) fn say(line: &str) {
-    // A closed stderr: the exit code still tells.
-    let _ = writeln!(std::io::stderr(), "{line}");
+    log_line::say(Priority::Info, line);
 }
 
 /// `1.5 GiB`.

@@ -10,7 +10,7 @@ use crate::capture::vfs::{VfsOptions, VfsRung};
 use crate::capture::{CaptureOptions, Origin, Rung};
 use crate::cli::retention::RetentionArgs;
 use crate::cli::{Outcome, protect_tree, say, size};
-use crate::collect::State;
+use crate::collect::{Hooks, State};
 use crate::journal::{JournalOptions, SyncPolicy};
 use crate::model::{MarkId, Point};
 use crate::service::{ProtectEvent, ProtectOptions, Status, TreeOptions, protect};
@@ -44,6 +44,15 @@ pub struct ProtectArgs {
     /// The longest that file systems may stay frozen for a mark
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     freeze_timeout: Duration,
+    /// Run before each mark, to bring an application to rest; the mark is then of class app. As by `sh -c`, with AFTERWRITE_LABEL
+    #[arg(long, value_name = "COMMAND", requires = "after_mark")]
+    before_mark: Option<String>,
+    /// Run after each mark, and whenever the command before it was run, to let the application go on
+    #[arg(long, value_name = "COMMAND", requires = "before_mark")]
+    after_mark: Option<String>,
+    /// How long each of the two may take before it is killed
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    hook_timeout: Duration,
     /// When the journal is synced besides at marks: mark, always, interval (each second)
     #[arg(long, value_name = "POLICY", default_value = "interval")]
     sync: SyncPolicy,
@@ -119,7 +128,9 @@ pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
     if args.device.is_dir() {
         return protect_tree::run(&tree_options(args)?);
     }
+    let hooks = args.before_mark.zip(args.after_mark);
     let options = ProtectOptions {
+        hooks: hooks.map(|(before, after)| Hooks { before, after, timeout: args.hook_timeout }),
         source: args.device,
         journal: args.journal,
         target: args.target,
@@ -167,10 +178,11 @@ fn tree_options(args: ProtectArgs) -> anyhow::Result<TreeOptions> {
         || args.rung.is_some()
         || args.ring.is_some()
         || args.capture != Mode::Extents
+        || args.before_mark.is_some()
     {
         anyhow::bail!(
             "{} is a directory, and of a tree all history is kept, and its changes are captured by the probes of files; \
-             leave retention, --capture, --ring and --rung away (--origin-rung and --origin-ring are for those)",
+             leave retention, hooks, --capture, --ring and --rung away (--origin-rung and --origin-ring are for those)",
             args.device.display()
         );
     }

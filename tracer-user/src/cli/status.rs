@@ -3,8 +3,8 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::Value;
 
-use crate::cli::{Outcome, Output, size, status_tree};
-use crate::service::{Client, ControlError, recorded};
+use crate::cli::{Outcome, Output, size, status_tree, status_unit};
+use crate::service::{Client, ControlError, recorded, units_status};
 
 /// Show the protected volumes: state, lag, last mark, events seen, emitted and marked
 #[derive(Debug, Args)]
@@ -29,6 +29,9 @@ pub fn run(args: &StatusArgs, out: &mut Output) -> anyhow::Result<Outcome> {
             for status in &all {
                 match status["state"].as_str() {
                     Some("recording") => print_recorded(status, out)?,
+                    Some("paused" | "failed" | "stopping") if status["name"].is_string() => {
+                        status_unit::print(status, out)?;
+                    }
                     _ if status["kind"] == "tree" => status_tree::print(status, out)?,
                     _ => print(status, out)?,
                 }
@@ -42,13 +45,17 @@ pub fn run(args: &StatusArgs, out: &mut Output) -> anyhow::Result<Outcome> {
     }
 }
 
-/// Running protections, and volumes whose probes are at work without one (state `recording`).
+/// Running protections, what the service does not run at the moment (`paused`, `failed`), and volumes whose probes are at work
+/// without either (`recording`).
 fn all(args: &StatusArgs) -> anyhow::Result<Vec<Value>> {
     if let Some(volume) = &args.volume {
         return Ok(vec![Client::of(Some(volume))?.status()?]);
     }
-    let recorded: Vec<Value> = recorded()
+    let recorded = recorded();
+    let idle = status_unit::idle(units_status()?.unwrap_or_default(), &recorded)?;
+    let recorded: Vec<Value> = recorded
         .iter()
+        .filter(|recorded| idle.iter().all(|unit| unit["volume"] != recorded.volume))
         .map(|recorded| {
             let mut value = serde_json::to_value(recorded)?;
             value["state"] = "recording".into();
@@ -56,10 +63,11 @@ fn all(args: &StatusArgs) -> anyhow::Result<Vec<Value>> {
         })
         .collect::<serde_json::Result<_>>()?;
     let clients = match Client::all() {
-        Err(ControlError::NothingRuns { .. }) if !recorded.is_empty() => Vec::new(),
+        Err(ControlError::NothingRuns { .. }) if !recorded.is_empty() || !idle.is_empty() => Vec::new(),
         clients => clients?,
     };
     let mut all = clients.iter().map(Client::status).collect::<Result<Vec<_>, _>>()?;
+    all.extend(idle);
     all.extend(recorded);
     Ok(all)
 }
@@ -156,6 +164,9 @@ fn print(status: &Value, out: &mut Output) -> anyhow::Result<()> {
             text(&mark["time"]),
             text(&mark["label"])
         ))?;
+    }
+    if let Some(why) = status["last_hook_error"].as_str() {
+        out.line(format_args!("  HOOK FAILED {why}"))?;
     }
     if let Some(error) = status["last_mark_error"].as_str() {
         out.line(format_args!("  last mark failed: {error}"))?;

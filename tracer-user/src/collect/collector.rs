@@ -209,10 +209,15 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             let worked = self.turn()?;
             idle_turns = if worked { 0 } else { idle_turns.saturating_add(1) };
             if !worked {
-                // Short while something is going on, long when nothing has for a second.
-                let pause =
-                    if idle_turns < 1000 { Duration::from_millis(1) } else { Duration::from_millis(10) };
-                std::thread::sleep(pause);
+                // Short while something is going on, longer when nothing has for a second or some. What is copied needs the
+                // ring read in time, should many writes begin at once.
+                let millis = match idle_turns {
+                    0..1000 => 1,
+                    1000..1500 => 10,
+                    _ if self.ordered => 20,
+                    _ => 50,
+                };
+                std::thread::sleep(Duration::from_millis(millis));
             }
         }
         Ok(())

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
+use crate::collect::hooks::{AtRest, Hooks};
+
 mod ioctl {
     nix::ioctl_readwrite!(fifreeze, b'X', 119, libc::c_int);
     nix::ioctl_readwrite!(fithaw, b'X', 120, libc::c_int);
@@ -23,14 +25,29 @@ mod ioctl {
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Request {
-    Sync { mounts: Vec<PathBuf> },
-    Freeze { mounts: Vec<PathBuf>, timeout_ms: u64 },
+    /// Has the application come to rest; it goes on with `EndHook`, or when standard input ends.
+    BeginHook {
+        hooks: Hooks,
+        label: String,
+    },
+    EndHook,
+    Sync {
+        mounts: Vec<PathBuf>,
+    },
+    Freeze {
+        mounts: Vec<PathBuf>,
+        timeout_ms: u64,
+    },
     Thaw,
 }
 
 /// What the helper answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
+    /// The application is at rest, or why not.
+    AtRest {
+        why_not: Option<String>,
+    },
     Synced,
     Frozen,
     /// `held`: the freeze lasted until the thaw was asked for.
@@ -45,6 +62,14 @@ pub enum Reply {
 
 /// Freezes and thaws without waiting: an answer comes later, through `poll`.
 pub trait Freeze {
+    /// Has the application come to rest; false if there is nothing to run for that.
+    fn begin_hook(&mut self, _label: &str) -> std::io::Result<bool> {
+        Ok(false)
+    }
+    /// Lets it go on; nothing is answered.
+    fn end_hook(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
     /// `syncfs` on each.
     fn sync(&mut self, mounts: &[PathBuf]) -> std::io::Result<()>;
     /// Freezes all or none, in this order. `timeout` counts from the moment all are frozen.
@@ -56,6 +81,9 @@ pub trait Freeze {
 
 /// `protect`'s end of the helper. A helper that died is started again with the next request.
 pub struct Freezer {
+    hooks: Option<Hooks>,
+    /// The label of the mark for which an application is at rest.
+    at_rest: Option<String>,
     helper: Option<Helper>,
     frozen: Vec<PathBuf>,
 }
@@ -68,8 +96,8 @@ struct Helper {
 }
 
 impl Freezer {
-    pub fn spawn() -> std::io::Result<Freezer> {
-        Ok(Freezer { helper: Some(Helper::spawn()?), frozen: Vec::new() })
+    pub fn spawn(hooks: Option<Hooks>) -> std::io::Result<Freezer> {
+        Ok(Freezer { hooks, at_rest: None, helper: Some(Helper::spawn()?), frozen: Vec::new() })
     }
 
     fn request(&mut self, request: &Request) -> std::io::Result<()> {
@@ -95,6 +123,20 @@ impl Freezer {
 }
 
 impl Freeze for Freezer {
+    fn begin_hook(&mut self, label: &str) -> std::io::Result<bool> {
+        let Some(hooks) = self.hooks.clone() else { return Ok(false) };
+        self.at_rest = Some(label.to_owned());
+        self.request(&Request::BeginHook { hooks, label: label.to_owned() })?;
+        Ok(true)
+    }
+
+    fn end_hook(&mut self) -> std::io::Result<()> {
+        match self.at_rest.take() {
+            Some(_) => self.request(&Request::EndHook),
+            None => Ok(()),
+        }
+    }
+
     fn sync(&mut self, mounts: &[PathBuf]) -> std::io::Result<()> {
         self.request(&Request::Sync { mounts: mounts.to_vec() })
     }
@@ -121,6 +163,10 @@ impl Freeze for Freezer {
             Err(TryRecvError::Disconnected) => {
                 self.helper = None;
                 self.thaw_ourselves();
+                if let (Some(label), Some(hooks)) = (self.at_rest.take(), self.hooks.clone()) {
+                    // It may take its time.
+                    std::thread::spawn(move || drop(AtRest::left_by(hooks, label)));
+                }
                 Some(Reply::Failed { what: "the freezer process died".into() })
             }
         }
@@ -168,7 +214,8 @@ impl Drop for Helper {
     }
 }
 
-/// The helper's whole life: serves requests from standard input until it ends.
+/// The helper's whole life: serves requests from standard input until it ends. An application that was brought to rest goes on
+/// then.
 pub fn serve() -> std::io::Result<()> {
     // What ends the parent must not end us: standard input tells.
     for signal in [nix::sys::signal::SIGINT, nix::sys::signal::SIGTERM, nix::sys::signal::SIGHUP] {
@@ -177,8 +224,20 @@ pub fn serve() -> std::io::Result<()> {
     }
     let stdin = std::io::stdin();
     let mut lines = stdin.lock().lines();
+    let mut at_rest = None::<AtRest>;
     while let Some(line) = lines.next() {
         let reply = match serde_json::from_str(&line?)? {
+            Request::BeginHook { hooks, label } => {
+                // One that did not end goes on first.
+                drop(at_rest.take());
+                let (begun, result) = AtRest::begin(hooks, label);
+                at_rest = Some(begun);
+                Reply::AtRest { why_not: result.err() }
+            }
+            Request::EndHook => {
+                drop(at_rest.take());
+                continue;
+            }
             Request::Sync { mounts } => answer(sync_all(&mounts).map(|()| Reply::Synced)),
             Request::Thaw => Reply::Thawed { held: false },
             Request::Freeze { mounts, timeout_ms } => match Frozen::all(&mounts) {

@@ -1,5 +1,6 @@
 //! Making a mark, as a state machine that the collector's loop drives: nothing here waits.
 //!
+//! With hooks: the application comes to rest first, and goes on last; then the mark is of class `app`.
 //! With file systems mounted: sync, copy until little is left (head start), freeze, drain, thaw, and only when the freeze held
 //! throughout is it an `fs` mark. Otherwise: the instant at which all writes that were ever submitted are done and read
 //! makes a `crash` mark, since journal and device then say the same; no such instant before the deadline: `fuzzy`.
@@ -17,6 +18,7 @@ const HEAD_START_BYTES: u64 = 4 << 20;
 const HEAD_START_MAX: Duration = Duration::from_secs(10);
 
 enum Stage {
+    Hook,
     Syncing { again: bool },
     HeadStart { until: Instant },
     Freezing { asked: Instant },
@@ -65,7 +67,17 @@ pub struct MarkInProgress {
     pub reply: Option<MarkReply>,
     mounts: Vec<PathBuf>,
     freeze_timeout: Duration,
+    hook: Hook,
     stage: Stage,
+}
+
+/// Whether an application was to be brought to rest for it, and is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Hook {
+    None,
+    Asked,
+    AtRest,
+    Failed(String),
 }
 
 /// What the collector knows at this turn.
@@ -104,13 +116,36 @@ impl MarkInProgress {
         freezer: &mut dyn Freeze,
         now: Instant,
     ) -> std::io::Result<MarkInProgress> {
-        let stage = if mounts.is_empty() {
+        let mut mark =
+            MarkInProgress { label, reply, mounts, freeze_timeout, hook: Hook::None, stage: Stage::Hook };
+        match freezer.begin_hook(&mark.label)? {
+            true => mark.hook = Hook::Asked,
+            false => mark.begin_freeze(freezer, now)?,
+        }
+        Ok(mark)
+    }
+
+    fn begin_freeze(&mut self, freezer: &mut dyn Freeze, now: Instant) -> std::io::Result<()> {
+        self.stage = if self.mounts.is_empty() {
             Stage::Quiet { quiet: Quiet::begin(now) }
         } else {
-            freezer.sync(&mounts)?;
+            freezer.sync(&self.mounts)?;
             Stage::Syncing { again: true }
         };
-        Ok(MarkInProgress { label, reply, mounts, freeze_timeout, stage })
+        Ok(())
+    }
+
+    /// Why it is not of class app although it should be.
+    pub fn hook_error(&self) -> Option<&str> {
+        match &self.hook {
+            Hook::Failed(why) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// An application at rest makes more of a mark that holds.
+    fn class(&self, class: PointClass) -> PointClass {
+        if self.hook == Hook::AtRest && class.restorable() { PointClass::App } else { class }
     }
 
     /// Between drain and mark nothing may be journaled: it would be later than the freeze.
@@ -119,11 +154,28 @@ impl MarkInProgress {
     }
 
     pub fn advance(&mut self, freezer: &mut dyn Freeze, situation: &Situation) -> std::io::Result<Outcome> {
+        let outcome = self.step(freezer, situation)?;
+        if !matches!(outcome, Outcome::InProgress) && self.hook != Hook::None {
+            freezer.end_hook()?;
+        }
+        Ok(outcome)
+    }
+
+    fn step(&mut self, freezer: &mut dyn Freeze, situation: &Situation) -> std::io::Result<Outcome> {
         let reply = freezer.poll();
         if let Some(Reply::Failed { what }) = reply {
             return Ok(self.freeze_failed(&what, situation.now));
         }
         match &mut self.stage {
+            Stage::Hook => {
+                if let Some(Reply::AtRest { why_not }) = reply {
+                    self.hook = match why_not {
+                        None => Hook::AtRest,
+                        Some(why) => Hook::Failed(why),
+                    };
+                    self.begin_freeze(freezer, situation.now)?;
+                }
+            }
             Stage::Syncing { again } if reply == Some(Reply::Synced) => {
                 if *again && situation.ready_bytes > HEAD_START_BYTES {
                     freezer.sync(&self.mounts)?;
@@ -152,10 +204,11 @@ impl MarkInProgress {
                 }
             }
             Stage::Thawing { asked, time } => {
+                let (asked, time) = (*asked, *time);
                 if let Some(Reply::Thawed { held }) = reply {
                     return Ok(if held {
-                        let frozen = Some(situation.now - *asked);
-                        Outcome::Made { class: PointClass::Fs, time: *time, frozen }
+                        let frozen = Some(situation.now - asked);
+                        Outcome::Made { class: self.class(PointClass::Fs), time, frozen }
                     } else {
                         Outcome::Failed(self.too_slow())
                     });
@@ -168,7 +221,7 @@ impl MarkInProgress {
                     None if quiet.is_over(situation) => (PointClass::Fuzzy, situation.time),
                     None => return Ok(Outcome::InProgress),
                 };
-                return Ok(Outcome::Made { class, time, frozen: None });
+                return Ok(Outcome::Made { class: self.class(class), time, frozen: None });
             }
             Stage::Syncing { .. } | Stage::HeadStart { .. } | Stage::Freezing { .. } => {}
         }
@@ -178,7 +231,10 @@ impl MarkInProgress {
     /// A file system that can't be frozen: a quiet instant is the best there is. Past the freeze it is a failure.
     fn freeze_failed(&mut self, what: &str, now: Instant) -> Outcome {
         match self.stage {
-            Stage::Syncing { .. } | Stage::HeadStart { .. } | Stage::Freezing { .. } => {
+            Stage::Hook | Stage::Syncing { .. } | Stage::HeadStart { .. } | Stage::Freezing { .. } => {
+                if self.hook == Hook::Asked {
+                    self.hook = Hook::Failed(what.to_owned());
+                }
                 log::warn!("{what}: trying for a mark without a frozen file system");
                 self.stage = Stage::Quiet { quiet: Quiet::begin(now) };
                 Outcome::InProgress

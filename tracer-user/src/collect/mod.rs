@@ -3,6 +3,7 @@
 mod collector;
 mod compare;
 mod freezer;
+mod hooks;
 mod mark;
 mod pending;
 mod readers;
@@ -31,6 +32,7 @@ use crate::model::{
 
 pub use collector::{Begin, Collector, CollectorParts, Ended};
 pub use freezer::{Freeze, Freezer, Reply as FreezeReply, serve as serve_freezer};
+pub use hooks::Hooks;
 
 /// Where events come from, and what outlives the collector: the probes, or a test's own disk.
 ///
@@ -257,6 +259,8 @@ pub struct CollectorStatus {
     pub unreadable_bytes: u64,
     pub marks: u64,
     pub last_frozen_ms: Option<u64>,
+    /// Why the last mark is not of class app although it should be.
+    pub last_hook_error: Option<String>,
     pub last_mark_error: Option<String>,
 }
 

@@ -7,6 +7,7 @@ mod device;
 pub mod fiemap;
 mod graph;
 #[cfg(feature = "capture")]
+pub mod log_line;
 pub mod mount_table;
 mod mounts;
 mod open;

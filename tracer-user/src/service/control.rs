@@ -1,4 +1,4 @@
-//! The control socket: a line of JSON asks, a line of JSON answers. The server also waits for signals.
+//! The control socket of a protection, and who asks it. The server also waits for signals.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream as BlockingStream;
@@ -6,47 +6,18 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, sync_channel};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::collect::Command;
-use crate::journal::LABEL_LEN_MAX;
+use crate::service::protocol::{Request, Response, answer, listen};
 use crate::service::run_dir;
 
-const REQUEST_BYTES_MAX: u64 = 64 << 10;
-const REQUEST_TIME_MAX: Duration = Duration::from_secs(2);
 const SHOW_EVERY: Duration = Duration::from_millis(500);
-
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "lowercase")]
-pub(super) enum Request {
-    Status,
-    Mark { label: String },
-}
-
-impl Request {
-    /// Or why not, for whom asked.
-    pub(super) fn parse(line: &str) -> Result<Request, String> {
-        let request = serde_json::from_str(line).map_err(|error| format!("not understood: {error}"))?;
-        match &request {
-            // The journal takes no longer one, and would end with it.
-            Request::Mark { label } if label.len() > LABEL_LEN_MAX => {
-                Err(format!("a label of {} bytes; use {LABEL_LEN_MAX} at most", label.len()))
-            }
-            _ => Ok(request),
-        }
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Response {
-    Ok(Value),
-    Error(String),
-}
+/// How soon an end is noticed: one that was asked for, and one that was not.
+const ENDED_SOON: Duration = Duration::from_millis(20);
+const ENDED_SOME_TIME: Duration = Duration::from_millis(250);
 
 /// A running protection.
 pub(super) trait Served {
@@ -70,8 +41,6 @@ pub(super) fn serve<P: Served>(
     running: &P,
     show: &mut dyn FnMut(Shown<'_, P::Status>),
 ) -> anyhow::Result<Option<P::Status>> {
-    // We hold the volume's lock: a socket that is there is left over.
-    let _ = std::fs::remove_file(socket);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(serve_until_end(socket, running, show));
     // Nobody is waited for who asked and will not be answered.
@@ -85,26 +54,24 @@ async fn serve_until_end<P: Served>(
     running: &P,
     show: &mut dyn FnMut(Shown<'_, P::Status>),
 ) -> anyhow::Result<Option<P::Status>> {
-    let listener = UnixListener::bind(socket).map_err(|error| {
-        anyhow::anyhow!("could not make the control socket {}: {error}", socket.display())
-    })?;
+    let listener = listen(socket)?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut ticks = tokio::time::interval(SHOW_EVERY);
-    let mut ended = tokio::time::interval(Duration::from_millis(20));
     let mut stopping = false;
     let mut clients = tokio::task::JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 if let Ok((stream, _)) = accepted {
-                    clients.spawn(answer(stream, as_response(&running.status()), running.commands()));
+                    let (status, commands) = (Response::of(&running.status()), running.commands());
+                    clients.spawn(answer(stream, move |request| respond(request, status, commands)));
                 }
             }
             Some(_) = clients.join_next() => {}
             _ = ticks.tick() => show(Shown::Progress(&running.status())),
-            _ = ended.tick() => {
+            () = tokio::time::sleep(if stopping { ENDED_SOON } else { ENDED_SOME_TIME }) => {
                 if running.ended() {
                     // What was asked for is still answered.
                     while clients.join_next().await.is_some() {}
@@ -128,22 +95,13 @@ fn stop<P: Served>(running: &P, stopping: &mut bool, show: &mut dyn FnMut(Shown<
     running.commands().send(Command::Stop).is_err()
 }
 
-async fn answer(stream: UnixStream, status: Response, commands: Sender<Command>) {
-    let (reader, mut writer) = stream.into_split();
-    let mut line = String::new();
-    let mut reader = tokio::io::BufReader::new(tokio::io::AsyncReadExt::take(reader, REQUEST_BYTES_MAX));
-    if !matches!(tokio::time::timeout(REQUEST_TIME_MAX, reader.read_line(&mut line)).await, Ok(Ok(_))) {
-        return;
-    }
-    let response = match Request::parse(&line) {
-        Ok(Request::Status) => status,
-        Ok(Request::Mark { label }) => make_mark(label, commands).await,
-        Err(why) => Response::Error(why),
-    };
-    if let Ok(mut text) = serde_json::to_string(&response) {
-        text.push('\n');
-        // Who asked may have gone.
-        let _ = writer.write_all(text.as_bytes()).await;
+async fn respond(request: Request, status: Response, commands: Sender<Command>) -> Response {
+    match request {
+        Request::Status => status,
+        Request::Mark { label } => make_mark(label, commands).await,
+        Request::Pause { .. } | Request::Resume { .. } | Request::Reload => {
+            Response::Error("that is for the service (`afterwrite run`), not for one protection".into())
+        }
     }
 }
 
@@ -153,14 +111,10 @@ async fn make_mark(label: String, commands: Sender<Command>) -> Response {
         return Response::Error("the protection is ending".into());
     }
     match tokio::task::spawn_blocking(move || outcome.recv()).await {
-        Ok(Ok(Ok(done))) => as_response(&done),
+        Ok(Ok(Ok(done))) => Response::of(&done),
         Ok(Ok(Err(why))) => Response::Error(why),
         _ => Response::Error("the protection ended before the mark was made".into()),
     }
-}
-
-fn as_response(value: &impl Serialize) -> Response {
-    serde_json::to_value(value).map_or_else(|error| Response::Error(error.to_string()), Response::Ok)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -171,9 +125,9 @@ pub enum ControlError {
     NotProtected { wanted: String, running: String },
     #[error("several volumes are being protected: name one of {running}")]
     NameOne { running: String },
-    #[error("could not speak to the protection of {volume}; is it running, and are you root?")]
+    #[error("could not speak to {whom}; is it running, and are you root or in its group?")]
     Io {
-        volume: String,
+        whom: String,
         #[source]
         source: std::io::Error,
     },
@@ -235,32 +189,22 @@ impl Client {
     }
 
     fn ask(&self, request: &Request) -> Result<Value, ControlError> {
-        let failed = |source| ControlError::Io { volume: self.volume.clone(), source };
-        let mut stream = BlockingStream::connect(&self.socket).map_err(failed)?;
-        let mut line = serde_json::to_string(request).map_err(|error| failed(error.into()))?;
-        line.push('\n');
-        stream.write_all(line.as_bytes()).map_err(failed)?;
-        let mut answer = String::new();
-        BufReader::new(stream).read_line(&mut answer).map_err(failed)?;
-        match serde_json::from_str(&answer) {
-            Ok(Response::Ok(value)) => Ok(value),
-            Ok(Response::Error(why)) => Err(ControlError::Refused(why)),
-            Err(error) => Err(failed(error.into())),
-        }
+        ask(&self.socket, &format!("the protection of {}", self.volume), request)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_label_the_journal_would_refuse_is_refused_at_the_socket() {
-        for (len, taken) in [(0, true), (LABEL_LEN_MAX, true), (LABEL_LEN_MAX + 1, false)] {
-            let request = Request::Mark { label: "x".repeat(len) };
-            let parsed = Request::parse(&serde_json::to_string(&request).unwrap());
-            assert_eq!(parsed.is_ok(), taken, "{len}");
-        }
-        assert!(Request::parse("{\"command\":\"detonate\"}").unwrap_err().starts_with("not understood"));
+/// Waits for the answer. `whom` is what is asked.
+pub(super) fn ask(socket: &Path, whom: &str, request: &Request) -> Result<Value, ControlError> {
+    let failed = |source| ControlError::Io { whom: whom.to_owned(), source };
+    let mut stream = BlockingStream::connect(socket).map_err(failed)?;
+    let mut line = serde_json::to_string(request).map_err(|error| failed(error.into()))?;
+    line.push('\n');
+    stream.write_all(line.as_bytes()).map_err(failed)?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).map_err(failed)?;
+    match serde_json::from_str(&answer) {
+        Ok(Response::Ok(value)) => Ok(value),
+        Ok(Response::Error(why)) => Err(ControlError::Refused(why)),
+        Err(error) => Err(failed(error.into())),
     }
 }

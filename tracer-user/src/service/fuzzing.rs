@@ -1,7 +1,7 @@
 //! Fuzz target of the control socket: see `crate::fuzzing`.
 
 use crate::journal::LABEL_LEN_MAX;
-use crate::service::control::Request;
+use crate::service::protocol::Request;
 
 pub fn request(data: &[u8]) {
     let Ok(line) = std::str::from_utf8(data) else { return };

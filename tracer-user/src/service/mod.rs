@@ -11,12 +11,14 @@ mod placer;
 mod prepare;
 mod progress;
 mod protect;
+mod protocol;
 mod recorded;
 mod retention;
 mod run_dir;
 mod stopped;
 mod supervisor;
 mod tree;
+mod units;
 
 pub use control::{Client, ControlError};
 pub use device_source::volume_extent;
@@ -25,4 +27,8 @@ pub use prepare::PrepareError;
 pub use progress::{ReplicaStatus, Status};
 pub use protect::{ProtectError, ProtectEvent, ProtectOptions, ProtectSummary, protect};
 pub use recorded::{DetachError, Recorded, detach, recorded};
+pub use run_dir::volume_name;
 pub use tree::{TreeEvent, TreeOptions, TreeStatus, protect_tree};
+pub use units::{
+    ServiceOrder, Unit, UnitKind, UnitStatus, UnitsOptions, run_units, tell_service, units_status,
+};

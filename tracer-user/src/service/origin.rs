@@ -27,6 +27,11 @@ use crate::service::placer::Placer;
 const POLL: Duration = Duration::from_millis(10);
 /// What a process does to a file within this time is one record.
 const WINDOW: Duration = Duration::from_millis(100);
+/// When nothing has happened for some windows. Then the first record may wait longer, and what the probes counted is asked for
+/// less often: it takes a file of the kernel for each.
+const POLL_IDLE: Duration = Duration::from_millis(50);
+const WINDOW_IDLE: Duration = Duration::from_secs(1);
+const IDLE: Duration = Duration::from_secs(2);
 /// Mounts of other namespaces are looked at this often; of those of our own the kernel tells.
 const LOOK_AT_MOUNTS: Duration = Duration::from_secs(10);
 const EVENTS_MAX: usize = 4096;
@@ -168,6 +173,8 @@ struct Recorder {
     /// Up to here it is known what happened, but for `unknown`.
     seen_until: Timestamp,
     known: Vec<FileBurst>,
+    /// When something was last in the ring.
+    busy_at: Instant,
 }
 
 impl Recorder {
@@ -198,6 +205,7 @@ impl Recorder {
             records: 0,
             seen_until: known_until,
             known: Vec::new(),
+            busy_at: Instant::now(),
         };
         recorder.look_at_mounts()?;
         Ok(recorder)
@@ -206,18 +214,17 @@ impl Recorder {
     fn run(mut self, commands: &Receiver<Sender<()>>) -> Result<(), CaptureError> {
         let (mut handed_on, mut looked) = (Instant::now(), Instant::now());
         loop {
-            let request = commands.recv_timeout(POLL);
+            let is_idle = self.busy_at.elapsed() >= IDLE;
+            let request = commands.recv_timeout(if is_idle { POLL_IDLE } else { POLL });
             let finishing = request.is_ok();
-            while self.drain() {
-                if self.aggregate.is_full() {
-                    self.close_window();
-                }
-            }
-            if finishing || handed_on.elapsed() >= WINDOW {
+            if finishing || handed_on.elapsed() >= if is_idle { WINDOW_IDLE } else { WINDOW } {
                 handed_on = Instant::now();
+                self.account();
                 self.close_window();
                 self.hand_on();
                 self.publish();
+            } else {
+                self.drain();
             }
             if self.mounts_changed() || looked.elapsed() >= LOOK_AT_MOUNTS {
                 looked = Instant::now();
@@ -239,37 +246,51 @@ impl Recorder {
         }
     }
 
-    /// Takes what is in the ring; says whether there may be more.
-    fn drain(&mut self) -> bool {
-        let Some(watch) = &mut self.watch else { return false };
-        let before = realtime();
-        let counters = watch.counters();
-        let seen = watch.drain(EVENTS_MAX);
-        let more = seen.len() >= EVENTS_MAX;
-        let clock_ns = clock_ns();
-        for seen in seen {
-            match seen {
-                Seen::Change(change, paths) => {
-                    let time = Timestamp(clock_ns.saturating_add(change.time_ns));
-                    if let Some(burst) = self.bursts.add(&change, &paths.path, time) {
-                        self.tell_burst(burst);
+    /// Takes what is in the ring.
+    fn drain(&mut self) {
+        while let Some(watch) = &mut self.watch {
+            let seen = watch.drain(EVENTS_MAX);
+            let more = seen.len() >= EVENTS_MAX;
+            if !seen.is_empty() {
+                self.busy_at = Instant::now();
+            }
+            let clock_ns = clock_ns();
+            for seen in seen {
+                match seen {
+                    Seen::Change(change, paths) => {
+                        let time = Timestamp(clock_ns.saturating_add(change.time_ns));
+                        if let Some(burst) = self.bursts.add(&change, &paths.path, time) {
+                            self.tell_burst(burst);
+                        }
+                        self.aggregate.add(&change, paths, time);
                     }
-                    self.aggregate.add(&change, paths, time);
+                    Seen::End { .. } => {}
+                    Seen::NotUnderstood => self.lost(1, "an event was not understood"),
                 }
-                Seen::End { .. } => {}
-                Seen::NotUnderstood => self.lost(1, "an event was not understood"),
+            }
+            if self.aggregate.is_full() {
+                self.close_window();
+            }
+            if !more {
+                return;
             }
         }
+    }
+
+    /// Takes what is in the ring, and finds out whether all was there.
+    fn account(&mut self) {
+        let before = realtime();
+        let Some(counters) = self.watch.as_ref().map(FileWatch::counters) else { return };
+        self.drain();
         // Counted before the ring was emptied: what is missing happened before now.
         let missing = self.missing_before + counters.missing();
         if missing > self.missing {
             let more = missing - self.missing;
             self.missing = missing;
             self.lost(more, "the probes had no room for them, or could not read them");
-        } else if !more {
+        } else {
             self.seen_until = before;
         }
-        more
     }
 
     fn tell_burst(&mut self, NewBurst { mut burst, written }: NewBurst) {
@@ -363,7 +384,7 @@ impl Recorder {
         let number = |n: DeviceNumber| (n.major << 20) | n.minor;
         let file_systems: BTreeSet<u32> = mounts.into_iter().map(|mount| number(mount.number)).collect();
         if file_systems.is_empty() {
-            while self.drain() {}
+            self.account();
             // The last that is shown of these probes: nothing is under way any more that would be counted as seen only.
             self.publish();
             self.watch = None;

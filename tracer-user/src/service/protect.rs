@@ -9,7 +9,7 @@ use anyhow::Context;
 use crate::apply::Replica;
 use crate::capture::vfs::VfsOptions;
 use crate::capture::{Capture, CaptureError, CaptureOptions, Origin, Rung};
-use crate::collect::{CollectorStatus, Command};
+use crate::collect::{CollectorStatus, Command, Hooks};
 use crate::io::BlockDevice;
 use crate::journal::{JournalOptions, PruneOptions};
 use crate::model::{ByteRangeSet, Point};
@@ -35,6 +35,8 @@ pub struct ProtectOptions {
     pub target: PathBuf,
     pub mark_every: Option<Duration>,
     pub freeze_timeout: Duration,
+    /// Run around each mark.
+    pub hooks: Option<Hooks>,
     pub journal_options: JournalOptions,
     pub capture: CaptureOptions,
     /// Overwrite a target that is not empty.
@@ -230,6 +232,7 @@ impl Running {
             journal_options: options.journal_options.clone(),
             mark_every: options.mark_every,
             freeze_timeout: options.freeze_timeout,
+            hooks: options.hooks.clone(),
             status: collector_status.clone(),
             progress: progress.clone(),
         };

@@ -11,7 +11,7 @@ use anyhow::{Context, anyhow, bail};
 use crate::capture::{Capture, Counters};
 use crate::collect::{
     Acknowledged, Begin, CollectError, Collector, CollectorOptions, CollectorParts, CollectorStatus, Command,
-    Ended, Entry, Freezer, ReplicaBytes, State,
+    Ended, Entry, Freezer, Hooks, ReplicaBytes, State,
 };
 use crate::io::{BlockDevice, IoCounts, Space};
 use crate::journal::{Journal, JournalError, JournalOptions, Writer};
@@ -41,6 +41,7 @@ pub struct Supervisor {
     pub journal_options: JournalOptions,
     pub mark_every: Option<Duration>,
     pub freeze_timeout: Duration,
+    pub hooks: Option<Hooks>,
     pub status: Arc<Mutex<CollectorStatus>>,
     pub progress: Arc<SharedProgress>,
 }
@@ -86,7 +87,7 @@ impl Supervisor {
         commands: Receiver<Command>,
     ) -> anyhow::Result<(Capture, Receiver<Command>, End)> {
         // The helper is there before anything could freeze.
-        let freezer = Freezer::spawn().context("the freezer process can't be started")?;
+        let freezer = Freezer::spawn(self.hooks.clone()).context("the freezer process can't be started")?;
         let begin = self.begin(&probes)?;
         let replica = match begin.same_as_replica.is_empty() {
             true => None,

@@ -77,6 +77,10 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
                 if frozen.is_none() && class.restorable() {
                     self.turn_ledger();
                 }
+                if let Some(why) = mark.hook_error() {
+                    log::warn!("{why}: the mark is not of class app");
+                }
+                self.snapshot.last_hook_error = mark.hook_error().map(str::to_owned);
                 self.snapshot.last_frozen_ms = frozen.map(millis);
                 self.snapshot.last_mark_error = None;
                 self.append_mark(mark.label, mark.reply, class, time, frozen.map(millis));

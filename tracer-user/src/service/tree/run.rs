@@ -23,6 +23,9 @@ use crate::service::tree::{TreeEvent, TreeOptions};
 use crate::tree::{Collector, CollectorStatus, MarkMade, Source, TreeError, TreeReplica, load};
 
 const POLL: Duration = Duration::from_millis(2);
+/// When nothing has happened for so many turns.
+const POLL_IDLE: Duration = Duration::from_millis(20);
+const IDLE_TURNS: u32 = 500;
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 const STATUS_EVERY: Duration = Duration::from_millis(100);
 
@@ -66,7 +69,7 @@ pub fn protect_tree(
         watch,
         root,
         mount,
-        freezer: Freezer::spawn().context("the process that freezes can't be started")?,
+        freezer: Freezer::spawn(None).context("the process that freezes can't be started")?,
         freeze_at_most: options.freeze_timeout,
     };
     let (commands, orders) = channel();
@@ -219,7 +222,7 @@ impl Recorder {
 
     fn collect(&mut self, collector: &mut Collector<Probes>) -> Result<(), TreeError> {
         let (mut shown, mut marked) = (Instant::now(), Instant::now());
-        let mut first = true;
+        let (mut first, mut idle_turns) = (true, 0u32);
         while !self.stopping {
             let busy = collector.turn()?;
             if collector.is_complete() && first {
@@ -245,8 +248,9 @@ impl Recorder {
                 shown = Instant::now();
                 self.publish(collector);
             }
+            idle_turns = if busy { 0 } else { idle_turns.saturating_add(1) };
             if !busy {
-                std::thread::sleep(POLL);
+                std::thread::sleep(if idle_turns < IDLE_TURNS { POLL } else { POLL_IDLE });
             }
         }
         self.mark(collector, "stop", None)?;

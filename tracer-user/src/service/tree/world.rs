@@ -54,7 +54,7 @@ impl World for Probes {
             Reply::Frozen => Freezing::Frozen,
             Reply::Thawed { held } => Freezing::Thawed { held },
             Reply::Failed { what } => Freezing::Failed(what),
-            Reply::Synced => return None,
+            Reply::AtRest { .. } | Reply::Synced => return None,
         })
     }
 }

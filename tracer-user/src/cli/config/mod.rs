@@ -1,0 +1,335 @@
+//! The configuration of the service. A table for each volume or tree says where it is, and has the long options of `protect` as
+//! keys: what they mean, and which values they take, is said there only.
+
+mod option;
+mod paths;
+
+use std::ffi::OsString;
+use std::path::{Component, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::service::{Unit, UnitKind};
+
+/// What is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mistake {
+    /// From 1.
+    pub line: usize,
+    pub what: String,
+}
+
+/// A unit, and the lines that say where it is.
+struct Entry {
+    unit: Unit,
+    source_line: usize,
+    journal_line: usize,
+    target_line: usize,
+}
+
+const TABLES: &str = "the tables are [defaults], [volume.NAME] and [tree.NAME]";
+
+type Table<'i> = Spanned<DeValue<'i>>;
+
+/// What is to be protected, in the order of the names; or all that is wrong.
+pub fn parse(text: &str) -> Result<Vec<Unit>, Vec<Mistake>> {
+    let mut reader = Reader { text, mistakes: Vec::new() };
+    let entries = reader.document();
+    paths::check(&entries, &mut reader.mistakes);
+    if reader.mistakes.is_empty() {
+        return Ok(entries.into_iter().map(|entry| entry.unit).collect());
+    }
+    reader.mistakes.sort();
+    reader.mistakes.dedup();
+    Err(reader.mistakes)
+}
+
+struct Reader<'i> {
+    text: &'i str,
+    mistakes: Vec<Mistake>,
+}
+
+impl<'i> Reader<'i> {
+    fn document(&mut self) -> Vec<Entry> {
+        let document = match DeTable::parse(self.text) {
+            Ok(document) => document.into_inner(),
+            Err(error) => {
+                let line = self.line(error.span().map_or(0, |span| span.start));
+                self.mistakes.push(Mistake { line, what: error.message().to_owned() });
+                return Vec::new();
+            }
+        };
+        let mut defaults = Vec::new();
+        let mut units = Vec::new();
+        for (key, value) in document {
+            let name = key.get_ref().to_string();
+            let line = self.line(key.span().start);
+            let kind = match &name[..] {
+                "defaults" => {
+                    defaults = self.options(value, line, None);
+                    continue;
+                }
+                "volume" => UnitKind::Volume,
+                "tree" => UnitKind::Tree,
+                _ => {
+                    self.wrong(line, format!("there is no `{name}`: {TABLES}"));
+                    continue;
+                }
+            };
+            for (key, value) in self.table(value, line) {
+                let line = self.line(key.span().start);
+                units.push((kind, key.into_inner().to_string(), line, value));
+            }
+        }
+        if units.is_empty() && self.mistakes.is_empty() {
+            self.wrong(1, format!("nothing is to be protected: {TABLES}"));
+        }
+        units.sort_by_key(|(_, _, line, _)| *line);
+        let mut entries: Vec<Entry> = Vec::new();
+        for (kind, name, line, value) in units {
+            if entries.iter().any(|entry| entry.unit.name == name) {
+                self.wrong(
+                    line,
+                    format!("there are a volume and a tree called {name}: give one another name"),
+                );
+            }
+            entries.extend(self.entry(kind, name, line, value, &defaults));
+        }
+        entries.sort_by(|a, b| a.unit.name.cmp(&b.unit.name));
+        entries
+    }
+
+    fn entry(
+        &mut self,
+        kind: UnitKind,
+        name: String,
+        line: usize,
+        value: Table<'i>,
+        defaults: &[Setting],
+    ) -> Option<Entry> {
+        let known = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() || name.len() > 64 || !name.chars().all(known) {
+            self.wrong(
+                line,
+                format!("{name:?} is no name: letters, digits, `-`, `_` and `.`, at most 64 of them"),
+            );
+        }
+        let mut settings = self.options(value, line, Some(kind));
+        let mut path = |key: &str| {
+            let at = settings.iter().position(|setting| setting.key == key);
+            let Some(Setting { line, value, .. }) = at.map(|at| settings.swap_remove(at)) else {
+                self.wrong(line, format!("{name} has no `{key}`"));
+                return None;
+            };
+            let path = PathBuf::from(value.unwrap_or_default());
+            if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
+                self.wrong(
+                    line,
+                    format!("`{key}` has to be an absolute path without `..`, such as /dev/vg0/data"),
+                );
+                return None;
+            }
+            Some((path, line))
+        };
+        let (source, journal, target) = (path("source"), path("journal"), path("target"));
+        let ((source, source_line), (journal, journal_line), (target, target_line)) =
+            (source?, journal?, target?);
+        for default in defaults {
+            let is_set = settings.iter().any(|setting| setting.key == default.key);
+            if !is_set && option::is_of(&default.key, kind) {
+                settings.push(default.clone());
+            }
+        }
+        settings.sort_by(|a, b| a.key.cmp(&b.key));
+        let mut arguments: Vec<OsString> = vec!["protect".into(), source.clone().into()];
+        for (option, path) in [("--journal=", &journal), ("--target=", &target)] {
+            let mut argument = OsString::from(option);
+            argument.push(path);
+            arguments.push(argument);
+        }
+        arguments.extend(settings.iter().map(|setting| setting.argument().into()));
+        if let Err(what) = option::check_together(&arguments) {
+            self.wrong(line, what);
+        }
+        let unit = Unit { name, kind, source, journal, target, arguments };
+        Some(Entry { unit, source_line, journal_line, target_line })
+    }
+
+    /// The keys of a table, each looked at by itself. Of defaults, which are of no kind, none is a path.
+    fn options(&mut self, value: Table<'i>, line: usize, kind: Option<UnitKind>) -> Vec<Setting> {
+        let mut settings = Vec::new();
+        for (key, value) in self.table(value, line) {
+            let line = self.line(key.span().start);
+            let key = key.into_inner().to_string();
+            let value = match value.into_inner() {
+                DeValue::String(text) => Some(text.to_string()),
+                DeValue::Integer(number) => Some(number.to_string()),
+                DeValue::Boolean(true) => None,
+                DeValue::Boolean(false) => continue,
+                _ => {
+                    self.wrong(line, format!("`{key}` takes a text, a number, true or false"));
+                    continue;
+                }
+            };
+            let is_path = ["source", "journal", "target"].contains(&&key[..]);
+            let setting = Setting { key, value, line };
+            if !(is_path && kind.is_some())
+                && let Err(what) = option::check(&setting, kind)
+            {
+                self.wrong(line, what);
+                continue;
+            }
+            settings.push(setting);
+        }
+        settings
+    }
+
+    fn table(&mut self, value: Table<'i>, line: usize) -> DeTable<'i> {
+        match value.into_inner() {
+            DeValue::Table(table) => table,
+            _ => {
+                self.wrong(line, format!("this has to be a table: {TABLES}"));
+                DeTable::new()
+            }
+        }
+    }
+
+    fn wrong(&mut self, line: usize, what: String) {
+        self.mistakes.push(Mistake { line, what });
+    }
+
+    fn line(&self, offset: usize) -> usize {
+        1 + self.text.as_bytes()[..offset.min(self.text.len())].iter().filter(|byte| **byte == b'\n').count()
+    }
+}
+
+/// A key and what it is set to.
+#[derive(Clone)]
+struct Setting {
+    key: String,
+    /// None: it is switched on.
+    value: Option<String>,
+    line: usize,
+}
+
+impl Setting {
+    fn argument(&self) -> String {
+        match &self.value {
+            Some(value) => format!("--{}={value}", self.key),
+            None => format!("--{}", self.key),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+[defaults]
+mark-every = "1m"
+capture = "payload"
+daily = 7
+
+[volume.data]
+source = "/dev/vg0/data"
+journal = "/backup/data.journal"
+target = "/backup/data.img"
+mark-every = "10s"
+drop-labelled = true
+
+[tree."home"]
+source = "/home"
+journal = "/backup/home.journal"
+target = "/backup/home"
+"#;
+
+    fn mistakes(text: &str) -> Vec<(usize, String)> {
+        let mistakes = parse(text).expect_err("it is wrong");
+        mistakes.into_iter().map(|mistake| (mistake.line, mistake.what)).collect()
+    }
+
+    /// With one line of `GOOD` replaced.
+    fn with(line: &str, other: &str) -> String {
+        assert_eq!(GOOD.matches(line).count(), 1, "{line}");
+        GOOD.replace(line, other)
+    }
+
+    #[test]
+    fn a_unit_is_protected_as_it_says_and_else_by_the_defaults_that_are_of_its_kind() {
+        let units = parse(GOOD).unwrap();
+        let arguments = |unit: &Unit| {
+            unit.arguments.iter().map(|argument| argument.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let [data, home] = &units[..] else { panic!("{units:?}") };
+        let expected = [
+            "protect",
+            "/dev/vg0/data",
+            "--journal=/backup/data.journal",
+            "--target=/backup/data.img",
+            "--capture=payload",
+            "--daily=7",
+            "--drop-labelled",
+            "--mark-every=10s",
+        ];
+        assert_eq!((data.kind, arguments(data)), (UnitKind::Volume, expected.map(str::to_owned).to_vec()));
+        let expected = [
+            "protect",
+            "/home",
+            "--journal=/backup/home.journal",
+            "--target=/backup/home",
+            "--mark-every=1m",
+        ];
+        assert_eq!((home.kind, arguments(home)), (UnitKind::Tree, expected.map(str::to_owned).to_vec()));
+    }
+
+    #[test]
+    fn each_mistake_is_told_with_its_line_and_a_hint() {
+        let cases = [
+            (with("mark-every = \"10s\"", "mark-evry = \"10s\""), 11, "mark-every"),
+            (with("mark-every = \"10s\"", "mark-every = \"10\""), 11, "such as 30s"),
+            (with("capture = \"payload\"", "capture = \"bytes\""), 4, "extents, payload"),
+            (with("daily = 7", "daily = -1"), 5, "daily"),
+            (with("daily = 7", "force = true"), 5, "by hand"),
+            (with("daily = 7", "daily = 1.5"), 5, "a number"),
+            (with("[volume.data]", "[volumes.data]"), 7, "[volume.NAME]"),
+            (with("[volume.data]", "[volume.\"a b\"]"), 7, "no name"),
+            (with("[volume.data]", "[volume.home]"), 14, "another name"),
+            (with("source = \"/home\"", "source = \"home\""), 15, "absolute"),
+            (with("source = \"/home\"", "source = \"/home/../data\""), 15, "absolute"),
+            (with("source = \"/home\"", ""), 14, "no `source`"),
+            (with("target = \"/backup/home\"", "target = \"/backup/home\"\nkeep-all = \"1d\""), 18, "tree"),
+            (with("drop-labelled = true", "before-mark = \"true\""), 7, "after-mark"),
+            (with("[defaults]", "[defaults"), 2, ""),
+            ("[defaults]\n".into(), 1, "nothing is to be protected"),
+        ];
+        for (text, line, hint) in cases {
+            let found = mistakes(&text);
+            assert!(found.iter().any(|(at, what)| *at == line && what.contains(hint)), "{hint}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let text =
+            with("mark-every = \"10s\"", "mark-evry = \"10s\"").replace("source = \"/home\"", "source = 1");
+        assert_eq!(mistakes(&text).len(), 2);
+    }
+
+    #[test]
+    fn units_that_are_in_each_others_way_are_refused() {
+        let cases = [
+            (with("source = \"/home\"", "source = \"/dev/vg0/data\""), 15, "data"),
+            (with("journal = \"/backup/home.journal\"", "journal = \"/backup/data.journal\""), 16, "data"),
+            (with("journal = \"/backup/home.journal\"", "journal = \"/backup/data.journal/x\""), 16, "data"),
+            (with("target = \"/backup/home\"", "target = \"/backup/data.img\""), 17, "data"),
+            (with("target = \"/backup/data.img\"", "target = \"/home/data.img\""), 10, "home"),
+            (with("journal = \"/backup/data.journal\"", "journal = \"/home/j\""), 9, "home"),
+        ];
+        for (text, line, other) in cases {
+            let found = mistakes(&text);
+            assert!(found.iter().any(|(at, what)| *at == line && what.contains(other)), "{line}: {found:?}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! A key of a configuration is an option of `protect`, and means the same.
+
+use std::error::Error;
+use std::ffi::OsString;
+
+use clap::Args;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use crate::cli::config::Setting;
+use crate::cli::protect::ProtectArgs;
+use crate::service::UnitKind;
+
+/// What is for the one start that somebody looks at.
+const BY_HAND: &str = "force";
+const OF_TREES: [&str; 5] = ["freeze-timeout", "mark-every", "origin-ring", "origin-rung", "sync"];
+
+pub fn is_of(key: &str, kind: UnitKind) -> bool {
+    kind == UnitKind::Volume || OF_TREES.contains(&key)
+}
+
+/// Whether `protect` has such an option, and takes this for it; else what is wrong.
+pub fn check(setting: &Setting, kind: Option<UnitKind>) -> Result<(), String> {
+    let Setting { key, value, .. } = setting;
+    if key == BY_HAND {
+        return Err(format!(
+            "`{key}` would overwrite a target at each start: give it once, to `afterwrite protect` by hand"
+        ));
+    }
+    if ["source", "journal", "target"].contains(&&key[..]) {
+        return Err(format!("`{key}` is for one volume, not for all"));
+    }
+    let command = ProtectArgs::augment_args(clap::Command::new("protect"));
+    let is_known = command.get_arguments().any(|argument| argument.get_long() == Some(key));
+    if is_known && kind == Some(UnitKind::Tree) && !is_of(key, UnitKind::Tree) {
+        return Err(format!("a tree has no `{key}`; it has {}", OF_TREES.join(", ")));
+    }
+    let arguments = ["protect", "/source", "--journal=/journal", "--target=/target", &setting.argument()];
+    let Err(error) = command.try_get_matches_from(arguments) else { return Ok(()) };
+    // Another one that belongs to it: looked at with all of them.
+    if error.kind() == ErrorKind::MissingRequiredArgument {
+        return Ok(());
+    }
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        Some(ContextValue::Strings(texts)) => Some(texts.join(", ")),
+        _ => None,
+    };
+    if !is_known {
+        let hint = match text(ContextKind::SuggestedArg) {
+            Some(option) => format!("did you mean `{}`?", option.trim_start_matches('-')),
+            None => "`afterwrite protect --help` shows the options, without the `--`".into(),
+        };
+        return Err(format!("there is no `{key}`: {hint}"));
+    }
+    let expected = match (text(ContextKind::ValidValue), error.source()) {
+        (Some(values), _) => format!("one of {values}"),
+        (None, Some(source)) => source.to_string(),
+        (None, None) => error.to_string().lines().next().unwrap_or_default().to_owned(),
+    };
+    Err(match value {
+        Some(value) => format!("`{key}` cannot be {value:?}: {expected}"),
+        None => format!("`{key}` needs a value: {expected}"),
+    })
+}
+
+/// Whether options that are right by themselves go together.
+pub fn check_together(arguments: &[OsString]) -> Result<(), String> {
+    let command =
+        clap::Command::new("afterwrite").subcommand(ProtectArgs::augment_args(clap::Command::new("protect")));
+    let arguments = std::iter::once(OsString::from("afterwrite")).chain(arguments.iter().cloned());
+    let Err(error) = command.try_get_matches_from(arguments) else { return Ok(()) };
+    let missing = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::Strings(options)) => options.join(", "),
+        _ => String::new(),
+    };
+    let what = error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    Err(format!("{what} {missing}"))
+}

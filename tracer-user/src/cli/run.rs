@@ -1,0 +1,90 @@
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Subcommand;
+
+use crate::cli::config::{self, Mistake};
+use crate::cli::{Outcome, Output, say};
+use crate::service::{Unit, UnitsOptions, run_units};
+
+const PATH: &str = "/etc/afterwrite/config.toml";
+
+/// Protect all that is configured, as a service: what the systemd unit starts
+///
+/// Each volume and tree has a process of its own, started again when it ends by itself. SIGTERM and Ctrl-C make a last mark of each and
+/// stop; SIGHUP reads the configuration again; SIGUSR1 ends at once and leaves the probes at work, so that the next start, of another
+/// version too, goes on without reading anything anew.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  afterwrite run --config /etc/afterwrite/config.toml")]
+pub(super) struct Args {
+    /// What to protect; docs/OPERATIONS.md describes it
+    #[arg(long, value_name = "FILE", default_value = PATH)]
+    config: PathBuf,
+}
+
+/// Look at the configuration of the service
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Say what is wrong with it, by line, or what it would protect; exit 1 if anything is wrong
+    #[command(after_help = "Example:\n  afterwrite config check --config /etc/afterwrite/config.toml")]
+    Check {
+        /// The file
+        #[arg(long, value_name = "FILE", default_value = PATH)]
+        config: PathBuf,
+    },
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    if !nix::unistd::geteuid().is_root() {
+        anyhow::bail!("the service reads and writes devices and loads BPF programs, which needs root");
+    }
+    let units = match read(&args.config)? {
+        Ok(units) => units,
+        Err(mistakes) => anyhow::bail!("the configuration is wrong:\n{}", mistakes.join("\n")),
+    };
+    say(&format!("{}: {} to protect", args.config.display(), units.len()));
+    run_units(UnitsOptions {
+        units,
+        reread: &mut || match read(&args.config) {
+            Ok(Ok(units)) => Ok(units),
+            Ok(Err(mistakes)) => Err(mistakes.join("\n")),
+            Err(error) => Err(format!("{error:#}")),
+        },
+    })?;
+    Ok(Outcome::Done)
+}
+
+pub(super) fn config(command: &ConfigCommand, out: &mut Output) -> anyhow::Result<Outcome> {
+    let ConfigCommand::Check { config } = command;
+    match read(config)? {
+        Ok(units) => {
+            for Unit { name, source, journal, target, .. } in &units {
+                let (source, journal, target) = (source.display(), journal.display(), target.display());
+                out.line(format_args!("{name}: {source}, journal {journal}, target {target}"))?;
+            }
+            for unit in units.iter().filter(|unit| !unit.source.exists()) {
+                say(&format!(
+                    "{}: there is no {} at the moment; it will be waited for",
+                    unit.name,
+                    unit.source.display()
+                ));
+            }
+            Ok(Outcome::Done)
+        }
+        Err(mistakes) => {
+            for mistake in &mistakes {
+                out.line(mistake)?;
+            }
+            Ok(Outcome::Wrong)
+        }
+    }
+}
+
+/// What the file says, or all that is wrong with it.
+fn read(path: &Path) -> anyhow::Result<Result<Vec<Unit>, Vec<String>>> {
+    let text = std::fs::read_to_string(path).with_context(|| {
+        format!("cannot read {}; docs/OPERATIONS.md shows what to write there", path.display())
+    })?;
+    let at = |mistake: Mistake| format!("{}:{}: {}", path.display(), mistake.line, mistake.what);
+    Ok(config::parse(&text).map_err(|mistakes| mistakes.into_iter().map(at).collect()))
+}

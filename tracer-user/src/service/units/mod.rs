@@ -1,0 +1,80 @@
+//! The service: for each volume and each tree of the configuration a process of its own that protects it, and again when that
+//! ends.
+//!
+//! Nothing of theirs goes through this process. It starts them, tells their words, and says what became of them; that a
+//! volume's process can be killed at any instant without losing a write is what it builds on: to hand a volume over to another
+//! version or other options it kills the one and starts the next, and the probes record meanwhile.
+
+mod process;
+mod run;
+mod unit;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+pub use run::{UnitsOptions, run_units};
+pub use unit::UnitStatus;
+
+use crate::service::control::{ControlError, ask};
+use crate::service::protocol::Request;
+use crate::service::run_dir;
+
+/// The socket of the service, in a directory of its own: those beside it are of protections.
+const SOCKET: &str = "service/control.sock";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnitKind {
+    Volume,
+    Tree,
+}
+
+/// What is protected by one process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// In the configuration.
+    pub name: String,
+    pub kind: UnitKind,
+    pub source: PathBuf,
+    pub journal: PathBuf,
+    pub target: PathBuf,
+    /// Of `afterwrite`, `protect` and what is above among them.
+    pub arguments: Vec<OsString>,
+}
+
+/// What the service says of its units; `None` if none runs.
+///
+/// # Errors
+/// If it cannot be asked.
+pub fn units_status() -> Result<Option<Vec<UnitStatus>>, ControlError> {
+    let socket = run_dir::path().join(SOCKET);
+    if std::os::unix::net::UnixStream::connect(&socket).is_err() {
+        return Ok(None);
+    }
+    let answer = ask(&socket, "the service", &Request::Status)?;
+    serde_json::from_value(answer)
+        .map(Some)
+        .map_err(|error| ControlError::Io { whom: "the service".into(), source: error.into() })
+}
+
+/// Tells the service to do something; what came of it, for people.
+///
+/// # Errors
+/// If none runs, or it refuses.
+pub fn tell_service(order: ServiceOrder) -> Result<String, ControlError> {
+    let socket = run_dir::path().join(SOCKET);
+    let request = match order {
+        ServiceOrder::Pause(unit) => Request::Pause { unit },
+        ServiceOrder::Resume(unit) => Request::Resume { unit },
+        ServiceOrder::Reload => Request::Reload,
+    };
+    let answer = ask(&socket, "the service (`afterwrite run`)", &request)?;
+    Ok(answer.as_str().unwrap_or_default().to_owned())
+}
+
+pub enum ServiceOrder {
+    /// By name or path.
+    Pause(String),
+    Resume(String),
+    Reload,
+}

@@ -1,0 +1,83 @@
+//! A process that protects one unit, and what it says.
+
+use std::os::unix::process::CommandExt;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+
+use crate::io::log_line::{Priority, say};
+use crate::service::units::Unit;
+
+/// How its last words begin: the error and its causes follow (`cli::main`).
+const LAST_WORDS: &str = "afterwrite: ";
+/// Of its last words.
+const WORDS_MAX: usize = 4096;
+/// Who else may hold its stderr open, the process that freezes, ends with it.
+const WORDS_WAIT: Duration = Duration::from_secs(2);
+
+/// How a process came to its end.
+#[derive(Debug)]
+pub struct Ended {
+    pub name: String,
+    pub pid: u32,
+    /// For people.
+    pub why: String,
+}
+
+/// Starts it. It is killed when this process ends without ending it: another could not take its place.
+pub fn spawn(unit: &Unit) -> std::io::Result<Child> {
+    let mut command = std::process::Command::new("/proc/self/exe");
+    // A Ctrl-C for the terminal's process group is not for it: this process decides.
+    command.args(&unit.arguments).process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    // SAFETY: between fork and exec only a system call is made, which allocates nothing and takes no lock.
+    unsafe {
+        command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?));
+    }
+    Command::from(command).spawn()
+}
+
+/// Until it has ended; says its lines under its name.
+pub async fn watch(name: String, mut child: Child) -> Ended {
+    let pid = child.id().unwrap_or_default();
+    let words = child.stderr.take().map(|stderr| tokio::spawn(forward(name.clone(), stderr)));
+    let status = child.wait().await;
+    let words = match words {
+        Some(words) => tokio::time::timeout(WORDS_WAIT, words).await.ok().and_then(Result::ok),
+        None => None,
+    };
+    let how = match status {
+        Ok(status) => how(status),
+        Err(error) => format!("it cannot be waited for: {error}"),
+    };
+    Ended { name, pid, why: words.filter(|words| !words.is_empty()).unwrap_or(how) }
+}
+
+fn how(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal().map(Signal::try_from)) {
+        (Some(code), _) => format!("it ended with exit code {code}"),
+        (None, Some(Ok(signal))) => format!("it was ended by {signal}"),
+        _ => "it was ended by a signal".into(),
+    }
+}
+
+/// Its last words, once it says nothing more.
+async fn forward(name: String, stderr: ChildStderr) -> String {
+    let mut lines: Lines<_> = BufReader::new(stderr).lines();
+    let mut words = String::new();
+    // Bytes that are no text end it, and so does an error: nobody is there to be told.
+    while let Ok(Some(line)) = lines.next_line().await {
+        let (priority, line) = Priority::of(&line);
+        say(priority, &format!("{name}: {line}"));
+        if let Some(first) = line.strip_prefix(LAST_WORDS) {
+            first.clone_into(&mut words);
+        } else if !words.is_empty() && words.len() < WORDS_MAX {
+            words = format!("{words}; {}", line.trim());
+        }
+    }
+    words
+}

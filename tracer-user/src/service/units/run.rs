@@ -1,0 +1,267 @@
+//! The loop of the service: signals, orders through its socket, processes that end.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::io::log_line::{Priority, say};
+use crate::service::protocol::{Request, Response, answer, listen};
+use crate::service::run_dir::{self, VolumeLock};
+use crate::service::units::process::{Ended, spawn, watch};
+use crate::service::units::unit::{Order, Supervised, Wanted};
+use crate::service::units::{SOCKET, Unit};
+
+const TICK: Duration = Duration::from_millis(250);
+const QUESTIONS_MAX: usize = 64;
+
+pub struct UnitsOptions<'a> {
+    pub units: Vec<Unit>,
+    /// Reads the configuration again; the error is for people.
+    pub reread: &'a mut dyn FnMut() -> Result<Vec<Unit>, String>,
+}
+
+/// Until SIGTERM or SIGINT: then all make a last mark and stop; a second signal kills them, and their probes go on recording.
+/// SIGHUP reads the configuration again. SIGUSR1 ends at once and leaves the probes at work, for another version to take over.
+///
+/// # Errors
+/// If another service runs here, or it cannot be asked anything.
+pub fn run_units(options: UnitsOptions<'_>) -> anyhow::Result<()> {
+    let socket = run_dir::path().join(SOCKET);
+    let dir = socket.parent().unwrap_or(Path::new("/"));
+    let lock = VolumeLock::take(dir, "service")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(serve(options, &socket));
+    runtime.shutdown_background();
+    let _ = std::fs::remove_file(&socket);
+    drop(lock);
+    result
+}
+
+async fn serve(options: UnitsOptions<'_>, socket: &Path) -> anyhow::Result<()> {
+    let UnitsOptions { units, reread } = options;
+    let mut service = Service::default();
+    units.into_iter().for_each(|unit| service.add(unit));
+    let listener = listen(socket)?;
+    let (ask, mut questions) = mpsc::channel::<(Request, oneshot::Sender<Response>)>(QUESTIONS_MAX);
+    let mut clients = JoinSet::new();
+    let mut ticks = tokio::time::interval(TICK);
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut hand_over = signal(SignalKind::user_defined1())?;
+    tell_systemd(&[NotifyState::Ready]);
+    while !(service.ending && service.supervised.is_empty()) {
+        tokio::select! {
+            accepted = listener.accept() => {
+                if let Ok((stream, _)) = accepted {
+                    let ask = ask.clone();
+                    clients.spawn(answer(stream, move |request| through(ask, request)));
+                }
+            }
+            Some(_) = clients.join_next() => {}
+            Some((request, reply)) = questions.recv() => {
+                // Who asked may have gone.
+                let _ = reply.send(service.respond(request, reread));
+            }
+            Some(ended) = service.processes.join_next() => service.ended(ended),
+            _ = ticks.tick() => service.tick(),
+            _ = interrupt.recv() => service.stop(),
+            _ = terminate.recv() => service.stop(),
+            _ = hangup.recv() => match service.reload(reread) {
+                Ok(done) => say(Priority::Info, &done),
+                Err(why) => say(Priority::Error, &why),
+            },
+            _ = hand_over.recv() => service.leave(),
+        }
+    }
+    Ok(())
+}
+
+async fn through(ask: mpsc::Sender<(Request, oneshot::Sender<Response>)>, request: Request) -> Response {
+    let (reply, answered) = oneshot::channel();
+    let gone = || Response::Error("the service is ending".into());
+    if ask.send((request, reply)).await.is_err() {
+        return gone();
+    }
+    answered.await.unwrap_or_else(|_| gone())
+}
+
+#[derive(Default)]
+struct Service {
+    supervised: BTreeMap<String, Supervised>,
+    processes: JoinSet<Ended>,
+    ending: bool,
+    shown: String,
+}
+
+impl Service {
+    fn add(&mut self, unit: Unit) {
+        self.supervised.insert(unit.name.clone(), Supervised::new(unit));
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        for (name, supervised) in &mut self.supervised {
+            if !supervised.is_due(now) {
+                continue;
+            }
+            match spawn(supervised.unit()) {
+                Ok(child) => {
+                    supervised.started(child.id().unwrap_or_default(), now);
+                    self.processes.spawn(watch(name.clone(), child));
+                }
+                Err(error) => {
+                    supervised.ended(format!("it cannot be started: {error}"), now);
+                }
+            }
+        }
+        let running = self.supervised.values().filter(|supervised| supervised.pid().is_some()).count();
+        let shown = format!("{running} of {} are being protected", self.supervised.len());
+        if shown != self.shown {
+            tell_systemd(&[NotifyState::Status(&shown)]);
+            self.shown = shown;
+        }
+        tell_systemd(&[NotifyState::Watchdog]);
+    }
+
+    fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
+        let Ok(Ended { name, pid, why, .. }) = ended else { return };
+        let Some(supervised) = self.supervised.get_mut(&name) else { return };
+        if supervised.pid() == Some(pid) && supervised.ended(why.clone(), Instant::now()) {
+            let next = supervised.status(Instant::now()).next_try_ms.unwrap_or(0).div_ceil(1000);
+            say(Priority::Error, &format!("{name}: ended, started again in {next} s: {why}"));
+        }
+        self.supervised.retain(|_, supervised| !supervised.is_over());
+    }
+
+    fn stop(&mut self) {
+        tell_systemd(&[NotifyState::Stopping]);
+        let again = std::mem::replace(&mut self.ending, true);
+        if !again {
+            say(
+                Priority::Info,
+                "stopping: each makes a last mark (again to kill them; their probes go on recording)",
+            );
+        }
+        for supervised in self.supervised.values_mut() {
+            let order = supervised.want(Wanted::Gone);
+            send(supervised, if again { order.map(|_| Order::Kill) } else { order });
+        }
+        self.supervised.retain(|_, supervised| !supervised.is_over());
+    }
+
+    fn leave(&mut self) {
+        self.ending = true;
+        say(
+            Priority::Info,
+            "ending at once; the probes of volumes go on recording, and the next start goes on",
+        );
+        for supervised in self.supervised.values_mut() {
+            let order = supervised.leave();
+            send(supervised, order);
+        }
+        self.supervised.retain(|_, supervised| !supervised.is_over());
+    }
+
+    fn respond(
+        &mut self,
+        request: Request,
+        reread: &mut dyn FnMut() -> Result<Vec<Unit>, String>,
+    ) -> Response {
+        let now = Instant::now();
+        match request {
+            Request::Status => {
+                let all: Vec<_> = self.supervised.values().map(|supervised| supervised.status(now)).collect();
+                Response::of(&all)
+            }
+            Request::Pause { unit } => self.want(&unit, Wanted::Paused),
+            Request::Resume { unit } => self.want(&unit, Wanted::Running),
+            Request::Reload => match self.reload(reread) {
+                Ok(done) => Response::of(&done),
+                Err(why) => Response::Error(why),
+            },
+            Request::Mark { .. } => Response::Error("marks are made by the protection of a volume".into()),
+        }
+    }
+
+    fn want(&mut self, which: &str, wanted: Wanted) -> Response {
+        if self.ending {
+            return Response::Error("the service is ending".into());
+        }
+        let names = self.supervised.keys().cloned().collect::<Vec<_>>().join(", ");
+        let is_it = |supervised: &Supervised| {
+            supervised.unit().name == which || supervised.unit().source == Path::new(which)
+        };
+        let Some(supervised) = self.supervised.values_mut().find(|supervised| is_it(supervised)) else {
+            return Response::Error(format!("{which} is not in the configuration; these are: {names}"));
+        };
+        let order = supervised.want(wanted);
+        send(supervised, order);
+        let name = &supervised.unit().name;
+        Response::of(&match wanted {
+            Wanted::Paused => {
+                format!("{name} is paused; the probes of a volume go on recording where is written")
+            }
+            Wanted::Running | Wanted::Gone => format!("{name} goes on"),
+        })
+    }
+
+    /// What is as before goes on undisturbed. Says what it does.
+    fn reload(&mut self, reread: &mut dyn FnMut() -> Result<Vec<Unit>, String>) -> Result<String, String> {
+        if self.ending {
+            return Err("the service is ending".into());
+        }
+        let units = reread().map_err(|why| format!("not reloaded, all goes on as before: {why}"))?;
+        let mut done = Vec::new();
+        for (name, supervised) in &mut self.supervised {
+            if !units.iter().any(|unit| unit.name == *name) {
+                done.push(format!("{name} stops"));
+                let order = supervised.want(Wanted::Gone);
+                send(supervised, order);
+            }
+        }
+        for unit in units {
+            match self.supervised.get_mut(&unit.name) {
+                Some(supervised) if *supervised.unit() == unit && !supervised.is_going() => {}
+                Some(supervised) => {
+                    done.push(format!("{} goes on with its new options", unit.name));
+                    let order = supervised.replace(unit);
+                    send(supervised, order);
+                }
+                None => {
+                    done.push(format!("{} starts", unit.name));
+                    self.add(unit);
+                }
+            }
+        }
+        self.supervised.retain(|_, supervised| !supervised.is_over());
+        Ok(match done.is_empty() {
+            true => "reloaded: nothing has changed".into(),
+            false => format!("reloaded: {}", done.join(", ")),
+        })
+    }
+}
+
+fn send(supervised: &Supervised, order: Option<Order>) {
+    let (Some(order), Some(pid)) = (order, supervised.pid().and_then(|pid| i32::try_from(pid).ok())) else {
+        return;
+    };
+    let signal = match order {
+        Order::Stop => Signal::SIGTERM,
+        Order::Kill => Signal::SIGKILL,
+    };
+    // One that has ended by itself meanwhile is heard of.
+    let _ = kill(Pid::from_raw(pid), signal);
+}
+
+/// Of no interest to anybody else, and without it all goes on.
+fn tell_systemd(states: &[NotifyState<'_>]) {
+    let _ = sd_notify::notify(states);
+}

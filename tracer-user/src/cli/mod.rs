@@ -16,6 +16,8 @@ mod detach;
 #[cfg(feature = "capture")]
 mod doctor;
 mod files;
+#[cfg(feature = "capture")]
+mod init;
 mod journal;
 mod log;
 mod map;
@@ -71,6 +73,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     #[cfg(feature = "capture")]
     Protect(protect::ProtectArgs),
+    #[cfg(feature = "capture")]
+    Init(init::Args),
     #[cfg(feature = "capture")]
     Run(run::Args),
     #[cfg(feature = "capture")]
@@ -153,6 +157,8 @@ fn run(cli: Cli, out: &mut Output) -> anyhow::Result<Outcome> {
         Command::Doctor(args) => doctor::run(&args, out),
         #[cfg(feature = "capture")]
         Command::Protect(args) => protect::run(args),
+        #[cfg(feature = "capture")]
+        Command::Init(args) => init::run(&args, out),
         #[cfg(feature = "capture")]
         Command::Run(args) => run::run(&args),
         #[cfg(feature = "capture")]

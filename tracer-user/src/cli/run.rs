@@ -83,7 +83,10 @@ pub(super) fn config(command: &ConfigCommand, out: &mut Output) -> anyhow::Resul
 /// What the file says, or all that is wrong with it.
 fn read(path: &Path) -> anyhow::Result<Result<Vec<Unit>, Vec<String>>> {
     let text = std::fs::read_to_string(path).with_context(|| {
-        format!("cannot read {}; docs/OPERATIONS.md shows what to write there", path.display())
+        format!(
+            "cannot read {}: `afterwrite init` writes one, docs/OPERATIONS.md says what may be in it",
+            path.display()
+        )
     })?;
     let at = |mistake: Mistake| format!("{}:{}: {}", path.display(), mistake.line, mistake.what);
     Ok(config::parse(&text).map_err(|mistakes| mistakes.into_iter().map(at).collect()))

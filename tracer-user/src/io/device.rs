@@ -194,6 +194,11 @@ impl BlockDevice {
         Some(IoCounts { counted, ..IoCounts::parse(&attribute(&self.disk.sysfs_dir, "stat")?)? })
     }
 
+    /// Written to this very device, disk or partition, since it is there.
+    pub fn written_bytes(&self) -> Option<u64> {
+        Some(IoCounts::parse(&attribute(&self.sysfs_dir, "stat")?)?.written_sectors * 512)
+    }
+
     /// A suspended dm device holds bios that count nowhere as under way.
     pub fn is_suspended(&self) -> bool {
         attribute(&self.disk.sysfs_dir, "dm/suspended").is_some_and(|suspended| suspended == "1")

@@ -1,6 +1,7 @@
 //! The machine's storage as it is: devices, what they stand on, what is mounted on them, and direct reads.
 
 mod aligned;
+mod candidates;
 pub mod clock;
 mod coverage;
 mod device;
@@ -19,6 +20,7 @@ mod sysfs;
 mod topology;
 
 pub use aligned::{AlignedBuf, DirectFile, ReadError};
+pub use candidates::candidates;
 pub use coverage::Obstacle;
 pub use device::{BlockDevice, DeviceError, Disk, IoCounts};
 pub use graph::{Conflict, DeviceGraph, DeviceNode, FileId, Storage};

@@ -36,7 +36,7 @@ pub struct Arguments {
 }
 
 /// What CI does.
-pub const EACH_FOR_HALF_A_MINUTE: Arguments = Arguments { targets: Vec::new(), seconds: 30, keep: false };
+pub const EACH_FOR_A_MOMENT: Arguments = Arguments { targets: Vec::new(), seconds: 15, keep: false };
 
 pub fn fuzz(arguments: &Arguments) -> Result<()> {
     let targets = chosen(&known()?, &arguments.targets)?;

@@ -34,7 +34,7 @@ impl Sync {
         }
     }
 
-    /// Whether this rung of the probes sees it.
+    /// Whether this rung of the probes sees it; `best` may be any.
     pub fn is_seen_on(self, rung: &str) -> bool {
         rung == "fentry" || self != Sync::SyncedWrite
     }

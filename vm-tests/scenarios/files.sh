@@ -2,12 +2,14 @@
 # Files of ext4 and xfs that were removed, or written over, come back out of the journal as they were at a mark: listed, one by one,
 # and as a directory. Those of ext4 are read from the journal itself, those of xfs from a scratch mount.
 # kernels: 6.1 6.12
-# disks: ext4=128M xfs=320M target=320M journal=1G
+# disks: ext4=64M xfs=128M target=128M journal=512M
 # modules: ext4 xfs loop
 # tools: mkfs.ext4 mkfs.xfs
 # default: yes
-# timeout: 600
+# timeout: 1800
 . /lib.sh
+# All of an empty journal's first copy, on a host that is busy besides.
+LIVE_DEADLINE=400
 mount_journal
 for fs in ext4 xfs; do
     # These have mkfs.xfs make a file system this small.

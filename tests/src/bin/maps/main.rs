@@ -1,5 +1,5 @@
 //! `maps DIR CACHE TARGET RUNG`, for the VM scenario `file-map`: files are saved in DIR by close, by rename and by each kind of fsync
-//! that the rung sees. The device holds at the recorded blocks what the file holds, and `afterwrite copy` copies them by these.
+//! that the rung sees (`best`: whichever that is). The device holds at the recorded blocks what the file holds, and `afterwrite copy` copies them by these.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -18,7 +18,8 @@ fn main() -> Result<()> {
         anyhow::bail!("usage: maps DIR CACHE TARGET RUNG");
     };
     let (dir, cache, target) = (Path::new(dir), Path::new(cache), Path::new(target));
-    let map = Map::start(dir, cache, &["--rung", rung])?;
+    let options = ["--rung", rung];
+    let map = Map::start(dir, cache, if rung == "best" { &[] } else { &options })?;
     let ready = map.said()?.first().context("it is ready")?["ready"].clone();
     ensure!(ready["fsync"] == true, "it does not hear of fsync: {ready}");
     let device = PathBuf::from(ready["device"].as_str().context("it names no device")?);

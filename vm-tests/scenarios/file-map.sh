@@ -6,7 +6,7 @@
 # modules: ext4 xfs
 # tools: mkfs.ext4 mkfs.xfs
 # programs: maps
-# default: yes
+# default: no
 # timeout: 1800
 . /lib.sh
 mount_journal

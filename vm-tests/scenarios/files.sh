@@ -5,7 +5,7 @@
 # disks: ext4=64M xfs=128M target=128M journal=512M
 # modules: ext4 xfs loop
 # tools: mkfs.ext4 mkfs.xfs
-# default: yes
+# default: no
 # timeout: 1800
 . /lib.sh
 # All of an empty journal's first copy, on a host that is busy besides.

@@ -1,21 +1,19 @@
 //! The map of files to blocks, and copies made by it.
 
-use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use afterwrite_tests::*;
 use anyhow::{Context, Result, ensure};
 use nix::libc;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const FS: [Fs; 2] = [Fs::Ext4, Fs::Xfs];
@@ -48,8 +46,9 @@ impl Ground {
         self.elsewhere.path().join("target")
     }
 
+    /// Without BPF; what that adds is in map_fsync.rs.
     fn map(&self, arguments: &[&str]) -> Result<Map> {
-        Map::start(&self.tree(), &self.cache(), arguments)
+        Map::start(&self.tree(), &self.cache(), &[&["--fsync=off"], arguments].concat())
     }
 
     fn copy(&self) -> Result<Vec<Value>> {
@@ -61,75 +60,6 @@ impl Ground {
     fn sync(&self) -> Result<()> {
         run(Command::new("sync").arg("--file-system").arg(self.mount.point())).map(drop)
     }
-}
-
-/// `afterwrite map` at work; killed when dropped.
-struct Map {
-    child: Child,
-    output: tempfile::NamedTempFile,
-}
-
-impl Map {
-    fn start(tree: &Path, cache: &Path, arguments: &[&str]) -> Result<Map> {
-        let output = tempfile::NamedTempFile::new_in("/dev/shm")?;
-        let mut command = afterwrite();
-        command.args(["map", "--json"]).arg(tree).arg("--cache").arg(cache).args(arguments);
-        let child = command.stdin(Stdio::null()).stdout(output.reopen()?).spawn()?;
-        let map = Map { child, output };
-        wait_until("it is ready", PATIENCE, || {
-            Ok(map.said()?.iter().any(|line| line.get("ready").is_some()))
-        })?;
-        Ok(map)
-    }
-
-    fn said(&self) -> Result<Vec<Value>> {
-        let text = fs::read_to_string(self.output.path())?;
-        lines(text.rsplit_once('\n').map_or("", |(whole, _)| whole))
-    }
-
-    /// Maps said so far, newest of each path.
-    fn maps(&self) -> Result<BTreeMap<String, Value>> {
-        let maps = self.said()?.into_iter().filter_map(|mut line| Some(line.get_mut("map")?.take()));
-        Ok(maps.map(|map| (map["path"].as_str().unwrap_or_default().to_owned(), map)).collect())
-    }
-
-    fn wait_for(&self, path: &str) -> Result<Value> {
-        wait_until(&format!("{path} is mapped"), PATIENCE, || Ok(self.maps()?.contains_key(path)))?;
-        Ok(self.maps()?.remove(path).expect("it is there"))
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id().cast_signed())
-    }
-
-    fn signal(&self, signal: Signal) -> Result<()> {
-        Ok(kill(self.pid(), signal)?)
-    }
-
-    fn stop(mut self) -> Result<()> {
-        self.signal(Signal::SIGINT)?;
-        let status = self.child.wait()?;
-        ensure!(status.success(), "it ended with {status}");
-        Ok(())
-    }
-
-    fn kill(mut self) -> Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
-        Ok(())
-    }
-}
-
-impl Drop for Map {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn lines(text: &str) -> Result<Vec<Value>> {
-    text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))).collect()
 }
 
 /// (offset, place on the device, length) in bytes, as filefrag sees them.
@@ -148,12 +78,6 @@ fn filefrag(file: &Path) -> Result<Vec<(u64, u64, u64)>> {
         }
     }
     Ok(found)
-}
-
-fn extents(map: &Value) -> Vec<(u64, u64, u64)> {
-    let number = |extent: &Value, name: &str| extent[name].as_u64().unwrap_or(u64::MAX);
-    let all = map["extents"].as_array().cloned().unwrap_or_default();
-    all.iter().map(|e| (number(e, "offset"), number(e, "physical"), number(e, "length"))).collect()
 }
 
 /// Every second block of it, so that it lies in pieces.
@@ -213,13 +137,13 @@ fn a_map_is_what_filefrag_says() -> Result<()> {
             let mapped = map.wait_for(name)?;
             let expected = filefrag(&ground.tree().join(name))?;
             ensure!(
-                !expected.is_empty() && extents(&mapped) == expected,
+                !expected.is_empty() && mapped_extents(&mapped) == expected,
                 "{fs:?} {name}: {mapped} {expected:?}"
             );
         }
-        ensure!(extents(&map.maps()?["pieces"]).len() >= 300, "{fs:?}: it does not lie in pieces");
+        ensure!(mapped_extents(&map.maps()?["pieces"]).len() >= 300, "{fs:?}: it does not lie in pieces");
         // The bytes are there: what a map is for.
-        let (_, physical, _) = extents(&map.maps()?["one"])[0];
+        let (_, physical, _) = mapped_extents(&map.maps()?["one"])[0];
         let mut bytes = [0; 4096];
         run(Command::new("blockdev").arg("--flushbufs").arg(ground.disk.path()))?;
         File::open(ground.disk.image())?.read_exact_at(&mut bytes, physical)?;
@@ -241,7 +165,10 @@ fn what_has_no_blocks_yet_is_mapped_again_when_it_has() -> Result<()> {
         ground.sync()?;
         wait_until("it has blocks", PATIENCE, || Ok(map.maps()?["late"]["why"] == "settled"))?;
         let last = map.wait_for("late")?;
-        ensure!(extents(&last) == filefrag(&path)? && last["save"] == first["number"], "{fs:?}: {last}");
+        ensure!(
+            mapped_extents(&last) == filefrag(&path)? && last["save"] == first["number"],
+            "{fs:?}: {last}"
+        );
         map.stop()?;
     }
     Ok(())

@@ -4,6 +4,9 @@
 //! counted whether or not there was room for it. That it is over ([`KIND_END`]) is reported where somebody asked for that
 //! ([`counter`] does not count it), as a hint. Files are named by inode; [`KIND_NAME`] says, before the first event that needs
 //! it, where an inode hangs, so that paths can be put together also of what is gone by then.
+//!
+//! Who asks for files that fsync brought to their disk has a ring of its own, which holds an [`Inode`] for each, and the counters
+//! `SEEN`, `EMITTED`, `LOST` and `READ_FAILED` are of those.
 
 /// Grows with every change of an event.
 pub const EVENT_VERSION: u64 = 1;
@@ -82,6 +85,9 @@ pub struct Inode {
     /// The kernel's number of the file system: major << 20 | minor.
     pub dev: u32,
 }
+
+pub const INODE_BYTES: usize = 16;
+const _: () = assert!(size_of::<Inode>() == INODE_BYTES);
 
 /// What all changes have.
 #[repr(C)]

@@ -15,10 +15,11 @@ mod report;
 #[path = "../set_by_loader.rs"]
 mod set_by_loader;
 mod settings;
+mod synced;
 mod syscalls;
 
-use aya_ebpf::macros::{btf_tracepoint, fentry, kprobe};
-use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, ProbeContext};
+use aya_ebpf::macros::{btf_tracepoint, fentry, fexit, kprobe};
+use aya_ebpf::programs::{BtfTracePointContext, FEntryContext, FExitContext, ProbeContext};
 use tracer_common::vfs::{counter, op};
 
 use kernel::Unreadable;
@@ -121,6 +122,17 @@ tracepoint!(dirty_folio, "writeback_dirty_folio", |ctx| syscalls::dirtied(ctx.ar
 tracepoint!(requested, "io_uring_submit_req", |ctx| syscalls::requested(ctx.arg(0)));
 tracepoint!(request_done, "io_uring_complete", |ctx| syscalls::requested(ctx.arg(1)));
 tracepoint!(direct_io, "iomap_dio_rw_begin", |ctx| syscalls::direct_io(ctx.arg(0), ctx.arg(1)));
+
+// For those who ask for syncs, and for nothing else: see `SyncCapture`.
+#[fexit(function = "vfs_fsync_range")]
+pub fn synced_fexit(call: FExitContext) -> i32 {
+    const RESULT: usize = 4;
+    settle(synced::returned(call.arg(0), call.arg(RESULT)));
+    0
+}
+
+tracepoint!(synced_call, "sys_exit", |ctx| synced::left(ctx.arg(0), ctx.arg(1)));
+tracepoint!(synced_request, "io_uring_complete", |ctx| synced::request_done(ctx.arg(1)));
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

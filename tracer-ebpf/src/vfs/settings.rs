@@ -61,6 +61,8 @@ settings! {
     URING_OPCODE: u32 = 0, uring_opcode;
     URING_COMMAND: u32 = 0, uring_command;
     URING_OPEN_FLAGS: u32 = 0, uring_open_flags;
+    URING_FILE: u32 = 0, uring_file;
+    URING_RESULT: u32 = 0, uring_result;
     /// 0: this kernel runs no 32-bit programs, or one can't tell.
     TASK_STATUS: u32 = 0, task_status;
 }

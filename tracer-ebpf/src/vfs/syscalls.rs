@@ -51,23 +51,29 @@ static OPENS: LruHashMap<u64, Open> = LruHashMap::with_max_entries(16384, 0);
 
 /// A call's arguments.
 #[derive(Clone, Copy)]
-struct Call {
-    regs: u64,
+pub struct Call {
+    pub regs: u64,
 }
 
 impl Call {
     /// Where x86-64 passes them: di, si, dx, r10, r8, r9 of `struct pt_regs`.
     #[inline(always)]
-    fn arg(self, n: usize) -> Result<u64, Unreadable> {
+    pub fn arg(self, n: usize) -> Result<u64, Unreadable> {
         const REGISTERS: [u32; 6] = [112, 104, 96, 56, 72, 64];
         read(self.regs, REGISTERS[n])
     }
 
     /// The file of the descriptor in argument `n`; 0 if it is none.
     #[inline(always)]
-    fn file(self, n: usize) -> Result<u64, Unreadable> {
+    pub fn file(self, n: usize) -> Result<u64, Unreadable> {
         file_of(self.arg(n)? as i32)
     }
+}
+
+/// A call of a 32-bit program: other numbers, other arguments.
+#[inline(always)]
+pub fn is_compat() -> Result<bool, Unreadable> {
+    Ok(at::task_status() != 0 && read::<u32>(task(), at::task_status())? & TS_COMPAT != 0)
 }
 
 #[inline(always)]
@@ -91,7 +97,7 @@ fn file_of(descriptor: i32) -> Result<u64, Unreadable> {
 }
 
 #[inline(always)]
-fn node_of(file: u64) -> Result<Option<Node>, Unreadable> {
+pub fn node_of(file: u64) -> Result<Option<Node>, Unreadable> {
     if file == 0 { Ok(None) } else { Node::of_file(file) }
 }
 
@@ -141,7 +147,7 @@ pub fn entered(regs: u64, number: u64) -> Result<(), Unreadable> {
     if is_own() {
         return Ok(());
     }
-    if at::task_status() != 0 && read::<u32>(task(), at::task_status())? & TS_COMPAT != 0 {
+    if is_compat()? {
         count(counter::NOT_UNDERSTOOD);
         return Ok(());
     }

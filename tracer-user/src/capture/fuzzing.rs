@@ -1,14 +1,20 @@
 //! Fuzz targets of what comes from the kernel: see `crate::fuzzing`.
 
-use tracer_common::vfs::{CHANGE_EVENT_BYTES, COMM_BYTES, NAME_BYTES, NAME_EVENT_BYTES, PATH_BYTES_LONG};
+use tracer_common::vfs::{
+    CHANGE_EVENT_BYTES, COMM_BYTES, INODE_BYTES, NAME_BYTES, NAME_EVENT_BYTES, PATH_BYTES_LONG,
+};
 use tracer_common::{BLOCK_EVENT_BYTES, PAYLOAD_EVENT_BYTES};
 
-use crate::capture::vfs::{Named, VfsEvent};
+use crate::capture::vfs::{Named, VfsEvent, synced_file};
 use crate::capture::{Event, Payload, VolumeExtent};
 use crate::model::ByteRange;
 
 /// Bytes from the ring for changes of files.
 pub fn vfs_event(bytes: &[u8]) {
+    if let Some(file) = synced_file(bytes) {
+        assert_eq!(bytes.len(), INODE_BYTES);
+        assert_eq!(file.inode.to_ne_bytes(), bytes[..8]);
+    }
     let Some(event) = VfsEvent::parse(bytes) else { return };
     let is_name = |name: &[u8], max: usize| name.len() < max && !name.contains(&0);
     match event {

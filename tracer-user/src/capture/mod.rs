@@ -70,6 +70,12 @@ pub enum CaptureError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error("the probes of {what} do not work on this kernel")]
+    SelfTest {
+        what: &'static str,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("could not load the BPF object")]
     Load(#[source] Box<aya::EbpfError>),
     #[error("could not map the BPF map {map} into memory")]

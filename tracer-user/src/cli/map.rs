@@ -10,12 +10,14 @@ use nix::unistd::User;
 use serde::Serialize;
 
 use crate::cli::{Outcome, Output, say};
+#[cfg(feature = "capture")]
+use crate::filemap::Fsyncs;
 use crate::filemap::{Criteria, Report, WatchOptions, Why, watch};
 
 /// Map files to the blocks they lie in, each time one is saved, until it is interrupted
 ///
-/// A file is saved when it is closed after it was open for writing, and when it gets its name by a rename. The map goes to a
-/// cache on another file system; `afterwrite copy` copies by it later.
+/// A file is saved when it is closed after it was open for writing, when it gets its name by a rename, and when an fsync of it
+/// is over. The map goes to a cache on another file system; `afterwrite copy` copies by it later.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  afterwrite map /srv/data --cache /var/lib/afterwrite/maps --exclude '**/*.tmp' --max-size 1GiB"
@@ -50,6 +52,9 @@ pub(super) struct Args {
     /// How often the cache is brought to its disk
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = humantime::parse_duration)]
     sync_every: Duration,
+    #[cfg(feature = "capture")]
+    #[command(flatten)]
+    fsync: super::map_fsync::FsyncArgs,
     /// Say each map, one JSON object a line
     #[arg(long)]
     json: bool,
@@ -63,6 +68,8 @@ enum Line<'a> {
         device: Option<&'a Path>,
         /// Files that the cache knows.
         known: usize,
+        /// Fsyncs are heard of.
+        fsync: bool,
     },
     Map {
         path: String,
@@ -77,7 +84,7 @@ enum Line<'a> {
         heard_ns: u64,
         recorded_ns: u64,
     },
-    /// The kernel's queue was full, for the n-th time.
+    /// A queue was full, for the n-th time.
     Lost(u64),
     Rescanned {
         mapped: u64,
@@ -97,19 +104,31 @@ pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
     // Before there is a second thread, which would get them.
     signals.thread_block().context("cannot block signals")?;
     let stop = SignalFd::new(&signals).context("cannot wait for signals")?;
+    #[cfg(feature = "capture")]
+    let fsyncs = args.fsync.listen(&args.path)?.map(|probes| Box::new(probes) as Box<dyn Fsyncs>);
+    #[cfg(not(feature = "capture"))]
+    let fsyncs = None;
+    let hears_fsyncs = fsyncs.is_some();
     let options = WatchOptions {
         path: args.path.clone(),
         cache: args.cache.clone(),
         criteria,
         all: args.all,
         sync_every: args.sync_every,
+        fsyncs,
     };
     let (mut maps, mut lost, mut written) = (0, 0, Ok(()));
     watch(options, &stop, &mut |report| {
         match &report {
             Report::Mapped { map, .. } if map.why != Why::Settled => maps += 1,
-            Report::Ready { path, known, .. } => {
+            Report::Ready { path, known, fsyncs, .. } => {
                 say(&format!("mapping what is saved below {}; {known} files are known", path.display()));
+                if hears_fsyncs && !fsyncs {
+                    say(
+                        "a file that is synced is not mapped before it is closed or renamed: afterwrite does not know how \
+                         this file system's handles are made",
+                    );
+                }
             }
             Report::Lost => {
                 lost += 1;
@@ -133,8 +152,8 @@ pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
 
 fn print(out: &mut Output, report: &Report<'_>, lost: u64) -> anyhow::Result<()> {
     match report {
-        Report::Ready { path, device, known } => {
-            out.json(&Line::Ready { path, device: *device, known: *known })?;
+        Report::Ready { path, device, known, fsyncs } => {
+            out.json(&Line::Ready { path, device: *device, known: *known, fsync: *fsyncs })?;
             out.finish()
         }
         Report::Mapped { map, heard_ns, recorded_ns } => out.json(&Line::Map {

@@ -22,6 +22,8 @@ mod journal;
 mod log;
 mod map;
 #[cfg(feature = "capture")]
+mod map_fsync;
+#[cfg(feature = "capture")]
 mod mark;
 mod output;
 mod plan;
@@ -192,6 +194,14 @@ fn run(cli: Cli, out: &mut Output) -> anyhow::Result<Outcome> {
         Command::Completions(args) => completions::completions(&args, out),
         Command::Man(args) => completions::man(&args),
     }
+}
+
+/// Of what this kernel may or may not be able to do.
+#[cfg(feature = "capture")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Whether {
+    On,
+    Off,
 }
 
 /// The error and its causes, one a line.

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::capture::vfs::{VfsOptions, VfsRung};
 use crate::capture::{CaptureOptions, Origin, Rung};
 use crate::cli::retention::RetentionArgs;
-use crate::cli::{Outcome, protect_tree, say, size};
+use crate::cli::{Outcome, Whether, protect_tree, say, size};
 use crate::collect::{Hooks, State};
 use crate::journal::{JournalOptions, SyncPolicy};
 use crate::model::{MarkId, Point};
@@ -86,12 +86,6 @@ pub struct ProtectArgs {
 enum Mode {
     Extents,
     Payload,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Whether {
-    On,
-    Off,
 }
 
 impl Mode {

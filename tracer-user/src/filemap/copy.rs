@@ -25,7 +25,7 @@ use crate::model::{ByteRange, FileTime};
 use crate::tree::inode::{attributes, changed, modified};
 
 /// A change gets the time of the clock's last tick: one made right after a look could have the time of one before it.
-const TICK: Duration = Duration::from_millis(20);
+pub const TICK: Duration = Duration::from_millis(20);
 const BLOCK_TRIES: u32 = 3;
 const FILE_TRIES: u32 = 3;
 const PIECE_BYTES: u64 = 1 << 20;

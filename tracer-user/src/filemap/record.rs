@@ -63,6 +63,8 @@ pub enum Why {
     Rescan,
     /// Blocks were allocated since it was saved.
     Settled,
+    /// Brought to its disk by fsync, fdatasync, msync or a write that is synced.
+    Fsync,
 }
 
 impl MapRecord {
@@ -142,11 +144,12 @@ impl Why {
             Why::Rename => 2,
             Why::Rescan => 3,
             Why::Settled => 4,
+            Why::Fsync => 5,
         }
     }
 
     fn of(code: u8) -> Result<Why, RecordError> {
-        [Why::Close, Why::Rename, Why::Rescan, Why::Settled]
+        [Why::Close, Why::Rename, Why::Rescan, Why::Settled, Why::Fsync]
             .into_iter()
             .find(|why| why.code() == code)
             .ok_or(RecordError::Field("reason"))

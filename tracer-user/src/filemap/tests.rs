@@ -41,7 +41,7 @@ fn segment(dir: &Path) -> std::path::PathBuf {
 proptest! {
     #[test]
     fn any_record_comes_back(
-        numbers in any::<[u64; 4]>(), times in any::<[(i64, u32); 2]>(), why in 0usize..4, truncated: bool,
+        numbers in any::<[u64; 4]>(), times in any::<[(i64, u32); 2]>(), why in 0usize..5, truncated: bool,
         names in any::<[Vec<u8>; 3]>(), extents in prop::collection::vec(any::<(u64, u64, u64, u32)>(), 0..20),
     ) {
         let [number, save, saved_ns, size] = numbers;
@@ -50,7 +50,7 @@ proptest! {
         let extent = |(offset, physical, length, flags)| Extent { offset, physical, length, flags };
         let record = Record::Map(MapRecord {
             number, save, saved_ns, size, modified, changed, handle, dir, path, truncated,
-            why: [Why::Close, Why::Rename, Why::Rescan, Why::Settled][why],
+            why: [Why::Close, Why::Rename, Why::Rescan, Why::Settled, Why::Fsync][why],
             extents: extents.into_iter().map(extent).collect(),
             ..MapRecord::default()
         });

@@ -14,16 +14,18 @@ use rustix::fs::OFlags;
 
 use crate::filemap::MapError;
 use crate::filemap::cache::Cache;
+use crate::filemap::copy::TICK;
 use crate::filemap::criteria::Criteria;
 use crate::filemap::events::{Event, Events};
+use crate::filemap::fsyncs::{Fsyncs, can_be_found, place_of};
 use crate::filemap::record::{EXTENTS_MAX, MapRecord, Why};
-use crate::filemap::rescan::rescan;
+use crate::filemap::rescan::{nanos, rescan};
 use crate::filemap::volume::{MapVolume, Watched};
 use crate::io::Role;
 use crate::io::clock::{monotonic_ns, realtime};
 use crate::io::fiemap::extents_of;
 use crate::io::priority::{Work as Claim, claim};
-use crate::model::FileTime;
+use crate::model::{FileId, FileTime};
 use crate::tree::inode::{changed, modified, name_of};
 
 /// Blocks are allocated by write-back, after 30 s by default. Looked at again after 1, 2, 4, … s, so often.
@@ -40,6 +42,8 @@ pub struct WatchOptions {
     /// Map what is there already, too.
     pub all: bool,
     pub sync_every: Duration,
+    /// Without it fsyncs are no saves.
+    pub fsyncs: Option<Box<dyn Fsyncs>>,
 }
 
 /// What is told of the work.
@@ -48,6 +52,8 @@ pub enum Report<'a> {
         path: &'a Path,
         device: Option<&'a Path>,
         known: usize,
+        /// Fsyncs are heard of.
+        fsyncs: bool,
     },
     /// A record is in the cache. Times are of CLOCK_MONOTONIC.
     Mapped {
@@ -55,7 +61,7 @@ pub enum Report<'a> {
         heard_ns: u64,
         recorded_ns: u64,
     },
-    /// The kernel's queue was full, and what changed is looked for.
+    /// A queue was full, and what changed is looked for.
     Lost,
     Rescanned {
         mapped: u64,
@@ -81,6 +87,8 @@ enum Work {
 
 pub struct Watcher<'a> {
     pub watched: Watched,
+    /// The handle of its directory.
+    root: Vec<u8>,
     criteria: Criteria,
     cache: Cache,
     /// By handle.
@@ -108,7 +116,9 @@ pub fn watch(
     let mut events = Events::of(&path).map_err(failed)?;
     let device = watched.device.as_ref().map(|device| device.path.clone());
     let (due, order) = (HashMap::new(), BTreeSet::new());
-    let mut watcher = Watcher { watched, criteria: options.criteria, cache, due, order, report };
+    let root = watched.source.root().map_err(MapError::io("look at", &path))?.handle;
+    let mut fsyncs = options.fsyncs.filter(|_| can_be_found(&root));
+    let mut watcher = Watcher { watched, root, criteria: options.criteria, cache, due, order, report };
     let now = realtime().0;
     let since = match (options.all, watcher.cache.heard_until_ns) {
         (true, _) => Some(0),
@@ -116,23 +126,30 @@ pub fn watch(
         (false, until) => Some(until),
     };
     let known = watcher.cache.known.len();
-    (watcher.report)(Report::Ready { path: &path, device: device.as_deref(), known });
+    let hears_fsyncs = fsyncs.is_some();
+    (watcher.report)(Report::Ready { path: &path, device: device.as_deref(), known, fsyncs: hears_fsyncs });
     if let Some(since) = since {
         watcher.catch_up(since)?;
     }
     watcher.heard(now)?;
     claim(Claim::Prompt);
-    let (mut heard_at, mut rest) = (Instant::now(), true);
+    let (mut heard_at, mut rest, mut missing) = (Instant::now(), true, 0);
     loop {
         // What is queued from here on is later than this.
         let now = realtime().0;
+        let synced = fsyncs.as_mut().map_or_else(Vec::new, |fsyncs| fsyncs.take());
         let taken = events.take().map_err(failed)?;
-        rest = rest && taken.is_empty();
-        if taken.contains(&Event::Lost) {
+        let idle = taken.is_empty() && synced.is_empty();
+        rest = rest && idle;
+        let missing_now = fsyncs.as_ref().filter(|_| idle).map_or(missing, |fsyncs| fsyncs.missing());
+        if taken.contains(&Event::Lost) || missing_now != missing {
             (watcher.report)(Report::Lost);
             watcher.catch_up(watcher.cache.heard_until_ns)?;
+            missing = missing_now;
         }
-        let idle = taken.is_empty();
+        for file in synced {
+            watcher.synced(file)?;
+        }
         for event in taken {
             if let Event::Saved { why, handle, dir, name } = event {
                 watcher.saved(why, &handle, &dir, &name)?;
@@ -158,13 +175,16 @@ pub fn watch(
         let wait = wait.map_or(PollTimeout::NONE, |wait| {
             PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
         });
+        let sources =
+            [Some(stop.as_fd()), Some(events.as_fd()), fsyncs.as_ref().map(|fsyncs| fsyncs.as_fd())];
         let mut polled =
-            [PollFd::new(events.as_fd(), PollFlags::POLLIN), PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+            Vec::from_iter(sources.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         match poll(&mut polled, wait) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(errno) => return Err(failed(errno.into())),
         }
-        if polled[1].any() == Some(true) && polled[0].any() != Some(true) {
+        let mut readable = polled.iter().map(|fd| fd.any() == Some(true));
+        if readable.next() == Some(true) && !readable.any(|more| more) {
             return watcher.heard(realtime().0);
         }
     }
@@ -179,6 +199,14 @@ impl Watcher<'_> {
     /// Whether it is still as its record says; `None` if there is no record.
     pub fn is_as_known(&self, handle: &[u8], size: u64, changed: FileTime) -> Option<bool> {
         self.cache.known.get(handle).map(|known| known.size == size && known.changed == changed)
+    }
+
+    fn synced(&mut self, file: FileId) -> Result<(), MapError> {
+        let place = place_of(&self.watched, &self.root, file);
+        match place.map_err(MapError::io("find a file of", self.watched.source.path()))? {
+            Some(place) => self.saved(Why::Fsync, &place.handle, &place.dir, &place.name).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Maps a file that was saved, or sees to that it is mapped later. False if it is none of ours.
@@ -206,9 +234,23 @@ impl Watcher<'_> {
             return Ok(false);
         }
         let Some(mut map) = self.look(handle)? else { return Ok(false) };
+        if why == Why::Fsync && self.is_recorded(&map)? {
+            return Ok(true);
+        }
         (map.why, map.saved_ns, map.dir, map.path) = (why, saved_ns, dir.to_vec(), path);
         self.append(map, heard_ns)?;
         Ok(true)
+    }
+
+    /// It is as its record says, and that was made so long after the last change that another one would have another time.
+    fn is_recorded(&self, map: &MapRecord) -> Result<bool, MapError> {
+        if self.is_as_known(&map.handle, map.size, map.changed) != Some(true) {
+            return Ok(false);
+        }
+        let stored = self.cache.stored(&map.handle)?;
+        let changed = Duration::from_nanos(nanos(map.changed));
+        let later = |stored: &MapRecord| Duration::from_nanos(stored.saved_ns) > changed + TICK;
+        Ok(stored.is_some_and(|stored| stored.extents == map.extents && later(&stored)))
     }
 
     fn append(&mut self, map: MapRecord, heard_ns: u64) -> Result<(), MapError> {

@@ -141,6 +141,28 @@ pub fn handle_of(file: &File) -> io::Result<Vec<u8>> {
     Ok(handle)
 }
 
+/// The handle of an inode by its number and generation, in the form of another one (`like`) of the same file system. `None` if
+/// that form is not known.
+pub fn handle_of_inode(like: &[u8], number: u64, generation: u32) -> Option<Vec<u8>> {
+    /// ext2 to ext4, XFS with inodes of 32 bits, and more.
+    const INO32_GEN: i32 = 1;
+    const XFS_INO64_GEN: i32 = 0x81;
+    const BTRFS: i32 = 0x4d;
+    let (kind, bytes) = like.split_first_chunk::<4>()?;
+    let (number, generation) = (number.to_ne_bytes(), generation.to_ne_bytes());
+    let bytes = match (i32::from_le_bytes(*kind), bytes.len()) {
+        (INO32_GEN, 8) => {
+            let number = u32::try_from(u64::from_ne_bytes(number)).ok()?;
+            [&number.to_ne_bytes()[..], &generation].concat()
+        }
+        (XFS_INO64_GEN, 12) => [&number[..], &generation].concat(),
+        // Between them the subvolume: files of others are not found by it.
+        (BTRFS, 20) => [&number[..], &bytes[8..16], &generation].concat(),
+        _ => return None,
+    };
+    Some([&kind[..], &bytes].concat())
+}
+
 /// `None` if the inode is no more.
 pub fn open_handle(mount: BorrowedFd<'_>, handle: &[u8], flags: OFlags) -> io::Result<Option<File>> {
     let Some((kind, bytes)) = handle.split_first_chunk::<4>() else { return Ok(None) };
@@ -175,5 +197,27 @@ pub fn clean(file: &File, start: u64, len: u64) -> io::Result<()> {
     match unsafe { libc::sync_file_range(file.as_raw_fd(), start, len, flags) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handle_is_made_of_number_and_generation_in_a_form_that_is_known() {
+        let (number, generation) = (0x1122_3344_u32, 0x5566_7788_u32);
+        let (long, short) = (u64::from(number).to_ne_bytes(), number.to_ne_bytes());
+        let generation_bytes = generation.to_ne_bytes();
+        let made = |like: &[u8]| handle_of_inode(like, number.into(), generation);
+        let of = |kind: u8, parts: &[&[u8]]| [&[kind, 0, 0, 0], &parts.concat()[..]].concat();
+        assert_eq!(made(&of(1, &[&[9; 8]])), Some(of(1, &[&short, &generation_bytes])));
+        assert_eq!(made(&of(0x81, &[&[9; 12]])), Some(of(0x81, &[&long, &generation_bytes])));
+        assert_eq!(made(&of(0x4d, &[&[9; 20]])), Some(of(0x4d, &[&long, &[9; 8], &generation_bytes])));
+        // tmpfs has a form of its own under the first number.
+        assert_eq!(made(&of(1, &[&[9; 12]])), None);
+        assert_eq!(made(&of(7, &[&[9; 8]])), None);
+        assert_eq!(made(&[1, 0]), None);
+        assert_eq!(handle_of_inode(&of(1, &[&[9; 8]]), 1 << 32, generation), None);
     }
 }

@@ -46,20 +46,23 @@ impl Drop for Program {
 
 pub struct AfterwriteMap {
     output: PathBuf,
+    why: &'static str,
     _program: Program,
 }
 
 impl AfterwriteMap {
-    pub fn start(tree: &Path, dir: &Path) -> Result<AfterwriteMap> {
+    /// `why` files are saved.
+    pub fn start(tree: &Path, dir: &Path, why: &'static str) -> Result<AfterwriteMap> {
         let output = Path::new("/dev/shm")
             .join(dir.file_name().context("a directory with a name")?)
             .with_extension("said");
         let mut command = Command::new(binary());
         command.args(["map", "--json"]).arg(tree).arg("--cache").arg(dir.join("cache"));
+        command.arg(if why == "fsync" { "--fsync=on" } else { "--fsync=off" });
         let child = command.stdout(std::fs::File::create(&output)?).stderr(Stdio::null()).spawn()?;
         let program = Program(child);
         wait_until("it is ready", PATIENCE, || Ok(std::fs::read_to_string(&output)?.contains('\n')))?;
-        Ok(AfterwriteMap { output, _program: program })
+        Ok(AfterwriteMap { output, why, _program: program })
     }
 }
 
@@ -68,7 +71,7 @@ impl Follower for AfterwriteMap {
         let mut own = Vec::new();
         for line in std::fs::read_to_string(&self.output)?.lines() {
             let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
-            if line["map"]["why"] != "close" {
+            if line["map"]["why"] != self.why {
                 continue;
             }
             let at = |name: &str| line["map"][name].as_u64();

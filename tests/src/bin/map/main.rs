@@ -1,7 +1,8 @@
 //! `cargo xtask bench map`: how long after a file is closed its map is in the cache, and how many saves a second are followed,
 //! beside inotifywait, which only says that a file was closed, and lsyncd, which copies it. Files of 4 KiB to 1 MiB (each size from
 //! power to power as likely as the next), every eighth in pieces of 4 KiB, are written on ext4 and xfs over memory, each a new one,
-//! paced for the latency and as fast as it goes for the rate. The writer reads the clock when close has returned.
+//! paced for the latency and as fast as it goes for the rate. The writer reads the clock when close has returned; in the rows `fsync`
+//! when fsync has, and closes later.
 //!
 //! AFTERWRITE_SAVES is how many saves are measured each time (default 4000).
 
@@ -24,10 +25,26 @@ const KEPT: usize = 400;
 /// lsyncd takes too long for more.
 const LSYNCD_SAVES: usize = 30;
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Saved {
+    Closed,
+    Synced,
+}
+
+impl Saved {
+    /// As maps say it.
+    fn why(self) -> &'static str {
+        match self {
+            Saved::Closed => "close",
+            Saved::Synced => "fsync",
+        }
+    }
+}
+
 fn main() -> Result<()> {
     let saves = usize::try_from(number_from_env("AFTERWRITE_SAVES", 4000))?;
     println!(
-        "{saves} saves each; latency in ms from close to the record (inotifywait: the line; lsyncd: the copy)"
+        "{saves} saves each; latency in ms from close, or fsync, to the record (inotifywait: the line; lsyncd: the copy)"
     );
     println!(
         "{:5} {:22} {:>8} {:>8} {:>8} {:>8} {:>8}   {:>9} {:>9} {:>6}",
@@ -39,22 +56,35 @@ fn main() -> Result<()> {
         let tree = mount.point().join("tree");
         std::fs::create_dir(&tree)?;
         let (memory, on_disk) = (scratch()?, tempfile::tempdir_in("/var/tmp")?);
-        let nobody = flood(&tree, "alone", saves)?.0;
-        println!("{:5} {:22} {:>56.0}", fs.name(), "nobody", nobody);
-        for who in ["map, cache in memory", "map, cache on disk", "inotifywait", "lsyncd"] {
+        for (who, saved) in [("nobody", Saved::Closed), ("nobody, fsync", Saved::Synced)] {
+            println!("{:5} {:22} {:>56.0}", fs.name(), who, flood(&tree, "alone", saves, saved)?.0);
+            clear(&tree)?;
+        }
+        for (who, saved) in [
+            ("map, cache in memory", Saved::Closed),
+            ("map, cache on disk", Saved::Closed),
+            ("map in memory, fsync", Saved::Synced),
+            ("map on disk, fsync", Saved::Synced),
+            ("inotifywait", Saved::Closed),
+            ("lsyncd", Saved::Closed),
+        ] {
             let mut follower: Box<dyn Follower> = match who {
-                "map, cache in memory" => Box::new(AfterwriteMap::start(&tree, memory.path())?),
-                "map, cache on disk" => Box::new(AfterwriteMap::start(&tree, on_disk.path())?),
+                "map, cache in memory" | "map in memory, fsync" => {
+                    Box::new(AfterwriteMap::start(&tree, memory.path(), saved.why())?)
+                }
+                "map, cache on disk" | "map on disk, fsync" => {
+                    Box::new(AfterwriteMap::start(&tree, on_disk.path(), saved.why())?)
+                }
                 "inotifywait" => Box::new(InotifyWait::start(&tree)?),
                 _ => Box::new(Lsyncd::start(&tree, memory.path())?),
             };
             let one_by_one = who == "lsyncd";
             let count = if one_by_one { LSYNCD_SAVES } else { saves };
-            let mut latencies = paced(&tree, follower.as_mut(), count, one_by_one)?;
+            let mut latencies = paced(&tree, follower.as_mut(), count, one_by_one, saved)?;
             latencies.sort_by(f64::total_cmp);
             let own = follower.own_p99()?;
             let at = |part: f64| latencies[((latencies.len() - 1) as f64 * part).round() as usize];
-            let (rate, closed) = flood(&tree, "flood", count)?;
+            let (rate, closed) = flood(&tree, "flood", count, saved)?;
             let begun = Instant::now();
             let mut followed = 0;
             while followed < count && begun.elapsed() < Duration::from_secs(60) {
@@ -85,13 +115,21 @@ fn main() -> Result<()> {
 }
 
 /// Milliseconds for each; what nobody saw in a minute is that minute.
-fn paced(tree: &Path, follower: &mut dyn Follower, saves: usize, one_by_one: bool) -> Result<Vec<f64>> {
-    let (mut random, mut closed) = (Random::new(1), Vec::new());
+fn paced(
+    tree: &Path,
+    follower: &mut dyn Follower,
+    saves: usize,
+    one_by_one: bool,
+    saved: Saved,
+) -> Result<Vec<f64>> {
+    let (mut random, mut closed, mut open) = (Random::new(1), Vec::new(), None);
     for n in 0..saves {
         let name = format!("paced{n}");
         let begun = Instant::now();
-        save(&tree.join(&name), &mut random, n)?;
+        let file = save(&tree.join(&name), &mut random, n, saved)?;
         closed.push((name, monotonic_ns()?));
+        // The one before is closed now, at the latest.
+        drop(std::mem::replace(&mut open, file));
         match one_by_one {
             true => follower.wait_for(n + 1)?,
             false => std::thread::sleep(PACE.saturating_sub(begun.elapsed())),
@@ -108,18 +146,19 @@ fn paced(tree: &Path, follower: &mut dyn Follower, saves: usize, one_by_one: boo
 }
 
 /// Saves a second, and when each was closed.
-fn flood(tree: &Path, prefix: &str, saves: usize) -> Result<(f64, Vec<u64>)> {
+fn flood(tree: &Path, prefix: &str, saves: usize, saved: Saved) -> Result<(f64, Vec<u64>)> {
     let (mut random, mut closed) = (Random::new(1), Vec::new());
     let begun = Instant::now();
     for n in 0..saves {
-        save(&tree.join(format!("{prefix}{n}")), &mut random, n)?;
+        save(&tree.join(format!("{prefix}{n}")), &mut random, n, saved)?;
         closed.push(monotonic_ns()?);
         forget(tree, prefix, n)?;
     }
     Ok((saves as f64 / begun.elapsed().as_secs_f64(), closed))
 }
 
-fn save(path: &Path, random: &mut Random, n: usize) -> Result<()> {
+/// Returns the file if it is to stay open.
+fn save(path: &Path, random: &mut Random, n: usize, saved: Saved) -> Result<Option<File>> {
     static BYTES: [u8; 1 << 20] = [7; 1 << 20];
     // From 4 KiB to 1 MiB.
     let power = 12 + random.below(9);
@@ -132,7 +171,11 @@ fn save(path: &Path, random: &mut Random, n: usize) -> Result<()> {
     } else {
         file.write_all_at(&BYTES[..len], 0)?;
     }
-    Ok(())
+    if saved == Saved::Closed {
+        return Ok(None);
+    }
+    file.sync_all()?;
+    Ok(Some(file))
 }
 
 fn forget(tree: &Path, prefix: &str, n: usize) -> Result<()> {

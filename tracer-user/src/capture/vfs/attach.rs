@@ -1,6 +1,6 @@
 //! Loads and attaches the probes of file systems, on the best rung there is.
 
-use aya::maps::{HashMap, Map, RingBuf};
+use aya::maps::{HashMap, Map, MapData, RingBuf};
 use aya::programs::{BtfTracePoint, FEntry, KProbe, Program, ProgramError, ProgramFd};
 use aya::{Btf, Ebpf, EbpfLoader};
 use tracer_common::vfs::counter;
@@ -11,7 +11,7 @@ use crate::capture::vfs::layout::VfsLayout;
 use crate::capture::vfs::{VFS_LADDER, VfsCapture, VfsRung, map_failed};
 
 /// Compiled by the build script from `tracer-ebpf/src/vfs`.
-static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vfs.bpf.o"));
+pub(super) static EMBEDDED: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vfs.bpf.o"));
 
 #[derive(Clone, Debug)]
 pub struct VfsOptions {
@@ -110,15 +110,7 @@ fn attach_on(rung: VfsRung, layout: &VfsLayout, options: &VfsOptions) -> Result<
         return Err(CaptureError::NoVfsRung { reasons: "it knows the system calls of x86-64 only".into() });
     }
     let mut programs = load(rung, layout, options)?;
-    let counters = match take_map(&mut programs, "VFS_COUNTERS")? {
-        Map::Array(data) => MappedArray::new(data, counter::COUNT as usize)
-            .map_err(|source| CaptureError::Map { map: "VFS_COUNTERS", source })?,
-        _ => return Err(CaptureError::Object("the map VFS_COUNTERS is no array".into())),
-    };
-    let ring = RingBuf::try_from(take_map(&mut programs, "VFS_EVENTS")?)
-        .map_err(|error| map_failed("VFS_EVENTS", error))?;
-    let file_systems = HashMap::try_from(take_map(&mut programs, "FILE_SYSTEMS")?)
-        .map_err(|error| map_failed("FILE_SYSTEMS", error))?;
+    let Maps { counters, ring, file_systems } = take_maps(&mut programs)?;
     let mut absent = Vec::new();
     let mut attached = Vec::new();
     let kernel = Btf::from_sys_fs().map_err(|error| failed("all", rung, error))?;
@@ -152,17 +144,43 @@ fn load(rung: VfsRung, layout: &VfsLayout, options: &VfsOptions) -> Result<Ebpf,
     let (ends, own_pid) = (u32::from(options.ends), std::process::id());
     let syscalls = u32::from(rung == VfsRung::Syscall);
     let direct_unseen = u32::from(!layout.has_tracepoint(DIRECT_IO));
-    let mut loader = EbpfLoader::new();
-    for (name, offset) in &layout.offsets {
-        loader.override_global(name, offset, true);
-    }
+    let mut loader = loader(layout, options.ring_bytes);
     loader
         .override_global("ENDS", &ends, true)
         .override_global("SYSCALLS", &syscalls, true)
         .override_global("OWN_PID", &own_pid, true)
-        .override_global("DIRECT_UNSEEN", &direct_unseen, true)
-        .map_max_entries("VFS_EVENTS", options.ring_bytes);
+        .override_global("DIRECT_UNSEEN", &direct_unseen, true);
     loader.load(EMBEDDED).map_err(|source| CaptureError::Load(Box::new(source)))
+}
+
+/// Knows where the running kernel keeps things.
+pub(super) fn loader(layout: &VfsLayout, ring_bytes: u32) -> EbpfLoader<'_> {
+    let mut loader = EbpfLoader::new();
+    for (name, offset) in &layout.offsets {
+        loader.override_global(name, offset, true);
+    }
+    loader.map_max_entries("VFS_EVENTS", ring_bytes);
+    loader
+}
+
+/// What user space reads and sets.
+pub(super) struct Maps {
+    pub counters: MappedArray,
+    pub ring: RingBuf<MapData>,
+    pub file_systems: HashMap<MapData, u32, u8>,
+}
+
+pub(super) fn take_maps(programs: &mut Ebpf) -> Result<Maps, CaptureError> {
+    let counters = match take_map(programs, "VFS_COUNTERS")? {
+        Map::Array(data) => MappedArray::new(data, counter::COUNT as usize)
+            .map_err(|source| CaptureError::Map { map: "VFS_COUNTERS", source })?,
+        _ => return Err(CaptureError::Object("the map VFS_COUNTERS is no array".into())),
+    };
+    let ring = RingBuf::try_from(take_map(programs, "VFS_EVENTS")?)
+        .map_err(|error| map_failed("VFS_EVENTS", error))?;
+    let file_systems = HashMap::try_from(take_map(programs, "FILE_SYSTEMS")?)
+        .map_err(|error| map_failed("FILE_SYSTEMS", error))?;
+    Ok(Maps { counters, ring, file_systems })
 }
 
 fn attach_function(
@@ -188,7 +206,7 @@ fn attach_function(
     attached().map_err(|error| failed(name, rung, error))
 }
 
-fn attach_tracepoint(
+pub(super) fn attach_tracepoint(
     programs: &mut Ebpf,
     name: &'static str,
     tracepoint: &str,
@@ -205,7 +223,10 @@ fn attach_tracepoint(
     attached().map_err(|error| failed(name, rung, error))
 }
 
-fn program<'a>(programs: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Program, CaptureError> {
+pub(super) fn program<'a>(
+    programs: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut Program, CaptureError> {
     programs.program_mut(name).ok_or_else(|| CaptureError::Object(format!("the program {name} is missing")))
 }
 
@@ -213,7 +234,7 @@ fn take_map(programs: &mut Ebpf, name: &'static str) -> Result<Map, CaptureError
     programs.take_map(name).ok_or_else(|| CaptureError::Object(format!("the map {name} is missing")))
 }
 
-fn failed(
+pub(super) fn failed(
     probe: &'static str,
     rung: VfsRung,
     source: impl std::error::Error + Send + Sync + 'static,

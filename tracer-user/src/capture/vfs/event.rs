@@ -1,14 +1,12 @@
 //! Events of the probes of file systems, out of the ring's bytes.
 
 use tracer_common::vfs::{
-    CHANGE_EVENT_BYTES, COMM_BYTES, ChangeEvent, ENTRY_EVENT_BYTES, Inode, KIND_CHANGE, KIND_END, KIND_ENTRY,
-    KIND_NAME, KIND_PATH, LENGTH_UNKNOWN, NAME_BYTES, NAME_EVENT_BYTES, PATH_BYTES_LONG, PATH_BYTES_SHORT,
-    PATH_EVENT_HEAD_BYTES,
+    CHANGE_EVENT_BYTES, COMM_BYTES, ChangeEvent, ENTRY_EVENT_BYTES, INODE_BYTES, Inode, KIND_CHANGE,
+    KIND_END, KIND_ENTRY, KIND_NAME, KIND_PATH, LENGTH_UNKNOWN, NAME_BYTES, NAME_EVENT_BYTES,
+    PATH_BYTES_LONG, PATH_BYTES_SHORT, PATH_EVENT_HEAD_BYTES,
 };
 
 use crate::model::{FileId, FileOp, Process};
-
-const INODE_BYTES: usize = size_of::<Inode>();
 
 /// What a probe reported. Times are CLOCK_MONOTONIC, in nanoseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,6 +137,11 @@ fn parse_name(bytes: &[u8]) -> Option<VfsEvent> {
     let (file, parent) = (inode(&bytes[16..])?, inode(&bytes[16 + INODE_BYTES..])?);
     let name = up_to_zero(&bytes[16 + 2 * INODE_BYTES..])?;
     Some(VfsEvent::Name { time_ns, file: file_id(file), parent: file_id(parent), name })
+}
+
+/// The event of a file that was brought to its disk.
+pub fn synced_file(bytes: &[u8]) -> Option<FileId> {
+    (bytes.len() == INODE_BYTES).then(|| inode(bytes).map(file_id))?
 }
 
 fn inode(bytes: &[u8]) -> Option<Inode> {

@@ -46,13 +46,15 @@ const MEMBERS: [Member; 39] = [
     ("TABLE_FILES", "fdtable", &["fd"]),
     ("FS_PWD_DENTRY", "fs_struct", &["pwd", "dentry"]),
 ];
-const FALLBACK_MEMBERS: [Member; 6] = [
+const FALLBACK_MEMBERS: [Member; 8] = [
     ("MAPPING_INODE", "address_space", &["host"]),
     ("FOLIO_INDEX", "folio", &["index"]),
     ("FOLIO_FLAGS", "folio", &["flags"]),
     ("URING_OPCODE", "io_kiocb", &["opcode"]),
     ("URING_COMMAND", "io_kiocb", &["cmd"]),
     ("URING_OPEN_FLAGS", "io_open", &["how", "flags"]),
+    ("URING_FILE", "io_kiocb", &["file"]),
+    ("URING_RESULT", "io_kiocb", &["cqe", "res"]),
 ];
 
 /// What this kernel's type information says.

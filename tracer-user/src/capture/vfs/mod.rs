@@ -4,6 +4,7 @@
 mod attach;
 mod event;
 mod layout;
+mod synced;
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,7 +17,10 @@ use serde::{Deserialize, Serialize};
 use tracer_common::vfs::counter;
 
 pub use attach::{VfsOptions, attach};
+#[cfg(any(test, fuzzing))]
+pub(super) use event::synced_file;
 pub use event::{Named, VfsChange, VfsEvent};
+pub use synced::SyncCapture;
 
 use crate::capture::CaptureError;
 use crate::capture::mapped::MappedArray;

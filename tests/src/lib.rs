@@ -33,6 +33,7 @@ mod stamped_files;
 mod stamped_ring;
 mod tree_load;
 mod tree_manifest;
+mod watchers;
 pub mod ways;
 mod workload;
 
@@ -59,6 +60,7 @@ pub use stamped_files::{FileHistory, write_files};
 pub use stamped_ring::write_many_at_a_time;
 pub use tree_load::{change_tree, change_tree_by_ring};
 pub use tree_manifest::{same_trees, tree_manifest};
+pub use watchers::Watcher;
 pub use workload::{Manifest, Workload};
 
 use std::path::PathBuf;

@@ -1,6 +1,7 @@
 //! A PostgreSQL cluster of the test's own, without a network, and pgbench as the client that knows which of its
 //! transactions were acknowledged when.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -161,7 +162,8 @@ impl Postgres {
         run(this.program("pg_checksums").arg("--check").arg("--pgdata").arg(&this.data)).map(drop)
     }
 
-    fn acknowledged(&self) -> Result<std::collections::BTreeSet<(u32, u64)>> {
+    /// Client and number of each that is committed by now.
+    pub fn acknowledged(&self) -> Result<BTreeSet<(u32, u64)>> {
         let rows = self.query("SELECT client, n FROM acknowledged")?;
         let row = |line: &str| {
             let (client, n) = line.split_once('|').with_context(|| format!("not two columns: {line}"))?;

@@ -134,22 +134,26 @@ fn before(disaster: &dyn Fn(&Path, &Path) -> Result<()>, to: &str) -> Result<()>
     Ok(())
 }
 
+fn remove(data: &Path, _: &Path) -> Result<()> {
+    run(Command::new("rm").arg("-rf").arg(data)).map(drop)
+}
+
+/// By a shell that is called `encrypter`, as each of its children is at first.
+fn encrypt(data: &Path, dir: &Path) -> Result<()> {
+    let program = dir.join("encrypter");
+    copy_program("/bin/bash".as_ref(), &program)?;
+    let script =
+        "for file in *; do tr a-z n-za-m < $file > $file.locked && mv $file.locked $file; done; sync";
+    run(Command::new(program).current_dir(data).args(["-c", script])).map(drop)
+}
+
 #[test]
 fn a_point_before_rm_has_everything() -> Result<()> {
-    let rm = |data: &Path, _: &Path| run(Command::new("rm").arg("-rf").arg(data)).map(drop);
-    before(&rm, "before-process:rm")
+    before(&remove, "before-process:rm")
 }
 
 #[test]
 fn a_point_before_an_encrypting_script_has_everything() -> Result<()> {
-    let encrypt = |data: &Path, dir: &Path| {
-        let program = dir.join("encrypter");
-        copy_program("/bin/bash".as_ref(), &program)?;
-        let script =
-            "for file in *; do tr a-z n-za-m < $file > $file.locked && mv $file.locked $file; done; sync";
-        run(Command::new(program).current_dir(data).args(["-c", script])).map(drop)
-    };
-    // The shell and each of its children are processes of that name.
     before(&encrypt, "before-process:encrypter")?;
     before(&encrypt, "before-file:*.locked")
 }
@@ -162,6 +166,80 @@ fn a_point_before_a_burst_of_many_processes_has_everything() -> Result<()> {
         run(Command::new("bash").current_dir(data).args(["-c", script])).map(drop)
     };
     before(&encrypt, "before-burst:last")
+}
+
+/// A disaster in a directory beside a PostgreSQL cluster at work. What the point before it must be is judged by when the journal
+/// says its first change was, which must be after the disaster was begun, and before it was over.
+fn amid_transactions(disaster: &dyn Fn(&Path, &Path) -> Result<()>, process: &str) -> Result<()> {
+    let disk = Loop::new(256 * MIB)?;
+    let mount = Mount::make(Fs::Ext4, disk.path())?;
+    let server = Postgres::create(mount.point())?;
+    server.prepare()?;
+    let protection = Capture::Payload.protection(disk.path())?;
+    let mut protect = protection.start()?;
+    is_watched(&mut protect)?;
+    fill(&mount.point().join("data"), "content")?;
+    protect.mark("filled")?;
+    let (operations, [begun_ns, ended_ns]) = std::thread::scope(|scope| {
+        let load = scope.spawn(|| server.transactions(2 * load_seconds()));
+        let under_way = || Ok(load.is_finished() || server.acknowledged()?.len() > 20);
+        wait_until("transactions are under way", PATIENCE, under_way)?;
+        let begun_ns = now_ns();
+        let done = disaster(&mount.point().join("data"), protection.dir());
+        let ended_ns = now_ns();
+        let operations = load.join().expect("the load does not panic")?;
+        done.map(|()| (operations, [begun_ns, ended_ns]))
+    })?;
+    write_synced(&mount.point().join("first-after"), "x")?;
+    server.stop()?;
+    mount.unmount()?;
+    protect.stop()?;
+    protection.check_journal()?;
+
+    let to = format!("before-process:{process}");
+    let image = protection.dir().join("before.img");
+    let mut replay = afterwrite();
+    replay.arg("replay").arg(protection.journal()).args(["--json", "--to", &to, "--target"]);
+    let report: Value = serde_json::from_str(&run(replay.arg(&image))?)?;
+    let before = &report["plan"]["before"];
+    let first_ns = time_ns(&before["first"])?;
+    ensure!(before["process"]["name"] == process && (begun_ns..ended_ns).contains(&first_ns), "{before}");
+    let done = |operation: &&Operation| operation.acknowledged.is_some_and(|at| at.time_ns < first_ns);
+    let [done, later] = [
+        operations.iter().filter(done).count(),
+        operations.iter().filter(|operation| operation.begun.time_ns > first_ns).count(),
+    ];
+    ensure!(done > 10 && later > 10, "{done} transactions before {to}, {later} after: not amid them");
+
+    check_file_system(Fs::Ext4, &image)?;
+    let (whole, later) = found(&image, "content", "first-after")?;
+    ensure!((whole, later) == (FILES, false), "{to}: {whole} of {FILES} files are whole; later: {later}");
+    let device = Loop::over(&image)?;
+    let restored = Mount::recovered(Fs::Ext4, device.path())?;
+    let server = Postgres::recover(restored.point()).context("recovery by PostgreSQL")?;
+    let sum = judge(&server.find(&operations)?, first_ns)?;
+    server.stop()?;
+    Postgres::checksums(restored.point())?;
+    restored.unmount()?;
+    fsck(Fs::Ext4, device.path())?;
+    println!("{to} amid {} transactions: {sum:?}", operations.len());
+    // The disaster is real.
+    let image = protection.dir().join("latest.img");
+    protection.replay("latest", &image)?;
+    let (whole, later) = found(&image, "content", "first-after")?;
+    ensure!(whole < FILES && later, "the last mark has {whole} whole files; later: {later}");
+    Ok(())
+}
+
+#[test]
+fn before_rm_amid_transactions_all_files_and_acknowledged_transactions_are_there() -> Result<()> {
+    amid_transactions(&remove, "rm")
+}
+
+#[test]
+fn before_an_encrypting_script_amid_transactions_all_files_and_acknowledged_transactions_are_there()
+-> Result<()> {
+    amid_transactions(&encrypt, "encrypter")
 }
 
 #[test]

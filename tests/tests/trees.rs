@@ -4,7 +4,9 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use afterwrite_tests::*;
 use anyhow::{Result, ensure};
@@ -74,7 +76,7 @@ fn at_every_mark(fs: Fs) -> Result<()> {
         wait_for_mark(&mut protect, &mark)?;
         verify(&tree, protection.target())?;
         let copy = protection.dir().join(format!("copy{round}"));
-        run(std::process::Command::new("cp").arg("-a").arg(&tree).arg(&copy))?;
+        run(Command::new("cp").arg("-a").arg(&tree).arg(&copy))?;
         copies.push((mark, copy));
     }
     protect.stop()?;
@@ -85,6 +87,27 @@ fn at_every_mark(fs: Fs) -> Result<()> {
         verify(&copy, &restored)?;
     }
     protection.check_journal()
+}
+
+/// Time and looks for a program in its midst; then it is also held against the tree when it has ended.
+fn a_program_in_its_midst(program: impl FnOnce(&Path) -> Command, pace: Pace) -> Result<()> {
+    let (_mount, _disk, tree) = tree()?;
+    let protection = protection(&tree)?;
+    let mut protect = protection.start()?;
+    let both = (&*tree, protection.target());
+    let mut random = Random::new(seed());
+    let midst = judge_in_the_midst(&mut protect, both, &mut program(&tree), pace, &mut random)?;
+    target_is_tree(&mut protect, both)?;
+    println!("{midst:?}");
+    protect.stop()?;
+    same_by_rsync(&tree, protection.target())?;
+    protection.check_journal()
+}
+
+#[test]
+fn in_the_midst_of_git_checkouts_the_target_is_the_tree_at_a_mark_as_rsync_says_too() -> Result<()> {
+    let pace = Pace { every: Duration::from_millis(300), looks_max: 4 };
+    a_program_in_its_midst(|tree| clone_and_check_out(tree, 60), pace)
 }
 
 /// Waits until it is made; what the mark that `afterwrite mark` made is worth.
@@ -245,7 +268,7 @@ fn killed_under_load_it_goes_on_and_the_target_is_right() -> Result<()> {
             let mut random = Random::new(seed() + 1);
             while !ending.load(Ordering::Relaxed) {
                 change_tree(&tree, &mut random, 50)?;
-                std::thread::sleep(std::time::Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(20));
             }
             Ok::<_, anyhow::Error>(())
         });
@@ -254,7 +277,7 @@ fn killed_under_load_it_goes_on_and_the_target_is_right() -> Result<()> {
             for _ in 0..kills().min(6) {
                 let mut protect = protection.spawn()?;
                 protect.wait_for("has begun", |_| true)?;
-                std::thread::sleep(std::time::Duration::from_millis(random.below(2500)));
+                std::thread::sleep(Duration::from_millis(random.below(2500)));
                 protect.kill()?;
             }
             Ok(())

@@ -53,7 +53,7 @@ pub enum Bench {
         /// Only these volumes: zram, loop-memory, loop-disk
         volumes: Vec<String>,
     },
-    /// What seeing changes of files costs who makes them, on tmpfs and ext4
+    /// What seeing changes of files costs who makes them, beside inotifywait and lsyncd, on tmpfs and ext4
     Vfs {
         /// How often each is measured, in turns
         #[arg(long, default_value_t = 5)]
@@ -68,14 +68,17 @@ pub enum Bench {
         #[arg(long, default_value_t = 4000)]
         saves: u64,
     },
-    /// What tree protection makes of real loads: a clone, a build, a copy of /usr, small files, a large one
+    /// What tree protection makes of real loads: a clone, a build, a copy of /usr, small files, a large one, beside rsync and lsyncd
     Trees {
         /// How many small files
         #[arg(long, default_value_t = 200_000)]
         files: u64,
-        /// How large the large file is; four times that, and of /usr, is needed in /var/tmp or AFTERWRITE_TMP
+        /// How large the large file is, a fifth of it data; that and three times /usr is needed in /var/tmp or AFTERWRITE_TMP
         #[arg(long, default_value_t = 10)]
         large_gib: u64,
+        /// The directory that is copied into the tree
+        #[arg(long, default_value = "/usr")]
+        copy_of: String,
     },
     /// Up to which rate of writes rings of 1, 4, 16 and 64 MiB hold what capture sees, and the processor time it takes
     Ring {
@@ -120,18 +123,22 @@ pub fn bench(bench: &Bench) -> Result<()> {
             ];
             become_program("capture", &settings)
         }
-        Bench::Vfs { rounds, seconds } => become_program(
-            "vfs",
-            &[("AFTERWRITE_ROUNDS", rounds.to_string()), ("AFTERWRITE_SECONDS", seconds.to_string())],
-        ),
+        Bench::Vfs { rounds, seconds } => {
+            setup::setup_followers()?;
+            let settings =
+                [("AFTERWRITE_ROUNDS", rounds.to_string()), ("AFTERWRITE_SECONDS", seconds.to_string())];
+            become_program("vfs", &settings)
+        }
         Bench::Map { saves } => {
             setup::setup_followers()?;
             become_program("map", &[("AFTERWRITE_SAVES", saves.to_string())])
         }
-        Bench::Trees { files, large_gib } => {
+        Bench::Trees { files, large_gib, copy_of } => {
+            setup::setup_followers()?;
             let mut settings = vec![
                 ("AFTERWRITE_FILES", files.to_string()),
                 ("AFTERWRITE_LARGE_GIB", large_gib.to_string()),
+                ("AFTERWRITE_COPY_OF", copy_of.clone()),
                 ("AFTERWRITE_PATIENCE", "1800".into()),
             ];
             settings.extend(on_a_disk());

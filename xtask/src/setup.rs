@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::run;
 
 /// Programs that building, tests and the demo start, and Debian's package of each.
-const PROGRAMS: [(&str, &str); 36] = [
+const PROGRAMS: [(&str, &str); 37] = [
     ("cc", "gcc"),
     ("c++", "g++"),
     ("make", "make"),
@@ -31,6 +31,7 @@ const PROGRAMS: [(&str, &str); 36] = [
     ("pg_amcheck", "postgresql"),
     ("pgbench", "postgresql"),
     ("dmsetup", "dmsetup"),
+    ("rsync", "rsync"),
     ("lvm", "lvm2"),
     ("mdadm", "mdadm"),
     ("nbd-server", "nbd-server"),
@@ -53,9 +54,8 @@ const PROGRAMS: [(&str, &str); 36] = [
 /// The tracers that `bench capture` compares with.
 const TRACERS: [(&str, &str); 2] = [("blktrace", "blktrace"), ("bpftrace", "bpftrace")];
 
-/// What `bench map` compares with.
-const FOLLOWERS: [(&str, &str); 3] =
-    [("inotifywait", "inotify-tools"), ("lsyncd", "lsyncd"), ("rsync", "rsync")];
+/// What `bench map`, `trees` and `vfs` compare with.
+const FOLLOWERS: [(&str, &str); 2] = [("inotifywait", "inotify-tools"), ("lsyncd", "lsyncd")];
 
 /// LLVM to build bpf-linker against: at least the one inside the compiler.
 const LLVM_PACKAGES: [&str; 2] = ["llvm-22-dev", "libpolly-22-dev"];
@@ -114,7 +114,7 @@ pub fn setup_tracers() -> Result<()> {
     setup_programs(&TRACERS)
 }
 
-/// What `bench map` compares with.
+/// What `bench map`, `trees` and `vfs` compare with.
 pub fn setup_followers() -> Result<()> {
     setup_programs(&FOLLOWERS)
 }

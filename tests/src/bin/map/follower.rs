@@ -1,9 +1,9 @@
 //! Who hears of saves.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,20 +34,10 @@ pub trait Follower {
     }
 }
 
-struct Program(Child);
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 pub struct AfterwriteMap {
     output: PathBuf,
     why: &'static str,
-    _program: Program,
+    _program: Watcher,
 }
 
 impl AfterwriteMap {
@@ -59,8 +49,7 @@ impl AfterwriteMap {
         let mut command = Command::new(binary());
         command.args(["map", "--json"]).arg(tree).arg("--cache").arg(dir.join("cache"));
         command.arg(if why == "fsync" { "--fsync=on" } else { "--fsync=off" });
-        let child = command.stdout(std::fs::File::create(&output)?).stderr(Stdio::null()).spawn()?;
-        let program = Program(child);
+        let program = Watcher::start(command.stdout(std::fs::File::create(&output)?).stderr(Stdio::null()))?;
         wait_until("it is ready", PATIENCE, || Ok(std::fs::read_to_string(&output)?.contains('\n')))?;
         Ok(AfterwriteMap { output, why, _program: program })
     }
@@ -117,29 +106,17 @@ impl Drop for AfterwriteMap {
 
 pub struct InotifyWait {
     seen: Arc<Mutex<Seen>>,
-    _program: Program,
+    _program: Watcher,
 }
 
 impl InotifyWait {
     pub fn start(tree: &Path) -> Result<InotifyWait> {
-        let mut command = Command::new("inotifywait");
-        command.args(["-m", "-e", "close_write", "--format", "%f"]).arg(tree);
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot run inotifywait")?;
-        let (output, errors) = (child.stdout.take().context("piped")?, child.stderr.take().context("piped")?);
-        let program = Program(child);
-        for line in BufReader::new(errors).lines() {
-            if line?.contains("established") {
-                break;
-            }
-        }
+        let mut program = Watcher::inotifywait(tree, "close_write")?;
+        let output = program.output()?;
         let seen = Arc::new(Mutex::new(Seen::new()));
         let of_thread = Arc::clone(&seen);
         std::thread::spawn(move || {
-            for name in BufReader::new(output).lines().map_while(Result::ok) {
+            for name in output.lines().map_while(Result::ok) {
                 let at = monotonic_ns().unwrap_or(0);
                 of_thread.lock().unwrap_or_else(PoisonError::into_inner).insert(name, at);
             }
@@ -159,31 +136,14 @@ pub struct Lsyncd {
     source: PathBuf,
     target: PathBuf,
     seen: Seen,
-    _program: Program,
+    _program: Watcher,
 }
 
 impl Lsyncd {
     pub fn start(tree: &Path, dir: &Path) -> Result<Lsyncd> {
-        let (target, log) = (dir.join("lsyncd"), dir.join("lsyncd.log"));
+        let target = dir.join("lsyncd");
         std::fs::create_dir_all(&target)?;
-        let config = dir.join("lsyncd.lua");
-        let text = format!(
-            "settings {{ nodaemon = true, logfile = {log:?}, statusFile = {:?} }}\n\
-             sync {{ default.rsync, source = {tree:?}, target = {target:?}, delay = 0, rsync = {{ archive = true, whole_file = true }} }}\n",
-            dir.join("lsyncd.status")
-        );
-        std::fs::write(&config, text)?;
-        let mut command = Command::new("lsyncd");
-        let child = command
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("cannot run lsyncd")?;
-        let program = Program(child);
-        wait_until("lsyncd has begun", PATIENCE, || {
-            Ok(std::fs::read_to_string(&log).is_ok_and(|text| text.contains("finished")))
-        })?;
+        let program = Watcher::lsyncd(tree, &target, &["--whole-file"])?;
         Ok(Lsyncd { source: tree.to_owned(), target, seen: Seen::new(), _program: program })
     }
 }

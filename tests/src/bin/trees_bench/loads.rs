@@ -10,63 +10,36 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use afterwrite_tests::{MIB, Random, number_from_env, run};
+use afterwrite_tests::{MIB, Random, build, clone_and_check_out, copy_by_rsync, number_from_env};
 
-pub type Load = fn(&Path) -> Result<()>;
+pub enum Load {
+    /// Held against the target in its midst, too.
+    Program(fn(&Path) -> Command),
+    Here(fn(&Path) -> Result<()>),
+}
 
 pub const LOADS: &[(&str, Load)] = &[
-    ("git clone of this repository, 200 checkouts over its history", clone),
-    ("cargo build of tracer-common, offline, in the tree", build),
-    ("cp -a of /usr", copy),
-    ("small files, in directories of 1,000", many),
-    ("names of 255 bytes, with newlines, not UTF-8, 200 each", names),
-    ("a large file, written whole", large),
-    ("4 KiB changed in it", change),
-    ("it is renamed", rename),
+    ("git clone of this repository, 200 checkouts over its history", Load::Program(clone)),
+    ("cargo build of xtask, target directory in the tree", Load::Program(compile)),
+    ("rsync of a system's directory", Load::Program(copy)),
+    ("small files, in directories of 1,000", Load::Here(many)),
+    ("names of 255 bytes, with newlines, not UTF-8, 200 each", Load::Here(names)),
+    ("a large file", Load::Here(large)),
+    ("4 KiB changed in the large file", Load::Here(change)),
+    ("the large file is renamed", Load::Here(rename)),
 ];
 
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository holds this crate")
+fn clone(tree: &Path) -> Command {
+    clone_and_check_out(tree, 200)
 }
 
-fn git(dir: &Path) -> Command {
-    let mut git = Command::new("git");
-    git.arg("-C").arg(dir);
-    git
+fn compile(tree: &Path) -> Command {
+    build(tree, "xtask")
 }
 
-fn clone(tree: &Path) -> Result<()> {
-    let clone = tree.join("clone");
-    run(Command::new("git").args(["clone", "--quiet", "--no-local"]).arg(repository()).arg(&clone))?;
-    let commits = run(git(&clone).args(["rev-list", "HEAD"]))?;
-    let commits: Vec<&str> = commits.lines().collect();
-    for commit in commits.iter().step_by((commits.len() / 200).max(1)).take(200) {
-        run(git(&clone).args(["checkout", "--quiet", commit]))?;
-    }
-    Ok(())
-}
-
-fn build(tree: &Path) -> Result<()> {
-    let project = tree.join("project");
-    run(Command::new("cp").arg("-a").arg(repository().join("tracer-common")).arg(&project))?;
-    // It stands alone there.
-    let manifest = fs::read_to_string(project.join("Cargo.toml"))?;
-    let lines = manifest.lines().map(|line| match line.split_once(".workspace") {
-        Some(("version", _)) => "version = \"0.0.0\"".to_owned(),
-        Some(("edition", _)) => "edition = \"2024\"".to_owned(),
-        Some(_) => String::new(),
-        None if line == "workspace = true" || line == "[lints]" => String::new(),
-        None => line.to_owned(),
-    });
-    let alone = lines.collect::<Vec<_>>().join("\n") + "\n[workspace]\n";
-    fs::write(project.join("Cargo.toml"), alone)?;
-    let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--release", "--offline", "--quiet"]).current_dir(&project);
-    run(cargo.env("CARGO_TARGET_DIR", project.join("target"))).map(drop)
-}
-
-fn copy(tree: &Path) -> Result<()> {
-    run(Command::new("cp").arg("-a").arg("/usr").arg(tree.join("usr"))).map(drop)
+fn copy(tree: &Path) -> Command {
+    let from = std::env::var_os("AFTERWRITE_COPY_OF").unwrap_or_else(|| "/usr".into());
+    copy_by_rsync(tree, from.as_ref())
 }
 
 fn many(tree: &Path) -> Result<()> {
@@ -93,20 +66,41 @@ fn names(tree: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Of the large file alone.
+pub const LARGE: &str = "large";
+
+/// Every fifth piece is data, the rest holes.
+const PIECE_BYTES: u64 = 64 * MIB;
+
 fn large(tree: &Path) -> Result<()> {
-    let mut file = File::create(tree.join("large"))?;
-    let bytes = Random::new(1).bytes(usize::try_from(MIB)?);
-    for _ in 0..number_from_env("AFTERWRITE_LARGE_GIB", 10) << 10 {
-        file.write_all(&bytes)?;
+    let dir = tree.join(LARGE);
+    fs::create_dir(&dir)?;
+    let file = File::create(dir.join("file"))?;
+    let mut random = Random::new(1);
+    let pieces = (number_from_env("AFTERWRITE_LARGE_GIB", 10) << 30) / PIECE_BYTES;
+    file.set_len(pieces * PIECE_BYTES)?;
+    for piece in (0..pieces).step_by(5) {
+        for at in (0..PIECE_BYTES).step_by(1 << 20) {
+            file.write_all_at(&random.bytes(1 << 20), piece * PIECE_BYTES + at)?;
+        }
     }
     file.sync_all().context("cannot sync it")
 }
 
 fn change(tree: &Path) -> Result<()> {
-    let file = File::options().write(true).open(tree.join("large"))?;
-    Ok(file.write_all_at(&[1; 4096], file.metadata()?.len() / 2 + 4096)?)
+    change_at(&tree.join(LARGE).join("file"), 4096).map(drop)
+}
+
+/// Writes 4 KiB so far behind where data begins in the middle of the file; says what is there now.
+pub fn change_at(file: &Path, behind: u64) -> Result<(u64, [u8; 4096])> {
+    let file = File::options().write(true).open(file)?;
+    let (middle, bytes) = (file.metadata()?.len() / PIECE_BYTES / 10 * 5, [(behind >> 12) as u8; 4096]);
+    let at = middle * PIECE_BYTES + behind;
+    file.write_all_at(&bytes, at)?;
+    Ok((at, bytes))
 }
 
 fn rename(tree: &Path) -> Result<()> {
-    Ok(fs::rename(tree.join("large"), tree.join("renamed"))?)
+    let dir = tree.join(LARGE);
+    Ok(fs::rename(dir.join("file"), dir.join("renamed"))?)
 }

@@ -48,7 +48,9 @@ pub fn judge_in_the_midst(
     let (mut midst, begun) = (Midst::default(), Instant::now());
     let mut stood = Duration::ZERO;
     loop {
-        let pause = pace.every.mul_f64(0.5 + random.below(1000) as f64 / 1000.0);
+        // The first look comes early: it may be over soon.
+        let every = if midst.looks == 0 { pace.every / 8 } else { pace.every };
+        let pause = every.mul_f64(0.5 + random.below(1000) as f64 / 1000.0);
         let ended = wait_until("", pause, || group.has_ended()).is_ok();
         if ended {
             break;

@@ -68,8 +68,8 @@ enum Line<'a> {
         device: Option<&'a Path>,
         /// Files that the cache knows.
         known: usize,
-        /// Fsyncs are heard of.
-        fsync: bool,
+        /// How fsyncs are heard of, if they are.
+        fsync: Option<&'a str>,
     },
     Map {
         path: String,
@@ -105,10 +105,15 @@ pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
     signals.thread_block().context("cannot block signals")?;
     let stop = SignalFd::new(&signals).context("cannot wait for signals")?;
     #[cfg(feature = "capture")]
-    let fsyncs = args.fsync.listen(&args.path)?.map(|probes| Box::new(probes) as Box<dyn Fsyncs>);
+    let (fsyncs, rung) = match args.fsync.listen(&args.path)? {
+        Some(probes) => {
+            let rung = probes.rung().to_string();
+            (Some(Box::new(probes) as Box<dyn Fsyncs>), Some(rung))
+        }
+        None => (None, None),
+    };
     #[cfg(not(feature = "capture"))]
-    let fsyncs = None;
-    let hears_fsyncs = fsyncs.is_some();
+    let (fsyncs, rung) = (None, None::<String>);
     let options = WatchOptions {
         path: args.path.clone(),
         cache: args.cache.clone(),
@@ -123,7 +128,7 @@ pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
             Report::Mapped { map, .. } if map.why != Why::Settled => maps += 1,
             Report::Ready { path, known, fsyncs, .. } => {
                 say(&format!("mapping what is saved below {}; {known} files are known", path.display()));
-                if hears_fsyncs && !fsyncs {
+                if rung.is_some() && !fsyncs {
                     say(
                         "a file that is synced is not mapped before it is closed or renamed: afterwrite does not know how \
                          this file system's handles are made",
@@ -142,7 +147,7 @@ pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
             _ => {}
         }
         if args.json && written.is_ok() {
-            written = print(out, &report, lost);
+            written = print(out, &report, rung.as_deref(), lost);
         }
     })?;
     written?;
@@ -150,10 +155,10 @@ pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn print(out: &mut Output, report: &Report<'_>, lost: u64) -> anyhow::Result<()> {
+fn print(out: &mut Output, report: &Report<'_>, rung: Option<&str>, lost: u64) -> anyhow::Result<()> {
     match report {
         Report::Ready { path, device, known, fsyncs } => {
-            out.json(&Line::Ready { path, device: *device, known: *known, fsync: *fsyncs })?;
+            out.json(&Line::Ready { path, device: *device, known: *known, fsync: rung.filter(|_| *fsyncs) })?;
             out.finish()
         }
         Report::Mapped { map, heard_ns, recorded_ns } => out.json(&Line::Map {

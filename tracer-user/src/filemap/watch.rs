@@ -1,6 +1,6 @@
 //! Hears of saves and maps them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -137,7 +137,8 @@ pub fn watch(
     loop {
         // What is queued from here on is later than this.
         let now = realtime().0;
-        let synced = fsyncs.as_mut().map_or_else(Vec::new, |fsyncs| fsyncs.take());
+        // A file that was synced several times meanwhile is looked at once.
+        let synced: HashSet<FileId> = fsyncs.iter_mut().flat_map(|fsyncs| fsyncs.take()).collect();
         let taken = events.take().map_err(failed)?;
         let idle = taken.is_empty() && synced.is_empty();
         rest = rest && idle;

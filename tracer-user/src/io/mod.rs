@@ -7,8 +7,8 @@ mod coverage;
 mod device;
 pub mod fiemap;
 mod graph;
-#[cfg(feature = "capture")]
 pub mod log_line;
+#[cfg(feature = "capture")]
 pub mod mount_table;
 mod mounts;
 mod open;

@@ -101,8 +101,10 @@ fn what_did_not_change_since_is_not_mapped_again_by_an_fsync() -> Result<()> {
     map.wait_for("file")?;
     // So that the clock has ticked since it changed.
     std::thread::sleep(Duration::from_millis(100));
-    for _ in 0..20 {
+    for _ in 0..30 {
         file.sync_all()?;
+        // So that each is heard of by itself.
+        std::thread::sleep(Duration::from_millis(3));
     }
     let maps =
         || -> Result<usize> { Ok(map.said()?.iter().filter(|line| line.get("map").is_some()).count()) };
@@ -111,8 +113,8 @@ fn what_did_not_change_since_is_not_mapped_again_by_an_fsync() -> Result<()> {
     again.sync_all()?;
     let last = Sync::Fsync.save(&ground.tree().join("last"), &[1; 5000])?;
     map.wait_for("last")?;
-    // One for each change, one for each that was looked at within a tick of it, and the last.
-    ensure!((3..=5).contains(&maps()?), "{:?}", map.said()?);
+    // One for each change and the last, and some for what was looked at within a tick of them; not one for each fsync.
+    ensure!((3..=12).contains(&maps()?), "{:?}", map.said()?);
     drop((file, again, last));
     map.stop()
 }

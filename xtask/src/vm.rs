@@ -22,11 +22,13 @@ use crate::kernel::{self, Kernel, Unpacked};
 use crate::scenario::{self, Bus, Cuts, Part, Scenario};
 use crate::seed::seed;
 use crate::tally::Tally;
-use crate::{build, fsck, image, log_writes, run, setup};
+use crate::{build, deb, debian, fsck, image, log_writes, run, setup};
 
 const VERDICT: &str = "AFTERWRITE-VERDICT ";
 const LOG_TAIL_LINES: usize = 150;
 const MEMORY_MIB: u32 = 1024;
+/// Of the second package of scenarios that upgrade.
+const NEXT_VERSION: &str = "99.0-1";
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -123,6 +125,13 @@ pub fn run(selected: &[(&Scenario, Kernel)], afterwrite: &Path, how: How) -> Res
     for name in programs {
         run::run(run::cargo().args(["build", "--package", "afterwrite-tests", "--bin", name]))?;
     }
+    let debian = match selected.iter().any(|(scenario, _)| scenario.debian.is_some()) {
+        true => Some(Debian {
+            root: debian::root_image(&dir)?,
+            packages: vec![deb::package(afterwrite, None)?, deb::package(afterwrite, Some(NEXT_VERSION))?],
+        }),
+        false => None,
+    };
     let mut unpacked: Vec<(Kernel, Unpacked)> = Vec::new();
     for kernel in Kernel::ALL {
         if selected.iter().any(|(_, wanted)| *wanted == kernel) {
@@ -149,6 +158,7 @@ pub fn run(selected: &[(&Scenario, Kernel)], afterwrite: &Path, how: How) -> Res
                         kernel: *kernel,
                         dir: dir.join("runs").join(format!("{kernel}-{}", scenario.name)),
                         full: how.full,
+                        debian: debian.as_ref().filter(|_| scenario.debian.is_some()),
                     };
                     let begun = Instant::now();
                     let outcome = machine.run(files, &stripped, how.keep);
@@ -168,12 +178,20 @@ enum Outcome {
     Skipped(String),
 }
 
+/// What a scenario that runs in one needs.
+struct Debian {
+    root: PathBuf,
+    /// Of two versions.
+    packages: Vec<PathBuf>,
+}
+
 /// One scenario on one kernel.
 struct Machine<'a> {
     scenario: &'a Scenario,
     kernel: Kernel,
     dir: PathBuf,
     full: bool,
+    debian: Option<&'a Debian>,
 }
 
 fn report(tally: &mut Tally, machine: &Machine<'_>, outcome: Result<Outcome>, took: Duration) {
@@ -220,10 +238,15 @@ impl Machine<'_> {
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let initrd = dir.join("initrd.cpio");
         let mut file = BufWriter::new(File::create(&initrd)?);
-        image::build(scenario, kernel, afterwrite)?.write(&mut file)?;
+        let packages = self.debian.map_or(&[][..], |debian| &debian.packages);
+        image::build(scenario, kernel, afterwrite, packages)?.write(&mut file)?;
         file.flush()?;
         for disk in &scenario.disks {
-            File::create(disk_image(dir, &disk.name))?.set_len(disk.bytes)?;
+            let image = disk_image(dir, &disk.name);
+            if let Some(debian) = self.debian.filter(|_| scenario.debian.as_ref() == Some(&disk.name)) {
+                run::run(run::program("cp")?.arg("--sparse=always").args([&debian.root, &image]))?;
+            }
+            File::options().create(true).append(true).open(&image)?.set_len(disk.bytes)?;
         }
 
         let outcome = match scenario.cuts {
@@ -305,8 +328,10 @@ impl Machine<'_> {
         );
         // Emulated, on one thread: with one thread per guest CPU both kernels broke when probes were attached under I/O.
         qemu.args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", &MEMORY_MIB.to_string()])
-            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial"])
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-serial"])
             .arg(prefixed("file:", &self.console()))
+            // A Debian may reboot; all else that does has failed.
+            .args(self.debian.is_none().then_some("-no-reboot"))
             .arg("-kernel")
             .arg(kernel)
             .arg("-initrd")

@@ -77,6 +77,11 @@ impl IoCounts {
     pub fn same_writes(&self, other: &IoCounts) -> bool {
         IoCounts { reads: 0, ..self.clone() } == IoCounts { reads: 0, ..other.clone() }
     }
+
+    /// Nothing but reads since the disk is there.
+    pub fn is_without_writes(&self) -> bool {
+        self.same_writes(&IoCounts { counted: self.counted, ..IoCounts::default() })
+    }
 }
 
 /// What is known of a block device when it is opened. Holds no file open.
@@ -192,6 +197,13 @@ impl BlockDevice {
             return None;
         }
         Some(IoCounts { counted, ..IoCounts::parse(&attribute(&self.disk.sysfs_dir, "stat")?)? })
+    }
+
+    /// Whether a file system, swap, dm or md has it, or a part of it, for itself. What can't be told is taken for that.
+    pub fn is_claimed(&self) -> bool {
+        use std::os::unix::fs::OpenOptionsExt;
+        // Without O_CREAT this is no test of existence: who asks for it on a block device gets it alone or not at all.
+        std::fs::OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&self.path).is_err()
     }
 
     /// A suspended dm device holds bios that count nowhere as under way.

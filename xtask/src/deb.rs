@@ -19,8 +19,8 @@ pub fn command() -> Result<()> {
     Ok(())
 }
 
-/// Packs the built binary; `version` is another one than the crate's.
-pub fn package(afterwrite: &Path, version: Option<&str>) -> Result<PathBuf> {
+/// Packs the built binary. For tests: quickly, under another version and in another folder.
+pub fn package(afterwrite: &Path, as_version: Option<(&str, &Path)>) -> Result<PathBuf> {
     setup::setup_cargo_deb()?;
     let generated = run::target_dir().join("release/package");
     if generated.exists() {
@@ -34,8 +34,11 @@ pub fn package(afterwrite: &Path, version: Option<&str>) -> Result<PathBuf> {
         fs::write(generated.join(format!("afterwrite.{shell}")), script)?;
     }
     let mut cargo = run::cargo();
-    cargo.args(["deb", "--package", "afterwrite", "--no-build"]);
-    cargo.args(version.into_iter().flat_map(|version| ["--deb-version", version]));
+    cargo.args(["deb", "--package", "afterwrite", "--no-build", "--strip"]);
+    if let Some((version, folder)) = as_version {
+        let deb = folder.join(format!("afterwrite_{version}_amd64.deb"));
+        cargo.args(["--fast", "--deb-version", version, "--output"]).arg(&deb);
+    }
     // Its last line is where the package is.
     let said = run::output(&mut cargo)?;
     Ok(PathBuf::from(said.lines().last().context("cargo-deb did not say where the package is")?.trim()))

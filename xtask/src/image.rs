@@ -1,7 +1,7 @@
 //! The guest's root directory: busybox, afterwrite, the tools and modules a scenario asks for, the scenario.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -15,12 +15,7 @@ use crate::scenario::{Bus, Scenario};
 const MODULES: [&str; 3] = ["virtio_pci", "virtio_blk", "crc32c_generic"];
 
 /// `afterwrite` is the binary without debug information: most of it, and of no use to the guest.
-pub fn build(
-    scenario: &Scenario,
-    kernel: &Unpacked,
-    afterwrite: &Path,
-    packages: &[PathBuf],
-) -> Result<Archive> {
+pub fn build(scenario: &Scenario, kernel: &Unpacked, afterwrite: &Path) -> Result<Archive> {
     let mut archive = Archive::default();
     for directory in ["/proc", "/sys", "/dev", "/tmp", "/run", "/mnt", "/root", "/etc"] {
         archive.directory(directory);
@@ -43,7 +38,10 @@ pub fn build(
     if Path::new("/etc/mke2fs.conf").exists() {
         archive.file("/etc/mke2fs.conf", fs::read("/etc/mke2fs.conf")?);
     }
-    program(&mut archive, "afterwrite", afterwrite)?;
+    // A Debian gets it as a package.
+    if scenario.debian.is_none() {
+        program(&mut archive, "afterwrite", afterwrite)?;
+    }
     for name in &scenario.programs {
         program(&mut archive, name, &run::target_dir().join("debug").join(name))?;
     }
@@ -64,10 +62,6 @@ pub fn build(
     archive.executable("/init", read(&run::root().join("vm-tests").join(init))?);
     for library in ["lib.sh", "devices.sh", "logged.sh", "debian-run.sh"] {
         archive.file(&format!("/{library}"), read(&run::root().join("vm-tests").join(library))?);
-    }
-    for package in packages {
-        let name = package.file_name().context("a package has a name")?.to_string_lossy();
-        archive.file(&format!("/packages/{name}"), read(package)?);
     }
     archive.file("/scenario.sh", read(&scenario.script)?);
     archive.file("/disks", disks(scenario).into_bytes());

@@ -27,8 +27,8 @@ use crate::{build, deb, debian, fsck, image, log_writes, run, setup};
 const VERDICT: &str = "AFTERWRITE-VERDICT ";
 const LOG_TAIL_LINES: usize = 150;
 const MEMORY_MIB: u32 = 1024;
-/// Of the second package of scenarios that upgrade.
-const NEXT_VERSION: &str = "99.0-1";
+/// Of the packages of scenarios that upgrade.
+const PACKAGE_VERSIONS: [&str; 2] = ["0.1-1", "99.0-1"];
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -128,7 +128,10 @@ pub fn run(selected: &[(&Scenario, Kernel)], afterwrite: &Path, how: How) -> Res
     let debian = match selected.iter().any(|(scenario, _)| scenario.debian.is_some()) {
         true => Some(Debian {
             root: debian::root_image(&dir)?,
-            packages: vec![deb::package(afterwrite, None)?, deb::package(afterwrite, Some(NEXT_VERSION))?],
+            packages: PACKAGE_VERSIONS
+                .into_iter()
+                .map(|version| deb::package(afterwrite, Some((version, &dir))))
+                .collect::<Result<_>>()?,
         }),
         false => None,
     };
@@ -238,13 +241,12 @@ impl Machine<'_> {
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let initrd = dir.join("initrd.cpio");
         let mut file = BufWriter::new(File::create(&initrd)?);
-        let packages = self.debian.map_or(&[][..], |debian| &debian.packages);
-        image::build(scenario, kernel, afterwrite, packages)?.write(&mut file)?;
+        image::build(scenario, kernel, afterwrite)?.write(&mut file)?;
         file.flush()?;
         for disk in &scenario.disks {
             let image = disk_image(dir, &disk.name);
             if let Some(debian) = self.debian.filter(|_| scenario.debian.as_ref() == Some(&disk.name)) {
-                run::run(run::program("cp")?.arg("--sparse=always").args([&debian.root, &image]))?;
+                debian::copy_root(&debian.root, &image, &debian.packages)?;
             }
             File::options().create(true).append(true).open(&image)?.set_len(disk.bytes)?;
         }

@@ -158,7 +158,8 @@ impl Running {
         let stopped = Stopped::take(&options.journal)
             .context("the marker of a clean stop can't be taken from the journal")
             .map_err(ProtectError::Start)?;
-        let unchanged = stopped.is_some_and(|stopped| stopped.still_holds(&device, newest, options.trust_reboot));
+        let unchanged =
+            stopped.is_some_and(|stopped| stopped.still_holds(&device, newest, options.trust_reboot));
         if unchanged && origin == Origin::New {
             capture.ledger().keep_unscanned(&ByteRangeSet::new());
         }

@@ -138,7 +138,7 @@ launch_protect() {
 status_field() { afterwrite status --json | tr '{},' '\n' | sed -n "s/^ *\"$1\": *//p" | head -n 1; }
 
 # Did this protect take over the probes of a killed one, so that nothing had to be read again?
-adopted() { [ "$(status_field adopted)" = true ]; }
+adopted() { status_field probes | grep -Eq '"(adopted|replaced)"'; }
 
 # Drain, last mark, exit 0.
 stop_protect() {

@@ -78,6 +78,7 @@ first)
     step "the group may look, and no more"
     GROUP="setpriv --reuid=65534 --regid=$(getent group afterwrite | cut -d: -f3) --clear-groups"
     $GROUP afterwrite status --json | grep -q '"state": *"live"' || fail "the group can't read the status"
+    $GROUP test -x /run/afterwrite/service || fail "the group can't reach the socket of the service"
     ! $GROUP afterwrite mark --label stranger 2> /dev/null || fail "the group can make marks"
     ! setpriv --reuid=65534 --regid=65534 --clear-groups afterwrite status --json 2> /dev/null | grep -q live ||
         fail "everybody can read the status"

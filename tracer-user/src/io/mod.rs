@@ -6,7 +6,6 @@ mod coverage;
 mod device;
 pub mod fiemap;
 mod graph;
-#[cfg(feature = "capture")]
 pub mod log_line;
 pub mod mount_table;
 mod mounts;

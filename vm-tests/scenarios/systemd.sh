@@ -56,9 +56,9 @@ first)
     mkfs.ext4 -q "$(disk journal)"
     mkfs.ext4 -q "$SOURCE"
     mkdir -p /backup /srv
-    # The volume is mounted after the service is ready, and unmounted before it stops.
+    # The volume is mounted after the service is ready, and unmounted before it stops; fsck at boot would write before.
     printf '%s /backup ext4 defaults 0 2\n' "$(disk journal)" >> /etc/fstab
-    printf '%s /srv ext4 nofail,x-systemd.after=afterwrite.service 0 2\n' "$SOURCE" >> /etc/fstab
+    printf '%s /srv ext4 nofail,x-systemd.after=afterwrite.service 0 0\n' "$SOURCE" >> /etc/fstab
     systemctl daemon-reload
     systemctl start backup.mount
     configure 'trust-reboot = true'

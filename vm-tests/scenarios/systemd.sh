@@ -1,6 +1,6 @@
 #!/bin/sh
 # The package on a Debian with systemd: installed, protecting, reloaded, killed, rebooted, upgraded under load, stopped, purged.
-# kernels: 6.1 6.12
+# kernels: 6.12
 # disks: root=1G source=64M target=64M journal=768M
 # modules: ext4 loop
 # debian: root

@@ -38,7 +38,10 @@ pub fn build(scenario: &Scenario, kernel: &Unpacked, afterwrite: &Path) -> Resul
     if Path::new("/etc/mke2fs.conf").exists() {
         archive.file("/etc/mke2fs.conf", fs::read("/etc/mke2fs.conf")?);
     }
-    program(&mut archive, "afterwrite", afterwrite)?;
+    // A Debian gets it as a package.
+    if scenario.debian.is_none() {
+        program(&mut archive, "afterwrite", afterwrite)?;
+    }
     for name in &scenario.programs {
         program(&mut archive, name, &run::target_dir().join("debug").join(name))?;
     }
@@ -55,8 +58,9 @@ pub fn build(scenario: &Scenario, kernel: &Unpacked, afterwrite: &Path) -> Resul
     let parameters: String = scenario.parameters.iter().map(|parameter| format!("{parameter}\n")).collect();
     archive.file("/modules/parameters", parameters.into_bytes());
 
-    archive.executable("/init", read(&run::root().join("vm-tests/init.sh"))?);
-    for library in ["lib.sh", "devices.sh", "logged.sh"] {
+    let init = if scenario.debian.is_some() { "debian-init.sh" } else { "init.sh" };
+    archive.executable("/init", read(&run::root().join("vm-tests").join(init))?);
+    for library in ["lib.sh", "devices.sh", "logged.sh", "debian-run.sh"] {
         archive.file(&format!("/{library}"), read(&run::root().join("vm-tests").join(library))?);
     }
     archive.file("/scenario.sh", read(&scenario.script)?);

@@ -5,6 +5,8 @@ mod ci;
 mod compare;
 mod cpio;
 mod cuts;
+mod deb;
+mod debian;
 mod demo;
 mod fsck;
 mod fuzz;
@@ -43,6 +45,8 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// Make the Debian package, target/debian/afterwrite_VERSION_ARCHITECTURE.deb
+    Deb,
     /// Protect a volume under a real workload and prove every mark made meanwhile (needs root)
     Demo(demo::Arguments),
     /// Run unit tests, tests over real devices, and scenarios in virtual machines (needs root)
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Setup => setup::setup().and_then(|()| setup::setup_cargo_fuzz()),
         Command::Build { release } => setup::setup().and_then(|()| build::afterwrite(release).map(|_| ())),
+        Command::Deb => deb::command(),
         Command::Demo(arguments) => demo::command(&arguments),
         Command::Test { names, all } => test::test(&names, all),
         Command::Soak(arguments) => programs::soak(&arguments),

@@ -18,6 +18,7 @@
 //! # fsck: target
 //! # cuts: 3 30
 //! # log-writes: log source journal 40
+//! # debian: root
 //! ```
 //!
 //! `disks` are virtio-blk, `nvme` the namespaces of one NVMe controller, `scsi` disks of one virtio-scsi adapter; a
@@ -26,7 +27,9 @@
 //! `compare` has the host compare the images after power-off: the bytes of the first, from the offset and of the
 //! length given, with as many of the second. Then it checks the file system on each disk of `fsck`. `cuts` are the power
 //! cuts by default and in full (`cuts.rs`), with `timeout` for each boot. `log-writes` names the disks of the log, of the volume under it and of
-//! the journal (`log_writes.rs`), and of how many instants are compared besides the marks. A word and a colon that is none of these is an error: a misspelt
+//! the journal (`log_writes.rs`), and of how many instants are compared besides the marks. `debian`
+//! names the disk that holds a Debian with systemd, which the scenario runs in, once each boot; it finds packages of this afterwrite of two
+//! versions in /scenario. A word and a colon that is none of these is an error: a misspelt
 //! directive must not be silently ignored.
 
 use std::fs;
@@ -60,6 +63,8 @@ pub struct Scenario {
     pub fsck: Vec<String>,
     pub cuts: Option<Cuts>,
     pub log_writes: Option<LogWrites>,
+    /// The disk with its root directory.
+    pub debian: Option<String>,
 }
 
 /// How often the machine loses its power.
@@ -145,6 +150,7 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
         fsck: Vec::new(),
         cuts: None,
         log_writes: None,
+        debian: None,
     };
     let mut default = None;
     for line in text.lines().take_while(|line| line.starts_with('#')) {
@@ -166,6 +172,7 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
             "fsck" => scenario.fsck = words.map(str::to_owned).collect(),
             "cuts" => scenario.cuts = Some(cuts(value)?),
             "log-writes" => scenario.log_writes = Some(log_writes(value)?),
+            "debian" => scenario.debian = Some(value.to_owned()),
             _ => bail!("`{key}:` is no directive of a scenario (see xtask/src/scenario.rs)"),
         }
     }
@@ -182,7 +189,7 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
     }
     let compared = scenario.compare.iter().flat_map(|compare| [&compare.left.disk, &compare.right.disk]);
     let logged = scenario.log_writes.iter().flat_map(|disks| [&disks.log, &disks.volume, &disks.journal]);
-    for name in compared.chain(logged).chain(&scenario.fsck) {
+    for name in compared.chain(logged).chain(&scenario.fsck).chain(&scenario.debian) {
         ensure!(scenario.disks.iter().any(|disk| disk.name == *name), "there is no disk `{name}`");
     }
     Ok(scenario)
@@ -293,7 +300,8 @@ mod tests {
             "# disks: source=192M target=1G\n# modules: dm-mod ext4\n# tools: fio\n# default: 6.12\n# timeout: 60\n\
              # compare: source@1M+134217728 target\n# compare: target@4K source\n# nvme: fast=4M/4096\n\
              # parameters: brd.rd_nr=1\n# cmdline: nvme_core.multipath=N\n\
-             # fsck: target\n# programs: ways\n# cuts: 3 30\n# log-writes: target source source 5",
+             # fsck: target\n# programs: ways\n# cuts: 3 30\n# log-writes: target source source 5\n\
+             # debian: source",
         )
         .expect("a good head");
         assert_eq!(read.name, "part");
@@ -312,6 +320,7 @@ mod tests {
         assert_eq!(read.compare[1].left, part("target", 4096, None));
         assert_eq!((&*read.fsck, &*read.programs), (&["target".to_owned()][..], &["ways".to_owned()][..]));
         assert_eq!(read.cuts, Some(Cuts { by_default: 3, in_full: 30 }));
+        assert_eq!(read.debian.as_deref(), Some("source"));
         let log_writes = read.log_writes.expect("named");
         assert_eq!((&*log_writes.log, log_writes.instants), ("target", 5));
     }

@@ -61,6 +61,7 @@ const FOLLOWERS: [(&str, &str); 2] = [("inotifywait", "inotify-tools"), ("lsyncd
 const LLVM_PACKAGES: [&str; 2] = ["llvm-22-dev", "libpolly-22-dev"];
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 const CARGO_DENY_VERSION: &str = "0.20.2";
+const CARGO_DEB_VERSION: &str = "3.8.0";
 const CARGO_FUZZ_VERSION: &str = "0.13.2";
 
 /// Installs what is missing for `build`, `test` and `demo`.
@@ -96,6 +97,16 @@ pub fn setup_cargo_deny() -> Result<()> {
 /// cargo-fuzz, for `fuzz`. Compiled from source too.
 pub fn setup_cargo_fuzz() -> Result<()> {
     setup_cargo_tool("cargo-fuzz", CARGO_FUZZ_VERSION)
+}
+
+/// cargo-deb, for `deb` and the scenarios that install a package.
+pub fn setup_cargo_deb() -> Result<()> {
+    setup_cargo_tool("cargo-deb", CARGO_DEB_VERSION)
+}
+
+/// What makes a root directory of Debian for a virtual machine.
+pub fn setup_mmdebstrap() -> Result<()> {
+    setup_programs(&[("mmdebstrap", "mmdebstrap")])
 }
 
 fn setup_cargo_tool(name: &str, version: &str) -> Result<()> {

@@ -22,11 +22,13 @@ use crate::kernel::{self, Kernel, Unpacked};
 use crate::scenario::{self, Bus, Cuts, Part, Scenario};
 use crate::seed::seed;
 use crate::tally::Tally;
-use crate::{build, fsck, image, log_writes, run, setup};
+use crate::{build, deb, debian, fsck, image, log_writes, run, setup};
 
 const VERDICT: &str = "AFTERWRITE-VERDICT ";
 const LOG_TAIL_LINES: usize = 150;
 const MEMORY_MIB: u32 = 1024;
+/// Of the packages of scenarios that upgrade.
+const PACKAGE_VERSIONS: [&str; 2] = ["0.1-1", "99.0-1"];
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -123,6 +125,16 @@ pub fn run(selected: &[(&Scenario, Kernel)], afterwrite: &Path, how: How) -> Res
     for name in programs {
         run::run(run::cargo().args(["build", "--package", "afterwrite-tests", "--bin", name]))?;
     }
+    let debian = match selected.iter().any(|(scenario, _)| scenario.debian.is_some()) {
+        true => Some(Debian {
+            root: debian::root_image(&dir)?,
+            packages: PACKAGE_VERSIONS
+                .into_iter()
+                .map(|version| deb::package(afterwrite, Some((version, &dir))))
+                .collect::<Result<_>>()?,
+        }),
+        false => None,
+    };
     let mut unpacked: Vec<(Kernel, Unpacked)> = Vec::new();
     for kernel in Kernel::ALL {
         if selected.iter().any(|(_, wanted)| *wanted == kernel) {
@@ -149,6 +161,7 @@ pub fn run(selected: &[(&Scenario, Kernel)], afterwrite: &Path, how: How) -> Res
                         kernel: *kernel,
                         dir: dir.join("runs").join(format!("{kernel}-{}", scenario.name)),
                         full: how.full,
+                        debian: debian.as_ref().filter(|_| scenario.debian.is_some()),
                     };
                     let begun = Instant::now();
                     let outcome = machine.run(files, &stripped, how.keep);
@@ -168,12 +181,20 @@ enum Outcome {
     Skipped(String),
 }
 
+/// What a scenario that runs in one needs.
+struct Debian {
+    root: PathBuf,
+    /// Of two versions.
+    packages: Vec<PathBuf>,
+}
+
 /// One scenario on one kernel.
 struct Machine<'a> {
     scenario: &'a Scenario,
     kernel: Kernel,
     dir: PathBuf,
     full: bool,
+    debian: Option<&'a Debian>,
 }
 
 fn report(tally: &mut Tally, machine: &Machine<'_>, outcome: Result<Outcome>, took: Duration) {
@@ -223,7 +244,11 @@ impl Machine<'_> {
         image::build(scenario, kernel, afterwrite)?.write(&mut file)?;
         file.flush()?;
         for disk in &scenario.disks {
-            File::create(disk_image(dir, &disk.name))?.set_len(disk.bytes)?;
+            let image = disk_image(dir, &disk.name);
+            if let Some(debian) = self.debian.filter(|_| scenario.debian.as_ref() == Some(&disk.name)) {
+                debian::copy_root(&debian.root, &image, &debian.packages)?;
+            }
+            File::options().create(true).append(true).open(&image)?.set_len(disk.bytes)?;
         }
 
         let outcome = match scenario.cuts {
@@ -305,8 +330,10 @@ impl Machine<'_> {
         );
         // Emulated, on one thread: with one thread per guest CPU both kernels broke when probes were attached under I/O.
         qemu.args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", &MEMORY_MIB.to_string()])
-            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial"])
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-serial"])
             .arg(prefixed("file:", &self.console()))
+            // A Debian may reboot; all else that does has failed.
+            .args(self.debian.is_none().then_some("-no-reboot"))
             .arg("-kernel")
             .arg(kernel)
             .arg("-initrd")

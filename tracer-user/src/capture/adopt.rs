@@ -135,6 +135,12 @@ pub fn unattended_volumes() -> Vec<String> {
     names
 }
 
+/// Whether complete probes of a volume are pinned: they see its writes, whether a process reads what they record or not.
+pub fn are_at_work(name: &str) -> bool {
+    let generations = pins::root().and_then(|root| Generation::all(&root, name)).unwrap_or_default();
+    generations.iter().any(|generation| matches!(find(generation), Ok(Some(_))))
+}
+
 /// Bytes recorded for a volume and not under a durable mark, at least; `None` when its probes can't be understood.
 pub fn recorded_bytes(name: &str) -> Option<u64> {
     let generations = Generation::all(&pins::root().ok()?, name).ok()?;

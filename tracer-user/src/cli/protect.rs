@@ -74,6 +74,10 @@ pub struct ProtectArgs {
     /// Size of the ring for changes of files, a power of two
     #[arg(long, value_name = "SIZE", value_parser = parse_ring, default_value = "8MiB")]
     origin_ring: u32,
+    /// After a reboot compare nothing, if the volume was not mounted when protect stopped, and was not written since the boot.
+    /// Only for a disk that nothing but this system writes to, not while it shuts down either
+    #[arg(long)]
+    trust_reboot: bool,
     /// Overwrite a target that is not empty
     #[arg(long)]
     force: bool,
@@ -142,6 +146,7 @@ pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
             ends: false,
         }),
         force: args.force,
+        trust_reboot: args.trust_reboot,
         retention: args.retention.are_given().then(|| args.retention.options(true)),
     };
     let mut screen = Screen::new();
@@ -173,10 +178,11 @@ fn tree_options(args: ProtectArgs) -> anyhow::Result<TreeOptions> {
         || args.ring.is_some()
         || args.capture != Mode::Extents
         || args.before_mark.is_some()
+        || args.trust_reboot
     {
         anyhow::bail!(
             "{} is a directory, and of a tree all history is kept, and its changes are captured by the probes of files; \
-             leave retention, hooks, --capture, --ring and --rung away (--origin-rung and --origin-ring are for those)",
+             leave retention, hooks, --capture, --ring, --rung and --trust-reboot away (--origin-rung and --origin-ring are for those)",
             args.device.display()
         );
     }

@@ -77,6 +77,11 @@ impl IoCounts {
     pub fn same_writes(&self, other: &IoCounts) -> bool {
         IoCounts { reads: 0, ..self.clone() } == IoCounts { reads: 0, ..other.clone() }
     }
+
+    /// Nothing but reads since the disk is there.
+    pub fn is_without_writes(&self) -> bool {
+        self.same_writes(&IoCounts { counted: self.counted, ..IoCounts::default() })
+    }
 }
 
 /// What is known of a block device when it is opened. Holds no file open.
@@ -197,6 +202,13 @@ impl BlockDevice {
     /// Written to this very device, disk or partition, since it is there.
     pub fn written_bytes(&self) -> Option<u64> {
         Some(IoCounts::parse(&attribute(&self.sysfs_dir, "stat")?)?.written_sectors * 512)
+    }
+
+    /// Whether a file system, swap, dm or md has it, or a part of it, for itself. What can't be told is taken for that.
+    pub fn is_claimed(&self) -> bool {
+        use std::os::unix::fs::OpenOptionsExt;
+        // Without O_CREAT this is no test of existence: who asks for it on a block device gets it alone or not at all.
+        std::fs::OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&self.path).is_err()
     }
 
     /// A suspended dm device holds bios that count nowhere as under way.

@@ -43,6 +43,8 @@ pub struct ProtectOptions {
     pub force: bool,
     /// How changes of files are watched, to journal who made them; `None`: they are not.
     pub origin: Option<VfsOptions>,
+    /// Nothing else than this system writes to the source, nor does this system when protect has stopped to shut down.
+    pub trust_reboot: bool,
     /// What of the history is kept; all of it when not given.
     pub retention: Option<PruneOptions>,
 }
@@ -158,7 +160,8 @@ impl Running {
         let stopped = Stopped::take(&options.journal)
             .context("the marker of a clean stop can't be taken from the journal")
             .map_err(ProtectError::Start)?;
-        let unchanged = stopped.is_some_and(|stopped| stopped.still_holds(&device, newest));
+        let unchanged =
+            stopped.is_some_and(|stopped| stopped.still_holds(&device, newest, options.trust_reboot));
         if unchanged && origin == Origin::New {
             capture.ledger().keep_unscanned(&ByteRangeSet::new());
         }

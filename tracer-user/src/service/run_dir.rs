@@ -1,7 +1,8 @@
 //! Where running protections are found: a lock and a control socket for each volume.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Read, Seek, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -44,7 +45,11 @@ impl VolumeLock {
     pub fn take(dir: &Path, volume_name: &str) -> Result<VolumeLock, LockError> {
         let path = socket(dir, volume_name).with_extension("lock");
         let failed = |source| LockError::Io { path: path.clone(), source };
-        std::fs::create_dir_all(dir).map_err(failed)?;
+        if !dir.exists() {
+            std::fs::create_dir_all(dir).map_err(failed)?;
+            // Whatever umask journals are written with: who may connect is said by each socket.
+            std::fs::set_permissions(dir, Permissions::from_mode(0o755)).map_err(failed)?;
+        }
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(false)

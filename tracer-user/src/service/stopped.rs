@@ -3,7 +3,11 @@
 //!
 //! It is never trusted by itself. It says what the kernel had counted of the disk's I/O when journal and device said the
 //! same and the probes were still at work; only if the same boot's kernel still counts the same for the same life of the
-//! disk, was nothing written in between, and there is nothing to compare. After a reboot there always is.
+//! disk, was nothing written in between, and there is nothing to compare.
+//!
+//! Of another boot no kernel can say that nothing was written after the stop. So there is always something to compare, unless the user
+//! vouches for that (`--trust-reboot`); even then nobody may have had the device mounted at the stop, and this boot's kernel
+//! must not have counted a write.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -27,6 +31,16 @@ pub struct Stopped {
     /// The mark at which journal and device said the same.
     mark: MarkId,
     counts: IoCounts,
+    /// Neither mounted nor part of another device: only who opened it by name could write to it from then on.
+    #[serde(default)]
+    unclaimed: bool,
+}
+
+/// The device as the kernel sees it now.
+struct Now {
+    boot: String,
+    disk_sequence: u64,
+    counts: IoCounts,
 }
 
 impl Stopped {
@@ -44,19 +58,34 @@ impl Stopped {
         if counts == *since {
             return None;
         }
-        Some(Stopped { boot: boot_id()?, disk_sequence: device.disk_sequence()?, mark, counts })
+        let unclaimed = !device.is_claimed();
+        Some(Stopped { boot: boot_id()?, disk_sequence: device.disk_sequence()?, mark, counts, unclaimed })
     }
 
-    /// Nothing was written since. `newest`: the journal's last restorable mark.
-    pub fn still_holds(&self, device: &BlockDevice, newest: Option<MarkId>) -> bool {
+    /// Nothing was written since. `newest`: the journal's last restorable mark. `trust_reboot`: nothing else than this system writes
+    /// to the device, nor does this system while it shuts down.
+    pub fn still_holds(&self, device: &BlockDevice, newest: Option<MarkId>, trust_reboot: bool) -> bool {
+        let now = || {
+            Some(Now {
+                boot: boot_id()?,
+                disk_sequence: device.disk_sequence()?,
+                counts: device.io_counts()?,
+            })
+        };
         newest == Some(self.mark)
-            && boot_id().as_ref() == Some(&self.boot)
-            && device.disk_sequence() == Some(self.disk_sequence)
             && device.writes_in_flight() == Some(0)
-            && device.io_counts().is_some_and(|now| now.same_writes(&self.counts))
+            && now().is_some_and(|now| self.was_not_written(&now, trust_reboot))
     }
 
-    /// Takes the marker away. One that can't be understood is none: then all is compared.
+    fn was_not_written(&self, now: &Now, trust_reboot: bool) -> bool {
+        if now.boot == self.boot {
+            return now.disk_sequence == self.disk_sequence && now.counts.same_writes(&self.counts);
+        }
+        trust_reboot && self.unclaimed && now.counts.is_without_writes()
+    }
+
+    /// Takes the marker away, durably: it must not be there again after a power cut. One that can't be understood is none: then all
+    /// is compared.
     pub fn take(journal: &Path) -> io::Result<Option<Stopped>> {
         let path = journal.join(FILE_NAME);
         let text = match fs::read_to_string(&path) {
@@ -65,6 +94,7 @@ impl Stopped {
             Err(error) => return Err(error),
         };
         fs::remove_file(&path)?;
+        File::open(journal)?.sync_all()?;
         Ok(toml::from_str(&text).ok())
     }
 
@@ -97,6 +127,7 @@ mod tests {
             disk_sequence: 7,
             mark: MarkId(3),
             counts: IoCounts { writes: 1, ..IoCounts::default() },
+            unclaimed: true,
         };
         stopped.write(dir.path()).unwrap();
         assert_eq!(Stopped::take(dir.path()).unwrap(), Some(stopped.clone()));
@@ -106,5 +137,33 @@ mod tests {
         let text = fs::read_to_string(&path).unwrap();
         fs::write(&path, &text[..text.len() / 2]).unwrap();
         assert_eq!(Stopped::take(dir.path()).unwrap(), None);
+    }
+    #[test]
+    fn a_reboot_is_trusted_only_if_that_is_wanted_and_nothing_speaks_against_it() {
+        let stopped = Stopped {
+            boot: "a".into(),
+            disk_sequence: 7,
+            mark: MarkId(3),
+            counts: IoCounts { writes: 5, ..IoCounts::default() },
+            unclaimed: true,
+        };
+        let claimed = Stopped { unclaimed: false, ..stopped.clone() };
+        let now = |boot: &str, disk_sequence, writes, discards| Now {
+            boot: boot.into(),
+            disk_sequence,
+            counts: IoCounts { reads: 9, writes, discards, ..IoCounts::default() },
+        };
+        // The same boot: what it counted says it.
+        for trust in [false, true] {
+            assert!(claimed.was_not_written(&now("a", 7, 5, 0), trust));
+            assert!(!claimed.was_not_written(&now("a", 7, 6, 0), trust));
+            assert!(!claimed.was_not_written(&now("a", 8, 5, 0), trust));
+        }
+        // Another one.
+        assert!(stopped.was_not_written(&now("b", 1, 0, 0), true));
+        assert!(!stopped.was_not_written(&now("b", 1, 0, 0), false));
+        assert!(!claimed.was_not_written(&now("b", 1, 0, 0), true));
+        assert!(!stopped.was_not_written(&now("b", 1, 1, 0), true));
+        assert!(!stopped.was_not_written(&now("b", 1, 0, 1), true));
     }
 }

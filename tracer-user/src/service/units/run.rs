@@ -11,14 +11,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use crate::capture::are_at_work;
 use crate::io::log_line::{Priority, say};
 use crate::service::protocol::{Request, Response, answer, listen};
 use crate::service::run_dir::{self, VolumeLock};
 use crate::service::units::process::{Ended, spawn, watch};
 use crate::service::units::unit::{Order, Supervised, Wanted};
-use crate::service::units::{SOCKET, Unit};
+use crate::service::units::{SOCKET, Unit, UnitKind};
 
 const TICK: Duration = Duration::from_millis(250);
+/// So long at most systemd is to wait for the probes of all volumes: what is ordered after us comes without those of one that is slow.
+const ATTACH_MAX: Duration = Duration::from_secs(30);
 const QUESTIONS_MAX: usize = 64;
 
 pub struct UnitsOptions<'a> {
@@ -46,7 +49,7 @@ pub fn run_units(options: UnitsOptions<'_>) -> anyhow::Result<()> {
 
 async fn serve(options: UnitsOptions<'_>, socket: &Path) -> anyhow::Result<()> {
     let UnitsOptions { units, reread } = options;
-    let mut service = Service::default();
+    let mut service = Service::new();
     units.into_iter().for_each(|unit| service.add(unit));
     let listener = listen(socket)?;
     let (ask, mut questions) = mpsc::channel::<(Request, oneshot::Sender<Response>)>(QUESTIONS_MAX);
@@ -56,7 +59,6 @@ async fn serve(options: UnitsOptions<'_>, socket: &Path) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let mut hand_over = signal(SignalKind::user_defined1())?;
-    tell_systemd(&[NotifyState::Ready]);
     while !(service.ending && service.supervised.is_empty()) {
         tokio::select! {
             accepted = listener.accept() => {
@@ -93,15 +95,28 @@ async fn through(ask: mpsc::Sender<(Request, oneshot::Sender<Response>)>, reques
     answered.await.unwrap_or_else(|_| gone())
 }
 
-#[derive(Default)]
 struct Service {
     supervised: BTreeMap<String, Supervised>,
     processes: JoinSet<Ended>,
     ending: bool,
     shown: String,
+    begun: Instant,
+    /// That was said to systemd.
+    ready: bool,
 }
 
 impl Service {
+    fn new() -> Service {
+        Service {
+            supervised: BTreeMap::new(),
+            processes: JoinSet::new(),
+            ending: false,
+            shown: String::new(),
+            begun: Instant::now(),
+            ready: false,
+        }
+    }
+
     fn add(&mut self, unit: Unit) {
         self.supervised.insert(unit.name.clone(), Supervised::new(unit));
     }
@@ -121,6 +136,10 @@ impl Service {
                     supervised.ended(format!("it cannot be started: {error}"), now);
                 }
             }
+        }
+        if !self.ready && (self.begun.elapsed() >= ATTACH_MAX || self.supervised.values().all(is_captured)) {
+            self.ready = true;
+            tell_systemd(&[NotifyState::Ready]);
         }
         let running = self.supervised.values().filter(|supervised| supervised.pid().is_some()).count();
         let shown = format!("{running} of {} are being protected", self.supervised.len());
@@ -247,6 +266,14 @@ impl Service {
             false => format!("reloaded: {}", done.join(", ")),
         })
     }
+}
+
+/// Writes from now on are seen, or it is known that they are not. A tree has no probes that one could look for.
+fn is_captured(supervised: &Supervised) -> bool {
+    let unit = supervised.unit();
+    unit.kind == UnitKind::Tree
+        || supervised.has_failed()
+        || are_at_work(&run_dir::volume_name(&unit.source.to_string_lossy()))
 }
 
 fn send(supervised: &Supervised, order: Option<Order>) {

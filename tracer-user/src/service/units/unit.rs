@@ -90,6 +90,11 @@ impl Supervised {
         self.is_going() && self.process.is_none()
     }
 
+    /// It came to its end by itself, and will be started again.
+    pub fn has_failed(&self) -> bool {
+        self.failures > 0
+    }
+
     pub fn is_due(&self, now: Instant) -> bool {
         self.wanted == Wanted::Running && self.process.is_none() && self.again.is_none_or(|at| at <= now)
     }

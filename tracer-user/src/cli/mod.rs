@@ -33,11 +33,17 @@ mod restore_file;
 mod retention;
 mod rewind;
 #[cfg(feature = "capture")]
+mod serve;
+#[cfg(feature = "capture")]
 mod status;
+#[cfg(feature = "capture")]
+mod status_table;
 #[cfg(feature = "capture")]
 mod status_tree;
 mod tree;
 mod verify;
+#[cfg(feature = "capture")]
+mod watch;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -65,6 +71,8 @@ enum Command {
     Mark(mark::MarkArgs),
     #[cfg(feature = "capture")]
     Status(status::StatusArgs),
+    #[cfg(feature = "capture")]
+    Serve(serve::ServeArgs),
     #[cfg(feature = "capture")]
     Detach(detach::DetachArgs),
     #[cfg(feature = "capture")]
@@ -128,6 +136,8 @@ fn run(cli: Cli, out: &mut Output) -> anyhow::Result<Outcome> {
         Command::Mark(args) => mark::run(&args, out),
         #[cfg(feature = "capture")]
         Command::Status(args) => status::run(&args, out),
+        #[cfg(feature = "capture")]
+        Command::Serve(args) => serve::run(&args),
         #[cfg(feature = "capture")]
         Command::Detach(args) => detach::run(&args, out),
         #[cfg(feature = "capture")]

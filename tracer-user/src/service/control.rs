@@ -43,7 +43,7 @@ impl Request {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Response {
+pub(super) enum Response {
     Ok(Value),
     Error(String),
 }

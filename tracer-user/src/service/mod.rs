@@ -11,11 +11,15 @@ mod placer;
 mod prepare;
 mod progress;
 mod protect;
+mod reading;
 mod recorded;
 mod retention;
 mod run_dir;
+#[cfg(test)]
+pub(crate) mod samples;
 mod stopped;
 mod supervisor;
+mod survey;
 mod tree;
 
 pub use control::{Client, ControlError};
@@ -24,5 +28,8 @@ pub use origin::OriginStatus;
 pub use prepare::PrepareError;
 pub use progress::{ReplicaStatus, Status};
 pub use protect::{ProtectError, ProtectEvent, ProtectOptions, ProtectSummary, protect};
+pub use reading::{Problem, Reading, Standing};
 pub use recorded::{DetachError, Recorded, detach, recorded};
+pub use run_dir::path as run_dir;
+pub use survey::{Seen, survey, survey_now};
 pub use tree::{TreeEvent, TreeOptions, TreeStatus, protect_tree};

@@ -130,7 +130,7 @@ pub fn status_of_volume(index: u64, journal: &Path) -> Value {
             "completions_lost": 0, "payload": 0, "payload_lost": 0, "read_failed": 0
         },
         "skipped": { "submissions": 0, "completions": 0 }, "overrun": false, "gap_open": false, "every_write": index % 3 == 0,
-        "unstable_writes": 0, "failed_writes": 0, "scan_done_bytes": 1 << 34, "scan_total_bytes": 1 << 34,
+        "unstable_writes": 0, "failed_writes": 0, "scan_done_bytes": 3u64 << 32, "scan_total_bytes": 3u64 << 32,
         "pending_bytes": index << 12, "pending_ms": index, "journaled_bytes": 1 << 28, "unreadable_bytes": 0, "marks": 17,
         "last_frozen_ms": 31, "last_mark_error": null, "durable_lsn": 4711, "journal_bytes": 1 << 27,
         "written_bytes": 1 << 29, "write_rate": busy, "write_history": history, "write_map": map,

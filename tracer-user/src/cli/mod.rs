@@ -14,6 +14,8 @@ mod detach;
 #[cfg(feature = "capture")]
 mod doctor;
 mod files;
+#[cfg(all(feature = "capture", any(test, fuzzing)))]
+pub(crate) mod fuzzing;
 mod journal;
 mod log;
 mod map;

@@ -111,7 +111,8 @@ pub(super) fn age(seconds: u64) -> String {
 
 /// What does no harm to a terminal.
 pub(super) fn printable(text: &str) -> String {
-    text.escape_debug().to_string()
+    let harmless = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(harmless).collect()
 }
 
 pub(super) fn shortened(name: &str) -> String {

@@ -73,7 +73,7 @@ pub fn reading(index: u64) -> Reading {
             "seen": 22_369 + index, "emitted": 22_369, "marked": index, "payload": 5, "completions_seen": 22_368,
             "completions_lost": 1
         },
-        "failed_writes": 0, "scan_done_bytes": 1 << 34, "scan_total_bytes": 1 << 34, "pending_bytes": index << 12,
+        "failed_writes": 0, "scan_done_bytes": 3u64 << 32, "scan_total_bytes": 3u64 << 32, "pending_bytes": index << 12,
         "pending_ms": index, "journal_bytes": 1 << 27, "marks": 17, "last_frozen_ms": 31,
         "last_mark": { "id": 17, "class": "fs", "lsn": 4700, "time": "2027-01-15T07:59:48Z", "label": "" },
         "replica": { "consistent": true, "mark": 17, "age_ms": 12_345, "lag_bytes": index << 16, "error": null },

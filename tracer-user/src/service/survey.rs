@@ -125,7 +125,7 @@ fn sockets(run_dir: &Path) -> Vec<(String, PathBuf)> {
 /// `None`: it has just ended in order.
 async fn see(name: String, socket: PathBuf) -> Option<Seen> {
     Some(match tokio::time::timeout(ANSWER_TIME, ask(&socket)).await {
-        Err(_) => Seen::silent(name, &format!("no answer within {ANSWER_TIME:?}")),
+        Err(_) => Seen::silent(name, "no answer within a second"),
         Ok(Err(error)) if error.kind() == ErrorKind::NotFound => return None,
         Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Seen::stopped(name),
         Ok(Err(error)) => Seen::silent(name, &error.to_string()),

@@ -100,7 +100,7 @@ function facts(status, now) {
   if (status.scan_total_bytes > status.scan_done_bytes) {
     list.append(fact('copied', `${bytes(status.scan_done_bytes)} of ${bytes(status.scan_total_bytes)}`, true, 'warn'));
   }
-  list.append(fact('last mark', mark === null ? 'none yet' : `${mark.class}, ${duration(now - seconds(mark.time))} ago`));
+  list.append(fact('last mark', mark === null ? 'none yet' : `${mark.id} ${mark.class}, ${duration(now - seconds(mark.time))} ago`));
   const age = status.replica.age_ms;
   list.append(fact('replica lag', age === null ? 'not at a mark' : `${duration(age / 1000)}, ${bytes(status.replica.lag_bytes)}`));
   list.append(fact('not journaled yet', bytes(status.pending_bytes)));

@@ -42,6 +42,12 @@ struct Marks {
     points: Result<Vec<Point>, String>,
 }
 
+/// As text.
+#[cfg(any(test, fuzzing))]
+pub(super) fn screen(seen: Vec<Seen>, now: Timestamp, width: u16, height: u16) -> String {
+    Watched { seen, now, ..Watched::default() }.screen(width, height).concat()
+}
+
 enum News {
     Seen(Vec<Seen>, Timestamp),
     Failed(String),
@@ -119,6 +125,16 @@ fn read_marks(orders: &Receiver<Wanted>, tell: impl Fn(String, Marks) -> bool) {
 }
 
 impl Watched {
+    #[cfg(any(test, fuzzing))]
+    fn screen(&self, width: u16, height: u16) -> Vec<String> {
+        let backend = ratatui::backend::TestBackend::new(width, height);
+        let mut terminal = ratatui::Terminal::new(backend).expect("memory can be drawn to");
+        terminal.draw(|frame| view::draw(frame, self)).expect("memory can be drawn to");
+        let buffer = terminal.backend().buffer();
+        let row = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned();
+        (0..height).map(row).collect()
+    }
+
     /// Whether to go on.
     fn takes(&mut self, key: KeyEvent) -> bool {
         if key.kind == KeyEventKind::Release {

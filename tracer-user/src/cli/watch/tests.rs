@@ -3,10 +3,6 @@
 
 use std::path::Path;
 
-use ratatui::Terminal;
-use ratatui::backend::TestBackend;
-use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
-
 use super::*;
 use crate::model::{Lsn, PointClass};
 use crate::service::samples;
@@ -25,19 +21,11 @@ fn watched(count: u64) -> Watched {
     watched
 }
 
-fn screen(watched: &Watched, width: u16, height: u16) -> Vec<String> {
-    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-    terminal.draw(|frame| view::draw(frame, watched)).unwrap();
-    let buffer = terminal.backend().buffer().clone();
-    let row = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned();
-    (0..height).map(row).collect()
-}
-
 #[test]
 fn the_screen_is_as_it_was_looked_at() {
     for (width, height) in [(80, 24), (120, 40), (200, 60)] {
         for count in [0, 1, 64] {
-            let shown = screen(&watched(count), width, height).join("\n") + "\n";
+            let shown = watched(count).screen(width, height).join("\n") + "\n";
             let path = Path::new(env!("CARGO_MANIFEST_DIR"))
                 .join("src/cli/watch/screens")
                 .join(format!("{count}-volumes-{width}x{height}.txt"));
@@ -59,7 +47,7 @@ fn any_size_is_drawn() {
                 for chosen in [0, 3, 6, 9, 12, 14, 15] {
                     let mut watched = watched(count);
                     watched.select(|_| chosen);
-                    screen(&watched, width, height);
+                    watched.screen(width, height);
                 }
             }
         }
@@ -99,6 +87,6 @@ fn what_volumes_are_called_does_nothing_to_the_terminal() {
     let status = watched.seen[0].status.as_mut().unwrap();
     status.source = "/dev/\u{1b}[2J\u{7}x".into();
     status.rung = "\u{1b}]0;x\u{7}".into();
-    let shown = screen(&watched, 200, 60).concat();
+    let shown = watched.screen(200, 60).concat();
     assert!(!shown.chars().any(char::is_control), "{shown:?}");
 }

@@ -46,6 +46,7 @@ const PROGRAMS: [(&str, &str); 36] = [
     ("depmod", "kmod"),
     ("xz", "xz-utils"),
     ("zstd", "zstd"),
+    ("chromium", "chromium"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
 ];

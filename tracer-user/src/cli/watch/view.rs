@@ -30,13 +30,17 @@ pub(super) fn draw(frame: &mut Frame<'_>, watched: &Watched) {
 }
 
 fn draw_head(frame: &mut Frame<'_>, area: Rect, watched: &Watched) {
-    let keys = "↑↓ choose  q quit ";
-    let left = Span::styled(" afterwrite", Style::new().add_modifier(Modifier::BOLD));
-    let counts = Span::raw(format!("  {}", counts(&watched.seen)));
-    frame.render_widget(Line::from(vec![left, counts]), area);
-    let width = u16::try_from(keys.chars().count()).unwrap_or(0).min(area.width);
-    let right = Rect { x: area.right() - width, width, ..area };
-    frame.render_widget(Line::styled(keys, Style::new().add_modifier(Modifier::DIM)), right);
+    let title = " afterwrite  ";
+    let counts = counts(&watched.seen);
+    let room = usize::from(area.width).saturating_sub(title.len());
+    // The counts say more than the keys.
+    let fits = |keys: &&str| counts.chars().count() + 2 + keys.chars().count() <= room;
+    let keys = ["↑↓ choose  q quit ", "q quit "].into_iter().find(fits).unwrap_or_default();
+    let left = Span::styled(title, Style::new().add_modifier(Modifier::BOLD));
+    frame.render_widget(Line::from(vec![left, Span::raw(counts)]), area);
+    let keys = Line::styled(keys, Style::new().add_modifier(Modifier::DIM));
+    let width = u16::try_from(keys.width()).unwrap_or(0).min(area.width);
+    frame.render_widget(keys, Rect { x: area.right() - width, width, ..area });
 }
 
 /// `3 volumes: 2 live, 1 paused`.
@@ -66,26 +70,30 @@ fn draw_nothing(frame: &mut Frame<'_>, area: Rect, watched: &Watched) {
 fn draw_rows(frame: &mut Frame<'_>, area: Rect, watched: &Watched) {
     let wide = |from: u16| area.width >= from;
     let mut columns = vec![
-        ("VOLUME", Constraint::Fill(1)),
-        ("STATE", Constraint::Length(14)),
-        ("WRITES", Constraint::Length(12)),
-        ("REPLICA LAG", Constraint::Length(if wide(WITH_SPARKS) { 18 } else { 13 })),
-        ("LAST MARK", Constraint::Length(if wide(WITH_SPARKS) { 20 } else { 13 })),
-        ("RING", Constraint::Length(5)),
+        ("STATE", 14),
+        ("WRITES", 12),
+        ("REPLICA LAG", if wide(WITH_SPARKS) { 18 } else { 13 }),
+        ("LAST MARK", if wide(WITH_SPARKS) { 20 } else { 13 }),
+        ("RING", 5),
     ];
     if wide(WITH_SPARKS) {
-        columns.push(("OF LATE", Constraint::Length(SPARKS as u16)));
+        columns.push(("OF LATE", SPARKS as u16));
     }
     if wide(WITH_CAPTURE) {
-        columns.push(("CAPTURE", Constraint::Length(22)));
+        columns.push(("CAPTURE", 22));
     }
+    // With a space before each. The name has the rest.
+    let others: u16 = columns.iter().map(|(_, width)| width + 1).sum();
+    let name_width = area.width.saturating_sub(others);
+    columns.insert(0, (" VOLUME", name_width));
     let count = columns.len();
     let rows = watched.seen.iter().map(|seen| {
-        let mut cells = cells(seen, watched, wide(WITH_SPARKS));
+        let mut cells = cells(seen, watched, wide(WITH_SPARKS), name_width);
         cells.truncate(count);
         Row::new(cells)
     });
-    let (names, widths): (Vec<&str>, Vec<Constraint>) = columns.into_iter().unzip();
+    let (names, widths): (Vec<&str>, Vec<Constraint>) =
+        columns.into_iter().map(|(name, width)| (name, Constraint::Length(width))).unzip();
     let head = Row::new(names).style(Style::new().add_modifier(Modifier::BOLD));
     let table = Table::new(rows, widths)
         .header(head)
@@ -95,9 +103,13 @@ fn draw_rows(frame: &mut Frame<'_>, area: Rect, watched: &Watched) {
     frame.render_stateful_widget(table, area, &mut chosen);
 }
 
-fn cells(seen: &Seen, watched: &Watched, wide: bool) -> Vec<Cell<'static>> {
+fn cells(seen: &Seen, watched: &Watched, wide: bool, name_width: u16) -> Vec<Cell<'static>> {
     let urgent = seen.problems.iter().any(|problem| problem.urgent);
-    let name = format!("{}{}", if urgent { "!" } else { " " }, shortened(seen.title()));
+    let name = format!(
+        "{}{}",
+        if urgent { "!" } else { " " },
+        shortened(seen.title(), usize::from(name_width).saturating_sub(1))
+    );
     let mut cells = vec![Cell::new(name), Cell::new(Span::styled(state(seen), style(seen.standing)))];
     let Some(read) = &seen.status else { return cells };
     let mark = last_mark(read, watched.now);

@@ -120,27 +120,36 @@ pub fn status_of_volume(index: u64, journal: &Path) -> Value {
     let history: Vec<u64> = (0..120).map(|step| busy * ((step * (index + 3)) % 17) / 17).collect();
     let age = |cell: u64| [0, 3, 40, 400, 3000, 20_000][((cell * cell / 37 + index) % 6) as usize];
     let map: Vec<u64> = (0..256).map(|cell| if age(cell) == 0 { 0 } else { now - age(cell) }).collect();
-    json!({
+    let counters = json!({
+        "seen": 22_369 + index, "emitted": 22_369, "marked": index, "completions_seen": 22_369, "completions_lost": 0,
+        "payload": 0, "payload_lost": 0, "read_failed": 0
+    });
+    let time = humantime::format_rfc3339(SystemTime::now()).to_string();
+    let mut status = json!({
         "volume": format!("{index:032x}"), "source": format!("/dev/vg0/data{index}"), "size_bytes": (index + 1) << 34,
         "pid": 4000 + index, "capture": if index % 3 == 0 { "payload" } else { "extents" }, "rung": "tp_btf",
-        "pinned": true, "probes": "new", "recording": "ring", "ring_bytes": 16 << 20, "ring_used_bytes": index << 17,
-        "paused": null, "journal": journal, "target": format!("/backup/data{index}.img"), "state": "live",
-        "counters": {
-            "seen": 22_369 + index, "emitted": 22_369, "marked": index, "completions_seen": 22_369,
-            "completions_lost": 0, "payload": 0, "payload_lost": 0, "read_failed": 0
-        },
-        "skipped": { "submissions": 0, "completions": 0 }, "overrun": false, "gap_open": false, "every_write": index % 3 == 0,
-        "unstable_writes": 0, "failed_writes": 0, "scan_done_bytes": 3u64 << 32, "scan_total_bytes": 3u64 << 32,
-        "pending_bytes": index << 12, "pending_ms": index, "journaled_bytes": 1 << 28, "unreadable_bytes": 0, "marks": 17,
-        "last_frozen_ms": 31, "last_mark_error": null, "durable_lsn": 4711, "journal_bytes": 1 << 27,
-        "written_bytes": 1 << 29, "write_rate": busy, "write_history": history, "write_map": map,
-        "last_mark": {
-            "id": 17, "class": "fs", "lsn": 4700, "time": humantime::format_rfc3339(SystemTime::now()).to_string(), "label": ""
-        },
-        "replica": {
-            "applied_lsn": 4700, "consistent": true, "mark": 17, "age_ms": 12_345, "lag_bytes": index << 16, "error": null,
-            "written_bytes": 1 << 27
-        },
-        "origin": { "rung": "fentry", "off": null, "missing": 0, "bursts": [] }, "retention": null
-    })
+        "pinned": true, "probes": "new", "recording": "ring", "paused": null, "state": "live", "journal": journal,
+        "target": format!("/backup/data{index}.img"), "counters": counters, "overrun": false, "gap_open": false,
+        "every_write": index % 3 == 0, "marks": 17, "last_frozen_ms": 31, "last_mark_error": null, "retention": null,
+        "last_mark": { "id": 17, "class": "fs", "lsn": 4700, "time": time, "label": "" },
+        "replica": { "consistent": true, "mark": 17, "age_ms": 12_345, "lag_bytes": index << 16, "error": null },
+        "origin": { "rung": "fentry", "off": null, "missing": 0, "bursts": [] },
+        "write_history": history, "write_map": map
+    });
+    for (field, value) in [
+        ("ring_bytes", 16 << 20),
+        ("ring_used_bytes", index << 17),
+        ("failed_writes", 0),
+        ("unreadable_bytes", 0),
+        ("scan_done_bytes", 3 << 32),
+        ("scan_total_bytes", 3 << 32),
+        ("pending_bytes", index << 12),
+        ("pending_ms", index),
+        ("journal_bytes", 1 << 27),
+        ("written_bytes", 1 << 29),
+        ("write_rate", busy),
+    ] {
+        status[field] = Value::from(value);
+    }
+    status
 }

@@ -220,6 +220,12 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         Ok(())
     }
 
+    /// What `status` is told.
+    #[cfg(test)]
+    pub fn shown(&self) -> CollectorStatus {
+        self.status.lock().expect("nobody panics with the status locked").clone()
+    }
+
     /// One turn; says whether there was anything to do.
     pub fn turn(&mut self) -> Result<bool, CollectError> {
         let now = monotonic_ns();

@@ -127,10 +127,10 @@ pub fn status_of_volume(index: u64, journal: &Path) -> Value {
     let time = humantime::format_rfc3339(SystemTime::now()).to_string();
     let mut status = json!({
         "volume": format!("{index:032x}"), "source": format!("/dev/vg0/data{index}"), "size_bytes": (index + 1) << 34,
-        "pid": 4000 + index, "capture": if index % 3 == 0 { "payload" } else { "extents" }, "rung": "tp_btf",
+        "pid": 4000 + index, "capture": if index.is_multiple_of(3) { "payload" } else { "extents" }, "rung": "tp_btf",
         "pinned": true, "probes": "new", "recording": "ring", "paused": null, "state": "live", "journal": journal,
         "target": format!("/backup/data{index}.img"), "counters": counters, "overrun": false, "gap_open": false,
-        "every_write": index % 3 == 0, "marks": 17, "last_frozen_ms": 31, "last_mark_error": null, "retention": null,
+        "every_write": index.is_multiple_of(3), "marks": 17, "last_frozen_ms": 31, "last_mark_error": null, "retention": null,
         "last_mark": { "id": 17, "class": "fs", "lsn": 4700, "time": time, "label": "" },
         "replica": { "consistent": true, "mark": 17, "age_ms": 12_345, "lag_bytes": index << 16, "error": null },
         "origin": { "rung": "fentry", "off": null, "missing": 0, "bursts": [] },

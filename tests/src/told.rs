@@ -28,8 +28,9 @@ pub enum Tells {
 }
 
 pub struct ToldVolumes {
-    dir: TempDir,
+    /// Before the directory: each is ended through its socket there.
     told: Vec<Told>,
+    dir: TempDir,
 }
 
 struct Told {

@@ -114,7 +114,7 @@ fn where_a_command_fails_the_mark_is_of_the_lower_class_and_says_so() -> Result<
         status[0]["last_hook_error"].as_str().is_some_and(|why| why.contains("exit status: 3"))
     })?;
     let told = run(protection.client().arg("status"))?;
-    ensure!(told.contains("HOOK FAILED"), "{told}");
+    ensure!(told.contains("not of class app"), "{told}");
     wait_until("what may be half at rest goes on", PATIENCE, || Ok(undone.exists()))?;
     mount.unmount()?;
     protect.stop()?;

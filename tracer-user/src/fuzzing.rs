@@ -7,6 +7,8 @@
 pub use crate::apply::fuzzing::{checkpoint, hash_list};
 #[cfg(feature = "capture")]
 pub use crate::capture::fuzzing::{event, vfs_event};
+#[cfg(feature = "capture")]
+pub use crate::cli::fuzzing::status_answer;
 pub use crate::filemap::fuzzing::{fanotify_events, map_segment};
 pub use crate::files::fuzzing::ext4;
 pub use crate::journal::fuzzing::{folds, frame, index, record, seal, segment, segment_header, volume_file};
@@ -37,6 +39,8 @@ mod tests {
         ("seal", super::seal),
         ("segment", super::segment),
         ("segment_header", super::segment_header),
+        #[cfg(feature = "capture")]
+        ("status_answer", super::status_answer),
         ("tree_checkpoint", super::tree_checkpoint),
         #[cfg(feature = "capture")]
         ("vfs_event", super::vfs_event),

@@ -23,3 +23,5 @@ pub mod restore;
 pub mod service;
 pub mod target;
 pub mod tree;
+#[cfg(feature = "capture")]
+pub mod web;

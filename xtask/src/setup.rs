@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::run;
 
 /// Programs that building, tests and the demo start, and Debian's package of each.
-const PROGRAMS: [(&str, &str); 37] = [
+const PROGRAMS: [(&str, &str); 38] = [
     ("cc", "gcc"),
     ("c++", "g++"),
     ("make", "make"),
@@ -47,6 +47,7 @@ const PROGRAMS: [(&str, &str); 37] = [
     ("depmod", "kmod"),
     ("xz", "xz-utils"),
     ("zstd", "zstd"),
+    ("chromium", "chromium"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
 ];

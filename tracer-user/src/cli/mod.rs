@@ -16,6 +16,8 @@ mod detach;
 #[cfg(feature = "capture")]
 mod doctor;
 mod files;
+#[cfg(all(feature = "capture", any(test, fuzzing)))]
+pub(crate) mod fuzzing;
 #[cfg(feature = "capture")]
 mod init;
 mod journal;
@@ -41,15 +43,21 @@ mod rewind;
 #[cfg(feature = "capture")]
 mod run;
 #[cfg(feature = "capture")]
+mod serve;
+#[cfg(feature = "capture")]
 mod service;
 #[cfg(feature = "capture")]
 mod status;
+#[cfg(feature = "capture")]
+mod status_table;
 #[cfg(feature = "capture")]
 mod status_tree;
 #[cfg(feature = "capture")]
 mod status_unit;
 mod tree;
 mod verify;
+#[cfg(feature = "capture")]
+mod watch;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -92,6 +100,8 @@ enum Command {
     Resume(service::ResumeArgs),
     #[cfg(feature = "capture")]
     Reload(service::ReloadArgs),
+    #[cfg(feature = "capture")]
+    Serve(serve::ServeArgs),
     #[cfg(feature = "capture")]
     Detach(detach::DetachArgs),
     #[cfg(feature = "capture")]
@@ -175,6 +185,8 @@ fn run(cli: Cli, out: &mut Output) -> anyhow::Result<Outcome> {
         Command::Mark(args) => mark::run(&args, out),
         #[cfg(feature = "capture")]
         Command::Status(args) => status::run(&args, out),
+        #[cfg(feature = "capture")]
+        Command::Serve(args) => serve::run(&args),
         #[cfg(feature = "capture")]
         Command::Detach(args) => detach::run(&args, out),
         #[cfg(feature = "capture")]

@@ -1,11 +1,10 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use serde::Serialize;
 
 use crate::cli::{Outcome, Output, size};
-use crate::journal::Journal;
-use crate::model::{Lsn, Point, Stretch, Timeline, VolumeInfo};
+use crate::journal::{Journal, Listed, Listing};
+use crate::model::{Point, Stretch};
 
 /// List the points one can restore: the marks, and between which records every instant can be restored
 ///
@@ -16,45 +15,23 @@ use crate::model::{Lsn, Point, Stretch, Timeline, VolumeInfo};
 pub(super) struct Args {
     /// Directory of the journal
     journal: PathBuf,
-    /// Print JSON
+    /// Print JSON: one object
     #[arg(long)]
     json: bool,
-}
-
-/// `--json`: one object.
-///
-/// `volume`: `id`, `source`, `identity`, `size_bytes`, `sector_bytes`, `created`; `last_lsn`; `points`: list of `id`,
-/// `class`, `lsn`, `time` (RFC 3339), `label`, `restorable` (without `--force`); `stretches`: list of `from_lsn`,
-/// `from_time`, `to_lsn`, `to_time`, between which every record is a point of class crash.
-#[derive(Serialize)]
-struct Listing<'a> {
-    volume: &'a VolumeInfo,
-    last_lsn: Lsn,
-    points: Vec<Listed<'a>>,
-    stretches: &'a [Stretch],
-}
-
-#[derive(Serialize)]
-struct Listed<'a> {
-    #[serde(flatten)]
-    point: &'a Point,
-    restorable: bool,
 }
 
 pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
     let cannot = || format!("cannot list the points of {}", args.journal.display());
     let journal = Journal::open(&args.journal).with_context(cannot)?;
-    let Timeline { points, stretches, last_lsn } = journal.timeline().with_context(cannot)?;
-    let volume = journal.info();
+    let listing = Listing::of(&journal).with_context(cannot)?;
     if args.json {
-        let points =
-            points.iter().map(|point| Listed { point, restorable: point.class.restorable() }).collect();
-        out.json(&Listing { volume, last_lsn, points, stretches: &stretches })?;
+        out.json(&listing)?;
         return Ok(Outcome::Done);
     }
+    let Listing { volume, last_lsn, points, stretches } = listing;
     out.line(format_args!("{}, {}, {last_lsn} records", volume.source, size(volume.size_bytes)))?;
     out.line(format_args!("{:>8}  {:5}  {:>10}  {:24}  LABEL", "MARK", "CLASS", "RECORD", "TIME"))?;
-    for Point { id, class, lsn, time, label } in &points {
+    for Listed { point: Point { id, class, lsn, time, label }, .. } in &points {
         // Padded by the line, for these are values of their own formatting.
         let (id, lsn, time) = (id.to_string(), lsn.to_string(), time.to_string());
         let row = format!("{id:>8}  {class:5}  {lsn:>10}  {time:24}  {}", label.escape_debug());

@@ -1,47 +1,65 @@
+use std::io::IsTerminal;
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args;
 use serde_json::Value;
 
-use crate::cli::{Outcome, Output, size, status_tree, status_unit};
-use crate::service::{Client, ControlError, recorded, units_status};
+use crate::cli::{Outcome, Output, size, status_table, status_tree, status_unit, watch};
+use crate::io::clock::realtime;
+use crate::service::{Client, ControlError, recorded, run_dir, survey_now, units_status};
 
-/// Show the protected volumes: state, lag, last mark, events seen, emitted and marked
+/// Show the protected volumes: state, rate, lag, last mark, ring, writes seen, emitted and marked
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  afterwrite status --json | jq .[0].replica.age_ms")]
+#[command(
+    after_help = "Examples:\n  afterwrite status\n  afterwrite status --watch\n  afterwrite status --json | jq .[0].replica.age_ms"
+)]
 pub struct StatusArgs {
-    /// Only this volume, as /dev/NAME or NAME
+    /// Only this volume, as /dev/NAME or NAME, with all its details
     volume: Option<String>,
     /// An array with an object for each volume
     #[arg(long)]
     json: bool,
-    /// Again every second
+    /// Again every second: on a terminal a live view, else, or with --json, line after line
     #[arg(long)]
     watch: bool,
 }
 
 pub fn run(args: &StatusArgs, out: &mut Output) -> anyhow::Result<Outcome> {
+    if args.watch && !args.json && std::io::stdout().is_terminal() && std::io::stdin().is_terminal() {
+        return watch::run(args.volume.as_deref());
+    }
     loop {
-        let all = all(args)?;
-        if args.json {
-            out.json(&all)?;
-        } else {
-            for status in &all {
-                match status["state"].as_str() {
-                    Some("recording") => print_recorded(status, out)?,
-                    Some("paused" | "failed" | "stopping") if status["name"].is_string() => {
-                        status_unit::print(status, out)?;
-                    }
-                    _ if status["kind"] == "tree" => status_tree::print(status, out)?,
-                    _ => print(status, out)?,
+        match &args.volume {
+            _ if args.json => out.json(&all(args)?)?,
+            Some(_) => {
+                for status in all(args)? {
+                    print_details(&status, out)?;
                 }
             }
+            None => print_table(out)?,
         }
         if !args.watch || out.is_closed() {
             return Ok(Outcome::Done);
         }
         out.finish()?;
         std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn print_table(out: &mut Output) -> anyhow::Result<()> {
+    let dir = run_dir();
+    let seen = survey_now(&dir).context("the protections can't be asked")?;
+    if seen.is_empty() {
+        return Err(ControlError::NothingRuns { dir }.into());
+    }
+    status_table::table(&seen, realtime()).into_iter().try_for_each(|line| out.line(line))
+}
+
+fn print_details(status: &Value, out: &mut Output) -> anyhow::Result<()> {
+    match status["kind"] == "tree" {
+        true => status_tree::print(status, out),
+        false => print(status, out),
     }
 }
 
@@ -70,15 +88,6 @@ fn all(args: &StatusArgs) -> anyhow::Result<Vec<Value>> {
     all.extend(idle);
     all.extend(recorded);
     Ok(all)
-}
-
-fn print_recorded(status: &Value, out: &mut Output) -> anyhow::Result<()> {
-    let bytes = status["recorded_bytes"].as_u64().map_or("an unknown amount".into(), size);
-    out.line(format_args!("{}", status["volume"].as_str().unwrap_or_default()))?;
-    out.line("  state     recording: no process runs; the probes record where is written")?;
-    out.line(format_args!(
-        "  recorded  {bytes} at least; start `afterwrite protect` again to go on, or `afterwrite detach`"
-    ))
 }
 
 fn print_origin(origin: &Value, out: &mut Output) -> anyhow::Result<()> {

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::capture::Event;
+use crate::capture::{Change, Event};
 use crate::collect::collector::debt::Debt;
 use crate::collect::collector::ordered::{History, Submission};
 use crate::collect::freezer::Freeze;
@@ -24,7 +24,7 @@ use crate::collect::{
     ReplicaBytes, Source, State,
 };
 use crate::io::clock::{monotonic_ns, realtime};
-use crate::model::{ByteRange, ByteRangeSet, MarkId, RecordBody, Timestamp};
+use crate::model::{Activity, ByteRange, ByteRangeSet, MarkId, RecordBody, Timestamp};
 
 /// Ranges are widened to it for direct reads.
 const BLOCK_BYTES: u64 = 4096;
@@ -107,6 +107,7 @@ pub struct Collector<P, S> {
     /// How far the ring was filled when the device was last seen idle, until it was taken up to there.
     idle_at: Option<u64>,
     overrun_until: Option<Instant>,
+    activity: Activity,
     debt: Debt,
 
     freezer: Box<dyn Freeze + Send>,
@@ -178,6 +179,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             settled: 0,
             idle_at: None,
             overrun_until: None,
+            activity: Activity::new(size_bytes),
             freezer: parts.freezer,
             mark: None,
             waiting_marks: VecDeque::new(),
@@ -223,6 +225,12 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         Ok(())
     }
 
+    /// What `status` is told.
+    #[cfg(test)]
+    pub fn shown(&self) -> CollectorStatus {
+        self.status.lock().expect("nobody panics with the status locked").clone()
+    }
+
     /// One turn; says whether there was anything to do.
     pub fn turn(&mut self) -> Result<bool, CollectError> {
         let now = monotonic_ns();
@@ -248,6 +256,9 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
     fn drain_ring(&mut self, now: MonotonicNs) -> Result<bool, CollectError> {
         // Before the events: what is counted as emitted by now is among them.
         let counters = self.probes.counters();
+        let positions = self.probes.positions();
+        let ring_used = positions.filled.saturating_sub(positions.read);
+        self.snapshot.ring_used_bytes = self.snapshot.ring_used_bytes.max(ring_used);
         let mut any = false;
         self.ring_emptied = false;
         self.clock_ns = realtime().0.saturating_sub(now);
@@ -264,6 +275,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             any = true;
             match event {
                 Some(Event::Submit { key, first, range, change, time_ns, seq, payload }) => {
+                    self.show_change(range, change, now);
                     self.submitted(Submission { key, first, range, change, seq, payload, time_ns }, now);
                 }
                 Some(Event::Piece { seq, range, bytes }) => {
@@ -293,6 +305,15 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         Timestamp(self.clock_ns.saturating_add(monotonic))
     }
 
+    /// For people to see; nothing depends on it.
+    fn show_change(&mut self, range: ByteRange, change: Change, now: MonotonicNs) {
+        let now = self.time_of(now);
+        self.activity.touched(range, now);
+        if change != Change::Discard {
+            self.activity.wrote(range.len(), now);
+        }
+    }
+
     /// A write went unreported: says so, and has the whole volume copied.
     fn lost_track(&mut self) -> bool {
         let lost = self.probes.lost_track();
@@ -311,6 +332,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         for range in self.probes.take_dirty().iter() {
             self.pending.insert_unpaired(range);
             self.gaps.insert(range);
+            self.activity.touched(range, realtime());
         }
         merge_to(&mut self.gaps, GAPS_MAX, self.size_bytes);
     }
@@ -319,6 +341,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
     fn journal_gaps(&mut self) {
         if !self.gaps.is_empty() && !self.mark_holds_journal() {
             self.history_broken();
+            self.snapshot.gap_open = true;
             let bodies = std::mem::take(&mut self.gaps).iter().map(RecordBody::Gap).collect();
             self.outbox.push_back(Entry::Records { time: realtime(), bodies });
         }
@@ -402,7 +425,9 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         self.snapshot.pending_bytes = self.pending.bytes();
         self.snapshot.pending_ms = self.pending.ready_age_ns(monotonic_ns()) / 1_000_000;
         self.snapshot.unreadable_bytes = self.unreadable.bytes();
+        self.snapshot.activity = self.activity.shown(realtime());
         self.status.lock().expect("nobody panics with the status locked").clone_from(&self.snapshot);
+        self.snapshot.ring_used_bytes = 0;
     }
 }
 

@@ -27,7 +27,8 @@ use serde::Serialize;
 use crate::capture::{Capture, Counters, Event, Positions, Skipped};
 use crate::io::AlignedBuf;
 use crate::model::{
-    ByteRange, ByteRangeSet, GranuleHash, Granules, Mark, MarkId, Origin, Point, RecordBody, Timestamp,
+    ActivityShown, ByteRange, ByteRangeSet, GranuleHash, Granules, Mark, MarkId, Origin, Point, RecordBody,
+    Timestamp,
 };
 
 pub use collector::{Begin, Collector, CollectorParts, Ended};
@@ -240,6 +241,10 @@ pub struct CollectorStatus {
     pub skipped: Skipped,
     /// The ring had no room within the last second: writes go through the dirty bitmap.
     pub overrun: bool,
+    /// The fullest the ring was within the last 200 ms, of `ring_bytes`.
+    pub ring_used_bytes: u64,
+    /// What was written since the last restorable mark is known in part only; the next such mark closes the gap.
+    pub gap_open: bool,
     /// Each write since the last mark is a point that can be restored.
     pub every_write: bool,
     /// Copied writes that were otherwise on the device once they were done, of the few that are compared: their memory was
@@ -262,6 +267,8 @@ pub struct CollectorStatus {
     /// Why the last mark is not of class app although it should be.
     pub last_hook_error: Option<String>,
     pub last_mark_error: Option<String>,
+    #[serde(flatten)]
+    pub activity: ActivityShown,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,6 @@
 //! The nouns of Afterwrite as plain values. No clock, no I/O, no thread: anything may use this module.
 
+mod activity;
 mod granule;
 mod identity;
 mod origin;
@@ -8,6 +9,7 @@ mod range;
 mod record;
 mod tree;
 
+pub use activity::{Activity, ActivityShown, HISTORY_STEP_S, MAP_CELLS};
 pub use granule::{GranuleHash, Granules};
 pub use identity::{Lsn, Timestamp, VolumeId, VolumeInfo};
 pub use origin::{

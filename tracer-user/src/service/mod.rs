@@ -12,11 +12,15 @@ mod prepare;
 mod progress;
 mod protect;
 mod protocol;
+mod reading;
 mod recorded;
 mod retention;
 mod run_dir;
+#[cfg(test)]
+pub(crate) mod samples;
 mod stopped;
 mod supervisor;
+mod survey;
 mod tree;
 mod units;
 
@@ -26,8 +30,10 @@ pub use origin::OriginStatus;
 pub use prepare::PrepareError;
 pub use progress::{ReplicaStatus, Status};
 pub use protect::{ProtectError, ProtectEvent, ProtectOptions, ProtectSummary, protect};
+pub use reading::{Problem, Reading, Standing};
 pub use recorded::{DetachError, Recorded, detach, recorded};
-pub use run_dir::volume_name;
+pub use run_dir::{path as run_dir, volume_name};
+pub use survey::{Seen, survey, survey_now};
 pub use tree::{TreeEvent, TreeOptions, TreeStatus, protect_tree};
 pub use units::{
     ServiceOrder, Unit, UnitKind, UnitStatus, UnitsOptions, run_units, tell_service, units_status,

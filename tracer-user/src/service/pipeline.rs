@@ -30,6 +30,8 @@ pub fn run_journal(
 ) -> Result<(), JournalError> {
     claim(Work::Steady);
     let mut ticked = Instant::now();
+    // A journal that was opened anew counts from 0 again.
+    let before = progress.get().journal_bytes;
     loop {
         match entries.recv_timeout(TICK) {
             Ok(Entry::Records { time, bodies }) => {
@@ -55,7 +57,7 @@ pub fn run_journal(
             }
             Ok(Entry::Mark { time, mark, frozen_ms, reply }) => {
                 let point = append_mark(&mut writer, time, mark)?;
-                publish(&writer, progress, Some(&point));
+                publish(&writer, before, progress, Some(&point));
                 if point.class.restorable() {
                     acknowledged.mark.store(point.id.0, Ordering::Release);
                 }
@@ -72,11 +74,11 @@ pub fn run_journal(
         if ticked.elapsed() >= TICK {
             ticked = Instant::now();
             writer.tick(ticked)?;
-            publish(&writer, progress, None);
+            publish(&writer, before, progress, None);
         }
     }
     writer.sync()?;
-    publish(&writer, progress, None);
+    publish(&writer, before, progress, None);
     Ok(())
 }
 
@@ -87,15 +89,12 @@ fn append_mark(writer: &mut Writer, time: Timestamp, mark: Mark) -> Result<Point
     Ok(Point { id, class, lsn, time, label })
 }
 
-fn publish(writer: &Writer, progress: &SharedProgress, mark: Option<&Point>) {
+fn publish(writer: &Writer, before: u64, progress: &SharedProgress, mark: Option<&Point>) {
     progress.update(|p| {
         p.durable = writer.durable();
-        p.journal_bytes = writer.bytes_written();
+        p.journal_bytes = before + writer.bytes_written();
         if let Some(mark) = mark {
-            p.last_mark = Some(mark.clone());
-            if mark.class.restorable() {
-                p.restorable = Some(mark.clone());
-            }
+            p.marked(mark);
         }
     });
 }
@@ -173,7 +172,7 @@ pub fn advance(
     })?;
     let checkpoint = replica.checkpoint();
     progress.update(|p| {
-        p.applied = checkpoint.applied;
+        p.applied_to(checkpoint.applied);
         p.consistent = checkpoint.consistent;
         p.replica_mark = mark.filter(|_| checkpoint.consistent).cloned();
         p.target_bytes += stats.written_bytes;

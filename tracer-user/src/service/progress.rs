@@ -1,5 +1,6 @@
 //! What the threads of a protection tell each other and `status`: values that move left, never data.
 
+use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub struct Status {
     /// The probes go on recording when this process dies.
     pub pinned: bool,
     pub probes: Origin,
+    /// Of the ring between probes and collector.
+    pub ring_bytes: u64,
     /// `ring`, or `bitmap` while the ring has no room or nobody empties it.
     pub recording: &'static str,
     /// Why the journal can't be written; tried again every few seconds.
@@ -50,6 +53,8 @@ pub struct ReplicaStatus {
     pub mark: Option<MarkId>,
     /// How old the state of the replica is: time since its mark.
     pub age_ms: Option<u64>,
+    /// Stored (compressed) bytes that this session journaled after its mark.
+    pub lag_bytes: u64,
     /// Why the target can't be written; tried again every few seconds.
     pub error: Option<String>,
     /// Bytes written to the target in this session.
@@ -78,6 +83,10 @@ pub struct Progress {
     pub applied: Lsn,
     pub consistent: bool,
     pub replica_mark: Option<Point>,
+    /// Restorable marks that are not on the replica yet, and `journal_bytes` when each was durable.
+    pub unapplied: VecDeque<(Lsn, u64)>,
+    /// `journal_bytes` at the replica's mark.
+    pub applied_bytes: u64,
     pub target_bytes: u64,
     /// Why the target can't be written at the moment.
     pub target_error: Option<String>,
@@ -86,6 +95,35 @@ pub struct Progress {
     pub retention: Option<RetentionStatus>,
     /// The first error of a thread, as a chain of causes.
     pub failure: Option<String>,
+}
+
+/// Of marks that are not on the replica; while there are more, its lag in bytes is that of an older mark.
+const UNAPPLIED_MAX: usize = 4096;
+
+impl Progress {
+    /// A mark is durable.
+    pub fn marked(&mut self, mark: &Point) {
+        self.last_mark = Some(mark.clone());
+        if mark.class.restorable() {
+            self.restorable = Some(mark.clone());
+            self.unapplied.push_back((mark.lsn, self.journal_bytes));
+            if self.unapplied.len() > UNAPPLIED_MAX {
+                self.unapplied.pop_front();
+            }
+        }
+    }
+
+    /// The replica holds all up to this record.
+    pub fn applied_to(&mut self, lsn: Lsn) {
+        self.applied = lsn;
+        while let Some((_, bytes)) = self.unapplied.pop_front_if(|(mark, _)| *mark <= lsn) {
+            self.applied_bytes = bytes;
+        }
+    }
+
+    pub fn lag_bytes(&self) -> u64 {
+        self.journal_bytes.saturating_sub(self.applied_bytes)
+    }
 }
 
 #[derive(Default)]
@@ -125,5 +163,35 @@ impl SharedProgress {
     pub fn wait(&self, at_most: Duration) -> MutexGuard<'_, Progress> {
         let waited = self.changed.wait_timeout(self.get(), at_most);
         waited.expect("nobody panics with the progress locked").0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{PointClass, Timestamp};
+
+    fn mark(id: u64, lsn: u64, class: PointClass) -> Point {
+        Point { id: MarkId(id), class, lsn: Lsn(lsn), time: Timestamp(0), label: String::new() }
+    }
+
+    #[test]
+    fn the_lag_is_what_was_journaled_after_the_mark_of_the_replica() {
+        let mut progress = Progress { journal_bytes: 100, ..Progress::default() };
+        assert_eq!(progress.lag_bytes(), 100);
+        progress.marked(&mark(1, 10, PointClass::Fs));
+        progress.journal_bytes = 150;
+        progress.marked(&mark(2, 20, PointClass::Fuzzy));
+        progress.journal_bytes = 170;
+        progress.marked(&mark(3, 30, PointClass::Crash));
+        progress.journal_bytes = 171;
+        for (applied, lag) in [(9, 171), (10, 71), (29, 71), (30, 1), (31, 1)] {
+            progress.applied_to(Lsn(applied));
+            assert_eq!(progress.lag_bytes(), lag, "{applied}");
+        }
+        for id in 4..10_000 {
+            progress.marked(&mark(id, id * 10, PointClass::Fs));
+        }
+        assert_eq!(progress.unapplied.len(), UNAPPLIED_MAX);
     }
 }

@@ -204,6 +204,7 @@ impl Running {
             rung,
             pinned: capture.is_pinned(),
             probes: origin,
+            ring_bytes: options.capture.ring_bytes.into(),
             recording: "ring",
             paused: None,
             journal: options.journal.display().to_string(),
@@ -260,6 +261,7 @@ impl Running {
             let now = jiff::Timestamp::now().as_nanosecond();
             u64::try_from((now - i128::from(mark.time.0)).max(0) / 1_000_000).unwrap_or(u64::MAX)
         });
+        let lag_bytes = progress.lag_bytes();
         let on_bitmap = progress.paused.is_some() || collector.overrun;
         Status {
             collector,
@@ -273,6 +275,7 @@ impl Running {
                 consistent: progress.consistent,
                 mark: progress.replica_mark.map(|mark| mark.id),
                 age_ms: age,
+                lag_bytes,
                 error: progress.target_error,
                 written_bytes: progress.target_bytes,
             },

@@ -157,6 +157,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         self.mark_appended(mark.id, class);
         if class.restorable() {
             self.history_begins();
+            self.snapshot.gap_open = false;
         }
         // Who hears of the mark and then asks for the status is not to see an older one.
         self.publish();

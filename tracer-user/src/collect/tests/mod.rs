@@ -361,6 +361,28 @@ fn an_unreadable_range_forbids_a_restorable_mark_until_it_can_be_read() {
 }
 
 #[test]
+fn it_is_shown_where_was_written_and_a_gap_until_the_next_mark() {
+    // The second write finds no room in the ring.
+    let mut bench = Bench::new(1, 1000);
+    bench.turn_until("a mark", |b| !b.marks.is_empty());
+    bench.turn_until("it is shown", |b| b.collector.shown().marks == 1);
+    assert!(!bench.collector.shown().gap_open);
+    bench.disk.disk().submit(1, 3, 7);
+    bench.disk.disk().submit(2, 9, 7);
+    bench.turn_until("a gap", |b| b.collector.shown().gap_open);
+    let shown = bench.collector.shown().activity;
+    assert_eq!(shown.written_bytes, BLOCK as u64);
+    // A block is four of the 256 cells.
+    let cells: Vec<usize> = (0..256).filter(|cell| shown.write_map[*cell] != 0).collect();
+    assert_eq!(cells, [12, 13, 14, 15, 36, 37, 38, 39]);
+    bench.disk.disk().complete(0, true);
+    bench.disk.disk().complete(0, true);
+    bench.ask("after");
+    bench.turn_until("a mark that closes it", |b| !b.collector.shown().gap_open);
+    assert_eq!(bench.marks[1].class, PointClass::Crash);
+}
+
+#[test]
 fn unreadable_kernel_memory_copies_the_whole_volume_again() {
     let mut bench = Bench::new(100, 1000);
     bench.turn_until("a mark", |b| !b.marks.is_empty());

@@ -11,8 +11,9 @@ use anyhow::Context;
 
 use crate::capture::vfs::{VfsRung, attach};
 use crate::collect::{Command, Freezer, MarkDone, MarkReply};
+use crate::io::clock::realtime;
 use crate::journal::{Journal, Writer};
-use crate::model::Point;
+use crate::model::{Activity, ActivityShown, Point};
 use crate::origin::FileWatch;
 use crate::service::control::{self, Served, Shown};
 use crate::service::run_dir;
@@ -59,6 +60,7 @@ pub fn protect_tree(
         last_mark: marks.last().cloned(),
         last_mark_error: None,
         replica: TreeReplicaStatus::default(),
+        activity: ActivityShown::default(),
     };
     show(TreeEvent::Attached { status: &status, resumed });
     let shared = Shared::new(status);
@@ -79,6 +81,8 @@ pub fn protect_tree(
         shared: shared.clone(),
         frozen_at_most: not_frozen.is_none().then_some(options.freeze_timeout),
         stopping: false,
+        activity: Activity::new(0),
+        data_bytes: 0,
     };
     let mut threads = Vec::new();
     let of_tree = shared.clone();
@@ -159,6 +163,9 @@ struct Recorder {
     shared: Arc<Shared>,
     frozen_at_most: Option<Duration>,
     stopping: bool,
+    activity: Activity,
+    /// Of the collector when it was last looked at.
+    data_bytes: u64,
 }
 
 impl Recorder {
@@ -260,7 +267,7 @@ impl Recorder {
     }
 
     fn mark(
-        &self,
+        &mut self,
         collector: &mut Collector<Probes>,
         label: &str,
         reply: Option<MarkReply>,
@@ -287,8 +294,13 @@ impl Recorder {
         Ok(())
     }
 
-    fn publish(&self, collector: &mut Collector<Probes>) {
+    fn publish(&mut self, collector: &mut Collector<Probes>) {
         let (status, complete) = (collector.status(), collector.is_complete());
+        // Another collector, after the journal failed, counts from 0 again.
+        let new = status.data_bytes.checked_sub(self.data_bytes).unwrap_or(status.data_bytes);
+        self.data_bytes = status.data_bytes;
+        self.activity.wrote(new, realtime());
+        let activity = ActivityShown { write_map: Vec::new(), ..self.activity.shown(realtime()) };
         let journal_bytes = collector.writer().bytes_written();
         let counters = collector.world().watch.counters();
         self.shared.update(|state| {
@@ -299,6 +311,7 @@ impl Recorder {
             }
             (state.status.collector, state.status.journal_bytes) = (status, journal_bytes);
             state.status.counters = counters;
+            state.status.activity = activity;
         });
     }
 }

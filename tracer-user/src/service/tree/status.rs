@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::capture::vfs::{VfsCounters, VfsRung};
-use crate::model::{Lsn, MarkId, Point, VolumeId};
+use crate::model::{ActivityShown, Lsn, MarkId, Point, VolumeId};
 use crate::tree::CollectorStatus;
 
 /// What `status --json` prints for a tree.
@@ -35,6 +35,9 @@ pub struct TreeStatus {
     pub last_mark: Option<Point>,
     pub last_mark_error: Option<String>,
     pub replica: TreeReplicaStatus,
+    /// By what was journaled; a tree has no map.
+    #[serde(flatten)]
+    pub activity: ActivityShown,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]

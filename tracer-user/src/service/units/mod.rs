@@ -20,7 +20,7 @@ use crate::service::protocol::Request;
 use crate::service::run_dir;
 
 /// The socket of the service, in a directory of its own: those beside it are of protections.
-const SOCKET: &str = "service/control.sock";
+pub(in crate::service) const SOCKET: &str = "service/control.sock";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]

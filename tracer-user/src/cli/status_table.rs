@@ -1,0 +1,158 @@
+//! `status` of all volumes: a row for each, and below it what is not as it should be and what to do.
+
+use crate::cli::size;
+use crate::model::Timestamp;
+use crate::service::{Reading, Seen};
+
+const HEAD: [&str; 8] =
+    ["VOLUME", "STATE", "WRITES", "REPLICA LAG", "LAST MARK", "RING", "CAPTURE", "SEEN = EMITTED + MARKED"];
+/// Longer ones lose their middle.
+const NAME_MAX: usize = 32;
+
+/// The lines of it.
+pub(super) fn table(seen: &[Seen], now: Timestamp) -> Vec<String> {
+    let mut rows = vec![HEAD.map(str::to_owned)];
+    rows.extend(seen.iter().map(|seen| row(seen, now)));
+    let widths: Vec<usize> = (0..HEAD.len())
+        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    let line = |row: &[String; 8]| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let mut lines: Vec<String> = rows.iter().map(line).collect();
+    for seen in seen {
+        for problem in &seen.problems {
+            let sign = if problem.urgent { "!" } else { "-" };
+            lines.push(format!("{sign} {}: {}", shortened(seen.title(), NAME_MAX), printable(&problem.what)));
+            lines.push(format!("    {}", problem.next_step));
+        }
+    }
+    lines
+}
+
+fn row(seen: &Seen, now: Timestamp) -> [String; 8] {
+    let nothing = || "-".to_owned();
+    let (name, state) = (shortened(seen.title(), NAME_MAX), state(seen));
+    let Some(read) = &seen.status else {
+        let recorded = seen.recorded_bytes.map_or_else(nothing, |bytes| format!("{} recorded", size(bytes)));
+        return [name, state, nothing(), recorded, nothing(), nothing(), nothing(), nothing()];
+    };
+    [name, state, rate(read), lag(read), last_mark(read, now), ring(read), capture(read), writes(read)]
+}
+
+pub(super) fn state(seen: &Seen) -> String {
+    match &seen.status {
+        Some(read) if read.scan_done_bytes < read.scan_total_bytes => {
+            // Of u64 bytes a hundredfold may be too many.
+            let percent = u128::from(read.scan_done_bytes) * 100 / u128::from(read.scan_total_bytes);
+            format!("{} {percent} %", seen.standing.as_str())
+        }
+        _ => seen.standing.as_str().to_owned(),
+    }
+}
+
+pub(super) fn rate(read: &Reading) -> String {
+    format!("{}/s", size(read.activity.write_rate))
+}
+
+pub(super) fn lag(read: &Reading) -> String {
+    match read.replica.age_ms {
+        _ if read.replica.error.is_some() => "target fails".into(),
+        None => "not at a mark".into(),
+        Some(ms) if read.is_tree() => age(ms / 1000),
+        Some(ms) => format!("{}, {}", age(ms / 1000), size(read.replica.lag_bytes)),
+    }
+}
+
+pub(super) fn last_mark(read: &Reading, now: Timestamp) -> String {
+    match &read.last_mark {
+        None => "none yet".into(),
+        Some(mark) => {
+            let seconds = now.0.saturating_sub(mark.time.0) / 1_000_000_000;
+            format!("{} {}, {} ago", mark.id, mark.class, age(seconds))
+        }
+    }
+}
+
+pub(super) fn ring(read: &Reading) -> String {
+    match read.ring_used_bytes.saturating_mul(100).checked_div(read.ring_bytes) {
+        None => "-".into(),
+        Some(_) if read.overrun => "full".into(),
+        Some(percent) => format!("{percent} %"),
+    }
+}
+
+pub(super) fn capture(read: &Reading) -> String {
+    let what = if read.is_tree() { "files" } else { &read.capture };
+    format!("{what} by {}", read.rung)
+}
+
+fn writes(read: &Reading) -> String {
+    let counters = &read.counters;
+    if read.is_tree() {
+        return format!("{} seen, {} missed", counters.seen, read.missing);
+    }
+    // While writes come, some may have been seen and not told yet.
+    let sign = if read.adds_up() { "=" } else { "≠" };
+    let gap = if read.gap_open { ", gap until the next mark" } else { "" };
+    format!("{} {sign} {} + {}{gap}", counters.seen, counters.emitted, counters.marked)
+}
+
+/// `12 s`, `3 min`, `5 h`, `2 d`.
+pub(super) fn age(seconds: u64) -> String {
+    match seconds {
+        0..90 => format!("{seconds} s"),
+        90..5400 => format!("{} min", seconds / 60),
+        5400..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// What does no harm to a terminal.
+pub(super) fn printable(text: &str) -> String {
+    let harmless = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(harmless).collect()
+}
+
+/// Without its middle where it is longer.
+pub(super) fn shortened(name: &str, max: usize) -> String {
+    let name = printable(name);
+    let count = name.chars().count();
+    if count <= max {
+        return name;
+    }
+    let (head, tail) = (max / 3, (max - max / 3).saturating_sub(1));
+    let begin: String = name.chars().take(head).collect();
+    let end: String = name.chars().skip(count - tail).collect();
+    format!("{begin}…{end}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::samples;
+
+    #[test]
+    fn volumes_are_rows_and_what_is_wrong_is_below() {
+        let lines = table(&samples::seen(16), samples::now());
+        assert_eq!(lines[0].split_whitespace().next(), Some("VOLUME"));
+        let wanted = "/dev/vg0/data1                    live           5.7 MiB/s   12 s, 64.0 KiB    17 fs, 12 s ago  0 %   \
+                      extents by tp_btf  22370 = 22369 + 1";
+        assert_eq!(lines[2], wanted);
+        // Columns stand below each other.
+        let column = lines[0].find("LAST MARK").unwrap();
+        assert!(
+            lines[1..17]
+                .iter()
+                .all(|line| line.is_char_boundary(0) && line.chars().nth(column - 1) == Some(' '))
+        );
+        let below = lines[17..].join("\n");
+        assert!(below.contains("! /dev/vg0/data3: paused, no points are made: no space left"), "{below}");
+        assert!(below.contains("ring is full"), "{below}");
+        assert!(!lines.concat().chars().any(char::is_control));
+        // What does not add up is not said to.
+        assert!(lines[13].contains('≠') && lines[13].contains("gap"), "{}", lines[13]);
+        assert_eq!(table(&[], samples::now()).len(), 1);
+    }
+}

@@ -1,0 +1,159 @@
+//! The volume that is chosen: how fast and where it is written, its last marks, what is wrong with it.
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Borders, Paragraph, Sparkline, Wrap};
+
+use crate::cli::size;
+use crate::cli::status_table::{age, capture, printable, shortened};
+use crate::cli::watch::{Marks, Watched};
+use crate::model::{HISTORY_STEP_S, Timestamp};
+use crate::service::{Reading, Seen};
+
+/// Of the map.
+const COLUMNS: usize = 64;
+/// With this much beside the map, marks and problems stand there, else below it.
+const BESIDE_FROM: u16 = 110;
+const LEFT: u16 = COLUMNS as u16 + 2;
+/// Since the last write, in seconds, the sign and the colour; the signs alone tell enough.
+const AGES: [(u64, char, Color); 4] = [
+    (10, '█', Color::LightYellow),
+    (60, '▓', Color::Yellow),
+    (600, '▒', Color::LightBlue),
+    (3600, '░', Color::Blue),
+];
+const EARLIER: (char, Color) = ('·', Color::DarkGray);
+
+/// How much of the screen it takes.
+pub(super) fn rows(screen: Rect) -> u16 {
+    match screen.height {
+        0..16 => 0,
+        16..30 => 12,
+        30..50 => 17,
+        _ => 22,
+    }
+}
+
+pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, watched: &Watched, seen: &Seen) {
+    if area.height == 0 {
+        return;
+    }
+    let block = Block::new()
+        .borders(Borders::TOP)
+        .title(format!(" {} ", shortened(seen.title(), usize::from(area.width).saturating_sub(2))));
+    let inner = block.inner(area);
+    frame.render_widget(block, area);
+    let beside = area.width >= BESIDE_FROM;
+    let columns = if beside {
+        [Constraint::Length(LEFT), Constraint::Min(0)]
+    } else {
+        [Constraint::Min(0), Constraint::Length(0)]
+    };
+    let [left, right] = Layout::horizontal(columns).spacing(u16::from(beside) * 2).areas(inner);
+    let mut lines = problems(seen);
+    lines.extend(marks(watched.marks.get(&seen.name), watched.now, beside));
+    let text = Paragraph::new(lines).wrap(Wrap { trim: false });
+    let Some(read) = &seen.status else {
+        return frame.render_widget(text, inner);
+    };
+    let map_rows = u16::try_from(read.activity.write_map.len().div_ceil(COLUMNS)).unwrap_or(0);
+    let spark_rows = if left.height >= 16 { 4 } else { 2 };
+    let parts = [
+        Constraint::Length(1),
+        Constraint::Length(spark_rows),
+        Constraint::Length(if map_rows == 0 { 0 } else { 1 }),
+        Constraint::Length(map_rows),
+        Constraint::Min(0),
+    ];
+    let [facts, spark, legend, map, rest] = Layout::vertical(parts).areas(left);
+    frame.render_widget(facts_of(read), facts);
+    let history = &read.activity.write_history;
+    // The newest at the right, as much as there is room for.
+    let shown = &history[history.len().saturating_sub(usize::from(spark.width))..];
+    frame.render_widget(Sparkline::default().data(shown).style(Style::new().fg(Color::LightBlue)), spark);
+    if map_rows > 0 {
+        frame.render_widget(legend_line(read), legend);
+        frame.render_widget(Paragraph::new(map_of(read, watched.now)), map);
+    }
+    frame.render_widget(text, if beside { right } else { rest });
+}
+
+fn facts_of(read: &Reading) -> Line<'static> {
+    let history = &read.activity.write_history;
+    let span = age(history.len() as u64 * HISTORY_STEP_S);
+    let most = history.iter().copied().max().unwrap_or(0);
+    let text = format!(
+        "{}; writes {}/s, at most {}/s in {span}",
+        capture(read),
+        size(read.activity.write_rate),
+        size(most)
+    );
+    Line::raw(printable(&text))
+}
+
+fn legend_line(read: &Reading) -> Line<'static> {
+    let names = ["10 s", "1 min", "10 min", "1 h"];
+    let mut spans = vec![Span::raw("written ")];
+    for ((_, sign, colour), name) in AGES.iter().zip(names) {
+        spans.push(Span::styled(sign.to_string(), Style::new().fg(*colour)));
+        spans.push(Span::raw(format!(" {name}  ")));
+    }
+    spans.push(Span::styled(EARLIER.0.to_string(), Style::new().fg(EARLIER.1)));
+    spans.push(Span::raw(" earlier"));
+    if let Some(bytes) = read.size_bytes {
+        spans.push(Span::raw(format!("; of {}", size(bytes))));
+    }
+    Line::from(spans)
+}
+
+fn map_of(read: &Reading, now: Timestamp) -> Vec<Line<'static>> {
+    let now = now.0 / 1_000_000_000;
+    let sign = |at: &u64| {
+        let (sign, colour) = match at {
+            0 => (' ', EARLIER.1),
+            at => AGES
+                .iter()
+                .find(|(limit, ..)| now.saturating_sub(*at) < *limit)
+                .map_or(EARLIER, |(_, sign, colour)| (*sign, *colour)),
+        };
+        Span::styled(sign.to_string(), Style::new().fg(colour))
+    };
+    read.activity.write_map.chunks(COLUMNS).map(|row| row.iter().map(sign).collect::<Line<'_>>()).collect()
+}
+
+fn problems(seen: &Seen) -> Vec<Line<'static>> {
+    let mut lines = Vec::new();
+    for problem in &seen.problems {
+        let colour = if problem.urgent { Color::Red } else { Color::Yellow };
+        let sign = if problem.urgent { "! " } else { "- " };
+        lines.push(Line::styled(format!("{sign}{}", printable(&problem.what)), Style::new().fg(colour)));
+        lines
+            .push(Line::styled(format!("  {}", problem.next_step), Style::new().add_modifier(Modifier::DIM)));
+    }
+    lines
+}
+
+/// One a line, or all in one.
+fn marks(marks: Option<&Marks>, now: Timestamp, one_a_line: bool) -> Vec<Line<'static>> {
+    let points = match marks.map(|marks| &marks.points) {
+        None => return Vec::new(),
+        Some(Err(why)) => return vec![Line::raw(format!("its marks can't be read: {}", printable(why)))],
+        Some(Ok(points)) => points,
+    };
+    let told = points.iter().map(|point| {
+        let ago = age(now.0.saturating_sub(point.time.0) / 1_000_000_000);
+        let label =
+            if point.label.is_empty() { String::new() } else { format!(" {}", printable(&point.label)) };
+        format!("{} {}, {ago} ago{label}", point.id, point.class)
+    });
+    match one_a_line {
+        true if points.is_empty() => Vec::new(),
+        true => std::iter::once("marks".to_owned())
+            .chain(told.map(|mark| format!("  {mark}")))
+            .map(Line::raw)
+            .collect(),
+        false => vec![Line::raw(told.take(8).collect::<Vec<_>>().join("; "))],
+    }
+}

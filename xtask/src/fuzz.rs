@@ -5,6 +5,7 @@
 //! Debian's does, it is done without.
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -30,13 +31,18 @@ pub struct Arguments {
     /// How long each target runs
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// Not for a time, but so many inputs, the same each time
+    #[arg(long, conflicts_with = "seconds")]
+    inputs: Option<u32>,
     /// Add what reached new code to the corpus that is in the tree
     #[arg(long)]
     keep: bool,
 }
 
-/// What CI does.
-pub const EACH_FOR_A_MOMENT: Arguments = Arguments { targets: Vec::new(), seconds: 15, keep: false };
+/// What CI does: the same inputs for the same code, so that it fails for what was changed, not by chance. Chance is for
+/// `cargo xtask fuzz` by hand, for as long as one likes.
+pub const THE_SAME_EACH_TIME: Arguments =
+    Arguments { targets: Vec::new(), seconds: 0, inputs: Some(20_000), keep: false };
 
 pub fn fuzz(arguments: &Arguments) -> Result<()> {
     let targets = chosen(&known()?, &arguments.targets)?;
@@ -102,15 +108,22 @@ fn has_address_sanitizer(runtimes: &Path) -> bool {
 /// Runs one target to its end.
 fn one(binaries: &Path, target: &str, arguments: &Arguments) -> Result<()> {
     let kept = run::root().join("fuzz/corpus").join(target);
-    let found = run::target_dir().join("fuzz/corpus").join(target);
-    let crashes = run::target_dir().join("fuzz/artifacts").join(target);
+    let of_target = |what: &str| run::target_dir().join("fuzz").join(what).join(target);
+    let crashes = of_target("artifacts");
+    let found = of_target(if arguments.inputs.is_some() { "corpus-from-nothing" } else { "corpus" });
+    if arguments.inputs.is_some() && found.exists() {
+        fs::remove_dir_all(&found).with_context(|| format!("cannot remove {}", found.display()))?;
+    }
     for dir in [&kept, &found, &crashes] {
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     }
     let log = run::target_dir().join("fuzz").join(format!("{target}.log"));
     let binary = binaries.join(target);
+    let extent = match arguments.inputs {
+        Some(inputs) => ["-seed=1".to_owned(), format!("-runs={inputs}")],
+        None => [format!("-max_total_time={}", arguments.seconds), "-runs=-1".to_owned()],
+    };
     let limits = [
-        format!("-max_total_time={}", arguments.seconds),
         format!("-max_len={INPUT_BYTES_MAX}"),
         format!("-malloc_limit_mb={ALLOCATION_MIB_MAX}"),
         "-rss_limit_mb=1024".to_owned(),
@@ -121,6 +134,7 @@ fn one(binaries: &Path, target: &str, arguments: &Arguments) -> Result<()> {
     let begun = Instant::now();
     let output = File::create(&log).with_context(|| format!("cannot create {}", log.display()))?;
     let status = Command::new(&binary)
+        .args(extent)
         .args(limits)
         .args([&found, &kept])
         .stdout(std::process::Stdio::null())
@@ -130,10 +144,10 @@ fn one(binaries: &Path, target: &str, arguments: &Arguments) -> Result<()> {
     let text = fs::read(&log).with_context(|| format!("cannot read {}", log.display()))?;
     let text = String::from_utf8_lossy(&text);
     if !status.success() {
-        let last = text.lines().skip(text.lines().count().saturating_sub(40)).collect::<Vec<_>>().join("\n");
         bail!(
-            "{last}\nbroken ({status}); what broke it is in {}: fix the decoder, and keep the input in {}",
-            crashes.display(),
+            "broken ({status}):\n{}\n{}Fix the decoder, and keep the input in {}",
+            what_broke(&text),
+            inputs_in(&crashes)?,
             kept.display()
         );
     }
@@ -146,6 +160,23 @@ fn one(binaries: &Path, target: &str, arguments: &Arguments) -> Result<()> {
         run::output(merge.args([&kept, &found]))?;
     }
     Ok(())
+}
+
+/// From the first line that says what is wrong on; before it are the fuzzer's many lines on its progress.
+fn what_broke(log: &str) -> String {
+    let is_progress = |line: &&str| !line.contains("panicked at") && !line.contains("ERROR: ");
+    log.lines().skip_while(is_progress).take(100).collect::<Vec<_>>().join("\n")
+}
+
+/// The inputs that broke a target, as text: where a gate runs, nothing but what it prints may be kept.
+fn inputs_in(dir: &Path) -> Result<String> {
+    let mut text = String::new();
+    for entry in fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))? {
+        let path = entry.context("listing what broke the target")?.path();
+        let encoded = run::output(Command::new("base64").arg("--wrap=0").arg(&path))?;
+        writeln!(text, "{} (base64): {encoded}", path.display()).expect("writing to a string");
+    }
+    Ok(text)
 }
 
 /// The number of inputs, from libFuzzer's last words.
@@ -173,6 +204,16 @@ mod tests {
         for name in known {
             assert!(run::root().join("fuzz/corpus").join(&name).is_dir(), "{name}");
         }
+    }
+
+    #[test]
+    fn what_broke_a_target_begins_with_the_panic() {
+        let log = "#1 INITED\n#2 NEW\nthread '<unnamed>' panicked at src/x.rs:1:2:\nno\n==7== ERROR: libFuzzer\n #0";
+        assert!(what_broke(log).starts_with("thread '<unnamed>' panicked at src/x.rs:1:2:\nno\n"));
+        assert_eq!(
+            what_broke("#1\n==7== ERROR: AddressSanitizer\n #0"),
+            "==7== ERROR: AddressSanitizer\n #0"
+        );
     }
 
     #[test]

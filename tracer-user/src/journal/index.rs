@@ -1,7 +1,7 @@
 //! What a sealed segment says about itself at its end, so that marks, instants and LSNs are found without reading it all.
 //! See docs/FORMAT.md. Pure.
 
-use crate::journal::format::{FormatError, FrameHeader, Version, u32_at, u64_at};
+use crate::journal::format::{FormatError, FrameHeader, SEGMENT_HEADER_LEN, Version, u32_at, u64_at};
 use crate::journal::record::{BodyView, FrameCursor, RecordView, class_of, label_of, mark_id_of};
 use crate::model::{Lsn, Point, Timestamp};
 
@@ -78,6 +78,15 @@ impl Index {
     /// Bytes of all records before compression; `None` when it was not noted.
     pub fn raw_bytes(&self) -> Option<u64> {
         (self.version != Version::V1).then_some(self.raw_bytes)
+    }
+
+    /// Whether all it says is about the records `first..=last`, in frames that end where the index frame starts.
+    pub fn lies_within(&self, first: Lsn, last: Lsn, index_offset: u64) -> bool {
+        let records = first..=last;
+        let frames = SEGMENT_HEADER_LEN as u64..index_offset;
+        self.entries.iter().all(|entry| records.contains(&entry.lsn) && frames.contains(&entry.offset))
+            && self.points.iter().all(|point| records.contains(&point.lsn))
+            && self.breaks.iter().all(|found| records.contains(&found.lsn))
     }
 
     /// Where the history breaks in a segment that holds the records `first..=last`. In one of version 1 every record but

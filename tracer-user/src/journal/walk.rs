@@ -226,6 +226,9 @@ impl Walk {
         self.unpack(header, &mut raw)?;
         let index = Index::decode(self.header.version, &raw)
             .map_err(|error| JournalError::at(&self.name, header.offset, error))?;
+        if !index.lies_within(header.first_lsn, seal.last_lsn, header.offset) {
+            return Err(self.damaged("an index of what is not in its segment".to_owned()));
+        }
         Ok(Step::Sealed(seal, index))
     }
 

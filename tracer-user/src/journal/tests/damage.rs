@@ -301,43 +301,82 @@ fn an_edit_with_right_checksums_breaks_the_hash() {
     assert_eq!(place(&error), (name, bytes.len() as u64 - 64));
 }
 
+/// The first segment of `store` with another index, all checksums and the hash to go with it; and where the index is.
+fn with_index(store: &FaultyStore, lie: impl Fn(&mut Vec<u8>)) -> (Vec<u8>, u64) {
+    let good = store.content(&segments(store)[0]);
+    let seed = Seed::new(sample_info().id, Lsn(1));
+    let seal = Seal::decode(&good[good.len() - 64..], seed, good.len() as u64 - 64).unwrap();
+    let at = usize::try_from(seal.index_offset).unwrap();
+    let header = FrameHeader::decode(&good[at..], seed, seal.index_offset).unwrap();
+    let mut raw = zstd::bulk::decompress(&good[at + 64..good.len() - 64], 1 << 20).unwrap();
+    lie(&mut raw);
+    let len = u32::try_from(raw.len()).unwrap();
+    let header = FrameHeader {
+        codec: Codec::Raw,
+        stored_len: len,
+        raw_len: len,
+        payload_crc: seed.payload_crc(seal.index_offset, &raw),
+        ..header
+    };
+    let mut bytes = [&good[..at], &header.encode(seed), &raw].concat();
+    let seal = Seal { hash: *blake3::hash(&bytes).as_bytes(), ..seal };
+    bytes.extend_from_slice(&seal.encode(seed, bytes.len() as u64));
+    (bytes, seal.index_offset)
+}
+
 #[test]
 fn an_index_that_lies_is_found() {
     let (store, _) = sample(4096, 11, 120);
     let name = segments(&store).remove(0);
-    let seed = Seed::new(sample_info().id, Lsn(1));
-    let good = store.content(&name);
-    let seal = Seal::decode(&good[good.len() - 64..], seed, good.len() as u64 - 64).unwrap();
-    let at = usize::try_from(seal.index_offset).unwrap();
-    let header = FrameHeader::decode(&good[at..], seed, seal.index_offset).unwrap();
-    let decompressed = zstd::bulk::decompress(&good[at + 64..good.len() - 64], 1 << 20).unwrap();
-    let without_last_break = {
-        let mut raw = decompressed.clone();
+    let without_last_break = |raw: &mut Vec<u8>| {
         raw[8] -= 1;
-        raw[..raw.len() - 16].to_vec()
+        raw.truncate(raw.len() - 16);
     };
-    let changed = |byte: usize| {
-        let mut raw = decompressed.clone();
-        raw[byte] ^= 1;
-        raw
-    };
-    // Lies, and all checksums and the hash to go with them: nothing at all, one break less, other bytes, another last time,
-    // another earliest time of the first entry.
-    for raw in [vec![0; 32], without_last_break, changed(16), changed(24), changed(48)] {
-        let len = u32::try_from(raw.len()).unwrap();
-        let header = FrameHeader {
-            codec: Codec::Raw,
-            stored_len: len,
-            raw_len: len,
-            payload_crc: seed.payload_crc(seal.index_offset, &raw),
-            ..header
-        };
-        let mut bytes = [&good[..at], &header.encode(seed), &raw].concat();
-        let seal = Seal { hash: *blake3::hash(&bytes).as_bytes(), ..seal };
-        bytes.extend_from_slice(&seal.encode(seed, bytes.len() as u64));
-        store.put(&name, &bytes);
-        let error = check(&store).unwrap_err();
+    let changed = |byte: usize| move |raw: &mut Vec<u8>| raw[byte] ^= 1;
+    // Nothing at all, one break less, other bytes, another last time, another earliest time of the first entry.
+    for (bytes, offset) in [
+        with_index(&store, |raw| *raw = vec![0; 32]),
+        with_index(&store, without_last_break),
+        with_index(&store, changed(16)),
+        with_index(&store, changed(24)),
+        with_index(&store, changed(48)),
+    ] {
+        let lying = store.copy();
+        lying.put(&name, &bytes);
+        let error = check(&lying).unwrap_err();
         assert!(error.to_string().contains("the index is not that of the records"), "{error}");
-        assert_eq!(place(&error), (name.clone(), seal.index_offset));
+        assert_eq!(place(&error), (name.clone(), offset));
+    }
+}
+
+/// A reader goes where the index says: far behind the end of all files, if need be.
+#[test]
+fn an_index_of_what_is_not_in_its_segment_is_refused() {
+    let (store, _) = sample(4096, 11, 120);
+    let name = segments(&store).remove(0);
+    let word = |at: usize, value: u64| {
+        move |raw: &mut Vec<u8>| raw[at..at + 8].copy_from_slice(&value.to_le_bytes())
+    };
+    let last_break = |raw: &mut Vec<u8>| {
+        let at = raw.len() - 16;
+        raw[at..at + 8].copy_from_slice(&u64::MAX.to_le_bytes());
+    };
+    // Offset and LSN of the first entry; LSN of the last break.
+    for (bytes, offset) in [
+        with_index(&store, word(40, u64::MAX)),
+        with_index(&store, word(40, 127)),
+        with_index(&store, word(32, 0)),
+        with_index(&store, last_break),
+    ] {
+        let lying = store.copy();
+        lying.put(&name, &bytes);
+        for error in [
+            read_all(&lying).unwrap_err(),
+            check(&lying).unwrap_err(),
+            Journal::open_in(lying.clone()).and_then(|journal| journal.points()).unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("an index of what is not in its segment"), "{error}");
+            assert_eq!(place(&error), (name.clone(), offset));
+        }
     }
 }

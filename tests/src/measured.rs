@@ -103,8 +103,8 @@ pub fn risen(before: &Counters, after: &Counters) -> Counters {
 }
 
 /// Processor time of the process so far, user and system, of all its threads.
-pub fn cpu_seconds(protect: &Protect<'_>) -> Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", protect.pid()))?;
+pub fn cpu_seconds(pid: u32) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // After the name, which may hold anything, from field 3 on: utime and stime are 14 and 15.
     let fields = stat.rsplit_once(") ").context("a line of /proc/PID/stat")?.1;
     let ticks: Vec<u64> = fields.split(' ').skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;

@@ -96,6 +96,10 @@ impl Service {
         Ok(of(&self.status()?, source).clone())
     }
 
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.child.as_ref().context("it runs")?.id())
+    }
+
     pub fn signal(&self, signal: Signal) -> Result<()> {
         Ok(kill(pid_of(self.child.as_ref().context("it runs")?), signal)?)
     }

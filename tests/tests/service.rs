@@ -238,6 +238,55 @@ fn what_cannot_be_started_is_told_and_tried_again() -> Result<()> {
     assert_identical(bad.path(), &occupied)
 }
 
+/// Where changes of files are seen at system calls only, the probes of each protection run at each call of the machine.
+#[test]
+fn of_many_volumes_only_some_look_at_each_system_call() -> Result<()> {
+    let disks: Vec<_> = (0..5).map(|_| Loop::new(SIZE)).collect::<Result<_>>()?;
+    let mounts: Vec<_> =
+        disks.iter().map(|disk| Mount::make(Fs::Ext4, disk.path())).collect::<Result<_>>()?;
+    let mut service = Service::new()?;
+    let table = |(number, disk): (usize, &Loop)| {
+        service.table("volume", &format!("v{number}"), disk.path(), "origin-rung = \"syscall\"")
+    };
+    let wanted: Vec<_> = disks.iter().enumerate().map(table).collect();
+    let by_itself: Vec<_> = wanted.iter().map(|table| table.replace("origin-rung", "#")).collect();
+    // Others on this machine are not of this service.
+    let is_ours = |volume: &&serde_json::Value| {
+        disks.iter().any(|disk| volume["source"] == disk.path().display().to_string())
+    };
+    let known = |status: &serde_json::Value| -> Vec<serde_json::Value> {
+        status
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(is_ours)
+            .map(|volume| volume["origin"].clone())
+            .collect()
+    };
+    let decided = |origin: &serde_json::Value| origin["rung"].is_string() || origin["off"].is_string();
+    service.configure(&by_itself)?;
+    service.start()?;
+    service.wait_for("look at changes of files, or say why not", |status| {
+        known(status).len() == 5 && known(status).iter().all(decided)
+    })?;
+    let origins = known(&service.status()?);
+    let off: Vec<_> = origins.iter().filter_map(|origin| origin["off"].as_str()).collect();
+    match origins.iter().filter(|origin| origin["rung"] == "syscall").count() {
+        0 => ensure!(off.is_empty(), "{origins:?}"),
+        count => ensure!(count == 4 && off.len() == 1 && off[0].contains("4 others"), "{origins:?}"),
+    }
+    // Who wants it all the same has it.
+    service.configure(&wanted)?;
+    run(service.client().arg("reload"))?;
+    service.wait_for("look at each system call", |status| {
+        known(status).len() == 5 && known(status).iter().all(|origin| origin["rung"] == "syscall")
+    })?;
+    for mount in mounts {
+        mount.unmount()?;
+    }
+    service.stop()
+}
+
 #[test]
 fn a_second_service_strangers_and_garbage_are_refused() -> Result<()> {
     let disk = Loop::new(SIZE)?;

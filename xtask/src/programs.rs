@@ -80,6 +80,18 @@ pub enum Bench {
         #[arg(long, default_value = "/usr")]
         copy_of: String,
     },
+    /// What one service takes for many volumes under a steady load, how far it is behind, and that it loses nothing
+    Many {
+        /// Half of them with ext4; each takes 200 MB in memory, or in AFTERWRITE_TMP
+        #[arg(long, default_value_t = 64)]
+        volumes: u64,
+        /// For how long they are written
+        #[arg(long, default_value_t = 30)]
+        minutes: u64,
+        /// How many writes a second all of them get together
+        #[arg(long, default_value_t = 500)]
+        writes: u64,
+    },
     /// Up to which rate of writes rings of 1, 4, 16 and 64 MiB hold what capture sees, and the processor time it takes
     Ring {
         /// How long each rate is kept up
@@ -143,6 +155,14 @@ pub fn bench(bench: &Bench) -> Result<()> {
             ];
             settings.extend(on_a_disk());
             become_program("trees_bench", &settings)
+        }
+        Bench::Many { volumes, minutes, writes } => {
+            let settings = [
+                ("AFTERWRITE_VOLUMES", volumes.to_string()),
+                ("AFTERWRITE_MINUTES", minutes.to_string()),
+                ("AFTERWRITE_WRITES", writes.to_string()),
+            ];
+            become_program("many", &settings)
         }
         Bench::Ring { seconds } => become_program("ring", &[("AFTERWRITE_SECONDS", seconds.to_string())]),
     }

@@ -63,6 +63,10 @@ pub enum CaptureError {
     },
     #[error("no way to see changes of files on this kernel: {reasons}; see `afterwrite doctor`")]
     NoVfsRung { reasons: String },
+    #[error(
+        "this kernel lets changes of files be seen only at system calls, and {others} others on this machine look at each of them already, which slows all of them down: `--origin-rung syscall` looks all the same"
+    )]
+    CallsShared { others: usize },
     #[error("could not load or attach the probe {probe} of file systems on rung {rung}")]
     AttachVfs {
         probe: &'static str,

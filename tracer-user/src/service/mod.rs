@@ -1,5 +1,6 @@
 //! A running protection: what `protect` is made of, and how `mark` and `status` speak to it.
 
+mod call_share;
 mod control;
 mod device_source;
 #[cfg(any(test, fuzzing))]

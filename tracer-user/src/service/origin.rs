@@ -22,7 +22,9 @@ use crate::io::clock::{monotonic_ns, realtime};
 use crate::io::{DeviceNumber, mounted_on};
 use crate::model::{FileBurst, FileChanges, Origin, OriginUnknown, Timestamp};
 use crate::origin::{Aggregate, Bursts, FileWatch, NewBurst, Seen, looks_random};
+use crate::service::call_share::CallShare;
 use crate::service::placer::Placer;
+use crate::service::run_dir;
 
 const POLL: Duration = Duration::from_millis(10);
 /// What a process does to a file within this time is one record.
@@ -152,6 +154,8 @@ impl OriginThread {
 struct Recorder {
     /// None while no file system is mounted: probes cost others, too.
     watch: Option<FileWatch>,
+    /// Of probes at system calls.
+    share: Option<CallShare>,
     options: VfsOptions,
     /// Says when something was mounted.
     mounts: File,
@@ -188,6 +192,7 @@ impl Recorder {
             .map_err(|source| CaptureError::Map { map: "FILE_SYSTEMS", source })?;
         let mut recorder = Recorder {
             watch: None,
+            share: None,
             options,
             mounts,
             volume,
@@ -387,13 +392,16 @@ impl Recorder {
             self.account();
             // The last that is shown of these probes: nothing is under way any more that would be counted as seen only.
             self.publish();
-            self.watch = None;
+            (self.watch, self.share) = (None, None);
             self.missing_before = self.missing;
         } else {
             let watch = match self.watch.take() {
                 Some(watch) => watch,
                 None => FileWatch::new(attach(&self.options)?),
             };
+            if watch.rung() == VfsRung::Syscall && self.options.rung.is_none() && self.share.is_none() {
+                self.share = Some(CallShare::take(&run_dir::path())?);
+            }
             let new = self.watch.insert(watch).watch(&file_systems)?;
             if !new.is_empty() {
                 self.lost(0, "a file system was not watched until then");

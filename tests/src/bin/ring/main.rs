@@ -81,12 +81,14 @@ fn step_up(capture: Capture, writer: Writer, ring_mib: u64, disk: &std::path::Pa
         Reached { capture, ring_mib, writer, held_mib: 0.0, degraded_mib: None, cpu_seconds_per_gib: 0.0 };
     for step in 0..STEPS_MAX {
         let iops = (64 * MIB / writer.block_bytes()) << step;
-        let (before, cpu_before) = (counters(&protect)?, cpu_seconds(&protect)?);
+        let (before, cpu_before) =
+            (counters(&protect)?, cpu_seconds(protect.pid().as_raw().cast_unsigned())?);
         let measured = writer.measure(volume.path(), load_seconds(), Some(iops))?;
         let rose = risen(&before, &counters(&protect)?);
         brought_to_a_mark(&mut protect)?;
         let written_gib = measured.bytes as f64 / (1024 * MIB) as f64;
-        let cpu_seconds_per_gib = (cpu_seconds(&protect)? - cpu_before) / written_gib;
+        let cpu_seconds_per_gib =
+            (cpu_seconds(protect.pid().as_raw().cast_unsigned())? - cpu_before) / written_gib;
         let mib = measured.iops * writer.block_bytes() as f64 / MIB as f64;
         let counted: Vec<_> = rose.iter().map(|(name, value)| format!("{name} +{value}")).collect();
         println!(

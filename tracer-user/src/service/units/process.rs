@@ -5,8 +5,8 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
 
 use crate::io::log_line::{Priority, say};
 use crate::service::units::Unit;
@@ -15,6 +15,8 @@ use crate::service::units::Unit;
 const LAST_WORDS: &str = "afterwrite: ";
 /// Of its last words.
 const WORDS_MAX: usize = 4096;
+/// Of a line; what is longer is told as several.
+const LINE_MAX: u64 = 4096;
 /// Who else may hold its stderr open, the process that freezes, ends with it.
 const WORDS_WAIT: Duration = Duration::from_secs(2);
 
@@ -65,19 +67,36 @@ fn how(status: ExitStatus) -> String {
     }
 }
 
-/// Its last words, once it says nothing more.
-async fn forward(name: String, stderr: ChildStderr) -> String {
-    let mut lines: Lines<_> = BufReader::new(stderr).lines();
+/// Its last words, once it says nothing more. Reads all, whatever it is: a process whose words nobody takes would stand still.
+async fn forward(name: String, stderr: impl AsyncRead + Unpin) -> String {
+    let mut stderr = BufReader::new(stderr);
     let mut words = String::new();
-    // Bytes that are no text end it, and so does an error: nobody is there to be told.
-    while let Ok(Some(line)) = lines.next_line().await {
-        let (priority, line) = Priority::of(&line);
-        say(priority, &format!("{name}: {line}"));
-        if let Some(first) = line.strip_prefix(LAST_WORDS) {
+    let mut line = Vec::new();
+    // An error ends it: nobody is there to be told.
+    while let Ok(1..) = (&mut stderr).take(LINE_MAX).read_until(b'\n', &mut line).await {
+        let text = String::from_utf8_lossy(line.trim_ascii_end());
+        let (priority, text) = Priority::of(&text);
+        say(priority, &format!("{name}: {text}"));
+        if let Some(first) = text.strip_prefix(LAST_WORDS) {
             first.clone_into(&mut words);
         } else if !words.is_empty() && words.len() < WORDS_MAX {
-            words = format!("{words}; {}", line.trim());
+            words = format!("{words}; {}", text.trim());
         }
+        line.clear();
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Such as those of a hook.
+    #[test]
+    fn words_that_are_no_text_or_never_end_hide_no_others() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let said = [&b"x"[..], &[b'y'; LINE_MAX as usize], b"\n\xff\xfe\nafterwrite: it broke\n  because\n"]
+            .concat();
+        assert_eq!(runtime.block_on(forward("data".into(), &said[..])), "it broke; because");
+    }
 }

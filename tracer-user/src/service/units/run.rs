@@ -216,7 +216,8 @@ impl Service {
         }
         let names = self.supervised.keys().cloned().collect::<Vec<_>>().join(", ");
         let is_it = |supervised: &Supervised| {
-            supervised.unit().name == which || supervised.unit().source == Path::new(which)
+            let unit = supervised.unit();
+            !supervised.is_going() && (unit.name == which || unit.source == Path::new(which))
         };
         let Some(supervised) = self.supervised.values_mut().find(|supervised| is_it(supervised)) else {
             return Response::Error(format!("{which} is not in the configuration; these are: {names}"));

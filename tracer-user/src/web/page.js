@@ -190,7 +190,7 @@ function timeline(card, now) {
 function problemList(problems) {
   if (problems.length === 0) return null;
   return element('ul', { class: 'problems' }, ...problems.map((problem) =>
-    element('li', problem.urgent ? { class: 'urgent' } : {}, problem.what, element('small', {}, problem.next_step))));
+    element('li', problem.urgent ? { class: 'urgent' } : {}, `${problem.urgent ? '!' : '-'} ${problem.what}`, element('small', {}, problem.next_step))));
 }
 
 function fill(card, now) {

@@ -60,8 +60,9 @@ impl Page {
     /// Starts it if that is due.
     pub fn start(&mut self, now: Instant) -> Option<std::io::Result<Child>> {
         let listen = self.listen.filter(|_| self.process.is_none() && self.retry.is_due(now))?;
-        let arguments = ["serve".into(), "--until-eof".into(), format!("--listen={listen}").into()];
-        let spawned = spawn(&arguments.map(|argument: String| OsString::from(argument)), Stdio::piped());
+        let arguments: [OsString; 3] =
+            ["serve".into(), "--until-eof".into(), format!("--listen={listen}").into()];
+        let spawned = spawn(&arguments, Stdio::piped());
         Some(spawned.map(|mut child| {
             let (pid, input) = (child.id().unwrap_or_default(), child.stdin.take());
             self.process = Some(Process { pid, since: now, input });

@@ -14,6 +14,7 @@ mod command;
 mod devices;
 mod disk;
 mod filesystem;
+mod http;
 mod image;
 mod instants;
 mod legal;
@@ -46,6 +47,7 @@ pub use command::{Finished, afterwrite, binary, copy_program, finish, run, wait_
 pub use devices::{Device, Loop, Zram};
 pub use disk::{Breakage, Disk};
 pub use filesystem::{Fs, Mount, ensure_tracefs, mount_tmpfs};
+pub use http::{http, http_ask, http_get};
 pub use image::{assert_identical, blank_image, check_file_system, check_image, fill_random, fsck};
 pub use instants::{Point, Stretch, prove, time_ns};
 pub use legal::{Found, Illegal, Moment, Operation, Presence, Ticks, judge, now_ns};

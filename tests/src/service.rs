@@ -60,9 +60,13 @@ impl Service {
     }
 
     pub fn start(&mut self) -> Result<()> {
+        self.start_by(self.command())
+    }
+
+    /// By a command that becomes `afterwrite run`.
+    pub fn start_by(&mut self, mut command: Command) -> Result<()> {
         self.lives += 1;
         let log = std::fs::File::create(self.log_path())?;
-        let mut command = self.command();
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         self.child = Some(command.spawn()?);
         Ok(())

@@ -2,6 +2,7 @@
 //! status. They are in a run directory of their own.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -61,6 +62,8 @@ impl ToldVolumes {
         let socket = self.dir.path().join("run").join(format!("{name}.sock"));
         let listener =
             UnixListener::bind(&socket).with_context(|| format!("no socket {}", socket.display()))?;
+        // As a protection makes it: for its group, too.
+        std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o660))?;
         let (tells, over) = (Arc::new(Mutex::new(tells)), Arc::new(AtomicBool::new(false)));
         let (telling, ends) = (tells.clone(), over.clone());
         let thread = std::thread::spawn(move || {

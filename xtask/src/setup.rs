@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::run;
 
 /// Programs that building, tests and the demo start, and Debian's package of each.
-const PROGRAMS: [(&str, &str); 38] = [
+const PROGRAMS: [(&str, &str); 37] = [
     ("cc", "gcc"),
     ("c++", "g++"),
     ("make", "make"),
@@ -47,7 +47,6 @@ const PROGRAMS: [(&str, &str); 38] = [
     ("depmod", "kmod"),
     ("xz", "xz-utils"),
     ("zstd", "zstd"),
-    ("chromium", "chromium"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
 ];
@@ -129,6 +128,11 @@ pub fn setup_tracers() -> Result<()> {
 /// What `bench map`, `trees` and `vfs` compare with.
 pub fn setup_followers() -> Result<()> {
     setup_programs(&FOLLOWERS)
+}
+
+/// What looks at the page, for `test --all`.
+pub fn setup_browser() -> Result<()> {
+    setup_programs(&[("chromium", "chromium")])
 }
 
 fn setup_programs(programs: &[(&str, &'static str)]) -> Result<()> {

@@ -62,7 +62,7 @@ impl Tally {
             let skips = std::mem::take(&mut self.skips_to_subtract);
             self.passed += count(" passed").unwrap_or(0).saturating_sub(skips);
             self.failed += count(" failed").unwrap_or(0);
-        } else if line.starts_with("test ") && line.ends_with("... ignored") {
+        } else if line.starts_with("test ") && line.contains("... ignored") {
             self.skipped.push(line.to_owned());
         }
     }
@@ -79,12 +79,13 @@ mod tests {
             "running 4 tests",
             "test a ... ok",
             "test b ... ignored",
-            "test result: ok. 40 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.02s",
+            "test c ... ignored, needs a browser",
+            "test result: ok. 40 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.02s",
             "test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s",
         ] {
             tally.see_cargo_test(line);
         }
-        assert_eq!(tally.to_string(), "42 passed, 3 failed, 1 skipped");
+        assert_eq!(tally.to_string(), "42 passed, 3 failed, 2 skipped");
     }
 
     #[test]

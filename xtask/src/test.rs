@@ -20,6 +20,9 @@ pub fn test(names: &[String], all: bool) -> Result<()> {
         );
     }
     setup::setup()?;
+    if all {
+        setup::setup_browser()?;
+    }
     let afterwrite = build::afterwrite(true)?;
 
     let mut tally = cargo_tests(names, &afterwrite, all)?;
@@ -41,6 +44,7 @@ fn cargo_tests(names: &[String], afterwrite: &Path, all: bool) -> Result<Tally> 
         .args(["test", "--workspace", "--no-fail-fast", "--"])
         // Shows what passing tests print, so that none skips unseen.
         .arg("--show-output")
+        .args(all.then_some("--include-ignored"))
         .args(names)
         .env("AFTERWRITE_BIN", afterwrite);
     let unset = |(name, _): &&(&str, &str)| all && std::env::var_os(name).is_none();

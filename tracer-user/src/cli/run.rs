@@ -5,7 +5,7 @@ use clap::Subcommand;
 
 use crate::cli::config::{self, Mistake};
 use crate::cli::{Outcome, Output, say};
-use crate::service::{Unit, UnitsOptions, run_units};
+use crate::service::{Configuration, Unit, UnitsOptions, run_units};
 
 const PATH: &str = "/etc/afterwrite/config.toml";
 
@@ -38,15 +38,15 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     if !nix::unistd::geteuid().is_root() {
         anyhow::bail!("the service reads and writes devices and loads BPF programs, which needs root");
     }
-    let units = match read(&args.config)? {
-        Ok(units) => units,
+    let configuration = match read(&args.config)? {
+        Ok(configuration) => configuration,
         Err(mistakes) => anyhow::bail!("the configuration is wrong:\n{}", mistakes.join("\n")),
     };
-    say(&format!("{}: {} to protect", args.config.display(), units.len()));
+    say(&format!("{}: {} to protect", args.config.display(), configuration.units.len()));
     run_units(UnitsOptions {
-        units,
+        configuration,
         reread: &mut || match read(&args.config) {
-            Ok(Ok(units)) => Ok(units),
+            Ok(Ok(configuration)) => Ok(configuration),
             Ok(Err(mistakes)) => Err(mistakes.join("\n")),
             Err(error) => Err(format!("{error:#}")),
         },
@@ -57,7 +57,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
 pub(super) fn config(command: &ConfigCommand, out: &mut Output) -> anyhow::Result<Outcome> {
     let ConfigCommand::Check { config } = command;
     match read(config)? {
-        Ok(units) => {
+        Ok(Configuration { units, listen }) => {
+            if let Some(address) = listen {
+                out.line(format_args!("the page: http://{address}/"))?;
+            }
             for Unit { name, source, journal, target, .. } in &units {
                 let (source, journal, target) = (source.display(), journal.display(), target.display());
                 out.line(format_args!("{name}: {source}, journal {journal}, target {target}"))?;
@@ -81,7 +84,7 @@ pub(super) fn config(command: &ConfigCommand, out: &mut Output) -> anyhow::Resul
 }
 
 /// What the file says, or all that is wrong with it.
-fn read(path: &Path) -> anyhow::Result<Result<Vec<Unit>, Vec<String>>> {
+fn read(path: &Path) -> anyhow::Result<Result<Configuration, Vec<String>>> {
     let text = std::fs::read_to_string(path).with_context(|| {
         format!(
             "cannot read {}: `afterwrite init` writes one, docs/OPERATIONS.md says what may be in it",

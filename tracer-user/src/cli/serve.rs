@@ -15,12 +15,17 @@ pub struct ServeArgs {
     /// Where to listen. Whoever reaches it can read; there is no password
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9184")]
     listen: SocketAddr,
+
+    /// End when standard input does, too: for `run`, which holds the other end
+    #[arg(long, hide = true)]
+    until_eof: bool,
 }
 
 /// Until Ctrl-C.
 pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
     let listener = TcpListener::bind(args.listen)
         .with_context(|| format!("cannot listen on {}; name another --listen", args.listen))?;
+    service::give_up_privileges()?;
     let address = listener.local_addr().context("the address that is listened on can't be told")?;
     if !address.ip().is_loopback() {
         say(
@@ -28,6 +33,6 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<Outcome> {
         );
     }
     say(&format!("serving http://{address}/"));
-    web::run(listener, service::run_dir()).context("serving ended")?;
+    web::run(listener, service::run_dir(), args.until_eof).context("serving ended")?;
     Ok(Outcome::Done)
 }

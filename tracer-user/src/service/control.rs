@@ -155,7 +155,7 @@ impl Client {
             .filter(|path| BlockingStream::connect(path).is_ok())
             .filter_map(|socket| Some(Client { volume: socket.file_stem()?.to_str()?.to_owned(), socket }))
             .collect();
-        clients.sort_by(|a, b| a.volume.cmp(&b.volume));
+        clients.sort_by(|a, b| alphanumeric_sort::compare_str(&a.volume, &b.volume));
         if clients.is_empty() { Err(ControlError::NothingRuns { dir }) } else { Ok(clients) }
     }
 

@@ -10,6 +10,7 @@ mod origin;
 mod pipeline;
 mod placer;
 mod prepare;
+mod privileges;
 mod progress;
 mod protect;
 mod protocol;
@@ -29,6 +30,7 @@ pub use control::{Client, ControlError};
 pub use device_source::volume_extent;
 pub use origin::OriginStatus;
 pub use prepare::PrepareError;
+pub use privileges::{PrivilegesError, give_up_privileges};
 pub use progress::{ReplicaStatus, Status};
 pub use protect::{ProtectError, ProtectEvent, ProtectOptions, ProtectSummary, protect};
 pub use reading::{Problem, Reading, Standing};
@@ -37,5 +39,6 @@ pub use run_dir::{path as run_dir, volume_name};
 pub use survey::{Seen, survey, survey_now};
 pub use tree::{TreeEvent, TreeOptions, TreeStatus, protect_tree};
 pub use units::{
-    ServiceOrder, Unit, UnitKind, UnitStatus, UnitsOptions, run_units, tell_service, units_status,
+    Configuration, ServiceOrder, Unit, UnitKind, UnitStatus, UnitsOptions, run_units, tell_service,
+    units_status,
 };

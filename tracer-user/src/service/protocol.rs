@@ -1,7 +1,7 @@
 //! What goes through a control socket: a line of JSON asks, a line of JSON answers.
 //!
-//! Who may connect is said by the socket's mode: root, and the members of the group `afterwrite` where there is one. Who is not
-//! root may look, and change nothing.
+//! Who may connect is said by the socket's mode: root, and the members of the group `afterwrite`, or of root's where there is no such
+//! group. Who is not root may look, and change nothing.
 
 use std::future::Future;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use nix::unistd::Group;
+use nix::unistd::{Gid, Group};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
@@ -73,13 +73,17 @@ pub(in crate::service) fn listen(socket: &Path) -> anyhow::Result<UnixListener> 
     let _ = std::fs::remove_file(socket);
     let failed = || format!("could not make the control socket {}", socket.display());
     let listener = UnixListener::bind(socket).with_context(failed)?;
-    let group = Group::from_name(GROUP).ok().flatten();
-    let mode = if group.is_some() { 0o660 } else { 0o600 };
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(mode)).with_context(failed)?;
-    if let Some(group) = group {
-        std::os::unix::fs::chown(socket, None, Some(group.gid.as_raw())).with_context(failed)?;
-    }
+    // Nobody's, until it is said whose.
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).with_context(failed)?;
+    std::os::unix::fs::chown(socket, None, Some(group().as_raw())).with_context(failed)?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o660)).with_context(failed)?;
     Ok(listener)
+}
+
+/// Whose members may connect.
+pub(in crate::service) fn group() -> Gid {
+    let group = Group::from_name(GROUP).ok().flatten();
+    group.map_or(Gid::from_raw(0), |group| group.gid)
 }
 
 /// One question, one answer.

@@ -9,7 +9,6 @@ use crate::model::{ActivityShown, Point};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Standing {
-    #[default]
     Baseline,
     Resync,
     Live,
@@ -22,6 +21,7 @@ pub enum Standing {
     /// No process runs, nothing is recorded: it was killed and left its socket behind.
     Stopped,
     /// A process is there and does not say what it does.
+    #[default]
     Silent,
 }
 

@@ -17,8 +17,8 @@ use crate::service::recorded::{Recorded, recorded};
 use crate::service::run_dir::volume_name;
 use crate::service::units::{SOCKET, UnitStatus};
 
-/// A protection that is at work answers in a millisecond.
-const ANSWER_TIME: Duration = Duration::from_secs(1);
+/// A protection that is at work answers in a millisecond, where all processors are busy with others in a second or two.
+const ANSWER_TIME: Duration = Duration::from_secs(3);
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
 /// A volume as it is seen from outside.
@@ -108,7 +108,8 @@ impl Seen {
     }
 }
 
-/// All volumes that are protected, or were until their process was killed, in the order of their names.
+/// All volumes that are protected, or were until their process was killed, in the order of what they are called, data2 before
+/// data10.
 pub async fn survey(run_dir: &Path) -> Vec<Seen> {
     let units = units(run_dir).await;
     survey_with(run_dir, recorded(), &units).await
@@ -153,7 +154,9 @@ async fn survey_with(run_dir: &Path, recorded: Vec<Recorded>, units: &[UnitStatu
         let of = recorded.iter().find(|of| of.volume == volume);
         all.insert(volume.clone(), Seen::of_unit(unit, volume, of));
     }
-    all.into_values().collect()
+    let mut all: Vec<Seen> = all.into_values().collect();
+    all.sort_by(|a, b| alphanumeric_sort::compare_str(a.title(), b.title()));
+    all
 }
 
 fn sockets(run_dir: &Path) -> Vec<(String, PathBuf)> {
@@ -168,7 +171,7 @@ fn sockets(run_dir: &Path) -> Vec<(String, PathBuf)> {
 /// `None`: it has just ended in order.
 async fn see(name: String, socket: PathBuf) -> Option<Seen> {
     Some(match tokio::time::timeout(ANSWER_TIME, ask(&socket)).await {
-        Err(_) => Seen::silent(name, "no answer within a second"),
+        Err(_) => Seen::silent(name, "no answer within 3 s"),
         Ok(Err(error)) if error.kind() == ErrorKind::NotFound => return None,
         Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Seen::stopped(name),
         Ok(Err(error)) => Seen::silent(name, &error.to_string()),
@@ -193,7 +196,11 @@ async fn ask(socket: &Path) -> std::io::Result<Vec<u8>> {
 pub(super) fn parse(line: &[u8]) -> Result<Reading, String> {
     let not_understood = |error: serde_json::Error| format!("its answer is not understood: {error}");
     match serde_json::from_slice(line).map_err(not_understood)? {
-        Response::Ok(status) => Reading::deserialize(status).map_err(not_understood),
+        Response::Ok(status) => match Reading::deserialize(status).map_err(not_understood)? {
+            // Nothing is taken for granted: not that all is well, nor that it is being copied.
+            Reading { state: Standing::Silent, .. } => Err("its answer has no state".into()),
+            read => Ok(read),
+        },
         Response::Error(why) => Err(format!("it says: {why}")),
     }
 }
@@ -223,11 +230,24 @@ mod tests {
             (br#"{"ok":7}"#, "not understood"),
             (br#"{"ok":{"state":"dancing"}}"#, "not understood"),
             (br#"{"ok":{"counters":{"seen":-1}}}"#, "not understood"),
+            (br#"{"ok":{"source":"/dev/loop0"}}"#, "state"),
+            (br#"{"ok":{"state":"silent"}}"#, "state"),
             (br#"{"error":"no"}"#, "it says: no"),
         ] {
             let why = parse(answer).unwrap_err();
             assert!(why.contains(hint), "{answer:?}: {why}");
         }
+    }
+
+    #[test]
+    fn volumes_are_in_the_order_of_their_numbers() {
+        let dir = tempfile::tempdir().unwrap();
+        let recorded = ["sdb10", "sda2", "sdb9", "sda10"];
+        let recorded = recorded.map(|name| Recorded { volume: name.into(), recorded_bytes: None });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let seen = runtime.block_on(survey_with(dir.path(), recorded.to_vec(), &[]));
+        let names: Vec<&str> = seen.iter().map(|seen| seen.name.as_str()).collect();
+        assert_eq!(names, ["sda2", "sda10", "sdb9", "sdb10"]);
     }
 
     #[test]

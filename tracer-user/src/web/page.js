@@ -15,7 +15,8 @@ const CLASSES = [
 ];
 // Seconds since the last write, and what it is called; beyond the last: not in this session.
 const AGES = [[10, '10 s'], [60, '1 min'], [600, '10 min'], [3600, '1 h'], [Infinity, 'earlier']];
-const GLYPHS = { live: '●', baseline: '◐', resync: '◐', stopping: '◌', paused: '■', recording: '▲', failed: '■', stopped: '■', silent: '?' };
+// In the order in which they are counted.
+const GLYPHS = { live: '●', baseline: '◐', resync: '◐', stopping: '◌', paused: '‖', recording: '▲', failed: '✕', stopped: '■', silent: '?' };
 
 const cards = new Map();
 let lastAnswer = null;
@@ -167,29 +168,29 @@ function timeline(card, now) {
   for (const stretch of listing.stretches) {
     const [begin, end] = [Math.max(seconds(stretch.from_time), from), seconds(stretch.to_time)];
     if (end < from) continue;
-    children.push(shape('rect', { class: 'stretch', x: x(begin).toFixed(1), y: 10, height: 12, width: Math.max(x(end) - x(begin), 1).toFixed(1) },
+    children.push(shape('rect', { class: 'stretch', x: x(begin).toFixed(1), y: 1, height: 42, width: Math.max(x(end) - x(begin), 1).toFixed(1) },
       'every instant can be restored, class crash'));
   }
-  // Better classes are drawn over worse ones.
+  // A line for each class, the best above.
   const shown = listing.points.filter((point) => seconds(point.time) >= from);
-  const order = (point) => CLASSES.findIndex(([name]) => name === point.class);
-  for (const point of [...shown].sort((a, b) => order(b) - order(a))) {
+  const line = (point) => Math.max(CLASSES.findIndex(([name]) => name === point.class), 0);
+  for (const point of shown) {
     const automatic = ['', 'baseline', 'resync', 'stop'].includes(point.label);
     const title = `mark ${point.id} (${point.class}) ${clock(seconds(point.time))}${point.label ? ` ${point.label}` : ''}`;
-    children.push(markShape(point.class, Number(x(seconds(point.time)).toFixed(1)), 16, automatic ? 4 : 5.5, title, !automatic));
+    children.push(markShape(point.class, Number(x(seconds(point.time)).toFixed(1)), 7 + 10 * line(point), automatic ? 3 : 4.5, title, !automatic));
   }
   const counts = CLASSES.map(([name]) => [name, shown.filter((point) => point.class === name).length]);
   const told = counts.filter(([, count]) => count > 0).map(([name, count]) => `${count} ${name}`).join(', ') || 'none';
   const many = listing.points.length >= POINTS_SHOWN ? ` of the last ${POINTS_SHOWN}` : '';
   return element('figure', {},
     caption(`points${many}: ${told}`, `from ${clock(from)}`),
-    picture('timeline', `0 0 ${width} 32`, `points: ${told}`, children));
+    picture('timeline', `0 0 ${width} 44`, `points: ${told}`, children));
 }
 
 function problemList(problems) {
   if (problems.length === 0) return null;
   return element('ul', { class: 'problems' }, ...problems.map((problem) =>
-    element('li', problem.urgent ? { class: 'urgent' } : {}, problem.what, element('small', {}, problem.next_step))));
+    element('li', problem.urgent ? { class: 'urgent' } : {}, `${problem.urgent ? '!' : '-'} ${problem.what}`, element('small', {}, problem.next_step))));
 }
 
 function fill(card, now) {
@@ -198,7 +199,8 @@ function fill(card, now) {
   const kind = status === null ? null
     : status.kind === 'tree' ? 'directory tree' : status.size_bytes === null ? null : bytes(status.size_bytes);
   const title = element('h2', {}, status?.source || volume.name, kind === null ? null : element('small', {}, `${volume.name}, ${kind}`));
-  const state = element('span', { class: `state ${tone(volume)}` }, `${GLYPHS[volume.standing] ?? '?'} ${volume.standing}`);
+  const glyph = volume.standing === 'live' && tone(volume) !== 'good' ? '!' : GLYPHS[volume.standing] ?? '?';
+  const state = element('span', { class: `state ${tone(volume)}` }, `${glyph} ${volume.standing}`);
   const parts = [element('header', {}, title, state), problemList(volume.problems)];
   if (status !== null) {
     parts.push(facts(status, now));
@@ -212,8 +214,9 @@ function fill(card, now) {
 
 function summary(volumes) {
   const counts = new Map();
+  for (const standing of Object.keys(GLYPHS)) counts.set(standing, 0);
   for (const volume of volumes) counts.set(volume.standing, (counts.get(volume.standing) ?? 0) + 1);
-  const states = [...counts].map(([state, count]) => `${count} ${state}`).join(', ');
+  const states = [...counts].filter(([, count]) => count > 0).map(([state, count]) => `${count} ${state}`).join(', ');
   const urgent = volumes.filter((volume) => tone(volume) === 'bad').length;
   const noun = volumes.length === 1 ? 'volume' : 'volumes';
   const attention = urgent === 0 ? '' : ` — ${urgent} ${urgent === 1 ? 'needs' : 'need'} attention`;
@@ -228,7 +231,8 @@ function render() {
   byId('controls').hidden = volumes.length === 0;
   byId('legend').hidden = volumes.length === 0;
   const rank = { bad: 0, warn: 1, good: 2 };
-  const sorted = [...volumes].sort((a, b) => rank[tone(a)] - rank[tone(b)] || a.name.localeCompare(b.name, undefined, { numeric: true }));
+  // Each of these comes in the order of what it is called.
+  const sorted = [...volumes].sort((a, b) => rank[tone(a)] - rank[tone(b)]);
   const filter = byId('filter').value.toLowerCase();
   const present = new Set(volumes.map((volume) => volume.name));
   for (const [name, card] of cards) {

@@ -30,14 +30,14 @@ const LAST_ANSWER_TIME: Duration = Duration::from_secs(10);
 const REQUEST_BYTES_MAX: usize = 16 << 10;
 /// When the process has no descriptors left, say.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-/// That read journals.
-const BLOCKING_THREADS: usize = 4;
+/// That read journals, and one that waits for the end of standard input.
+const BLOCKING_THREADS: usize = 5;
 
-/// Serves until SIGINT, SIGTERM or SIGHUP.
+/// Serves until SIGINT, SIGTERM or SIGHUP; or until standard input ends, if that is wanted.
 ///
 /// # Errors
 /// The listener or the signals can't be used.
-pub fn run(listener: TcpListener, run_dir: PathBuf) -> std::io::Result<()> {
+pub fn run(listener: TcpListener, run_dir: PathBuf, until_eof: bool) -> std::io::Result<()> {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().max_blocking_threads(BLOCKING_THREADS).build()?;
     let result = runtime.block_on(async {
@@ -46,6 +46,7 @@ pub fn run(listener: TcpListener, run_dir: PathBuf) -> std::io::Result<()> {
         let mut hangup = signal(SignalKind::hangup())?;
         let told = async move {
             tokio::select! {
+                () = end_of_input(), if until_eof => {}
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
                 _ = hangup.recv() => {}
@@ -56,6 +57,12 @@ pub fn run(listener: TcpListener, run_dir: PathBuf) -> std::io::Result<()> {
     // A journal on a disk that hangs is not waited for.
     runtime.shutdown_background();
     result
+}
+
+async fn end_of_input() {
+    let read = || std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+    // One that can't be read has ended, too.
+    let _ = tokio::task::spawn_blocking(read).await;
 }
 
 /// Serves until `shutdown` is there. For a process with a runtime of its own.

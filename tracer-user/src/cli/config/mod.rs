@@ -1,16 +1,17 @@
 //! The configuration of the service. A table for each volume or tree says where it is, and has the long options of `protect` as
-//! keys: what they mean, and which values they take, is said there only.
+//! keys: what they mean, and which values they take, is said there only. `[service]` is about the service itself.
 
 mod option;
 mod paths;
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::{Component, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::service::{Unit, UnitKind};
+use crate::service::{Configuration, Unit, UnitKind};
 
 /// What is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,17 +29,18 @@ struct Entry {
     target_line: usize,
 }
 
-const TABLES: &str = "the tables are [defaults], [volume.NAME] and [tree.NAME]";
+const TABLES: &str = "the tables are [service], [defaults], [volume.NAME] and [tree.NAME]";
 
 type Table<'i> = Spanned<DeValue<'i>>;
 
-/// What is to be protected, in the order of the names; or all that is wrong.
-pub fn parse(text: &str) -> Result<Vec<Unit>, Vec<Mistake>> {
-    let mut reader = Reader { text, mistakes: Vec::new() };
+/// What is to be protected, in the order of the names, and how the service is to be; or all that is wrong.
+pub fn parse(text: &str) -> Result<Configuration, Vec<Mistake>> {
+    let mut reader = Reader { text, listen: None, mistakes: Vec::new() };
     let entries = reader.document();
     paths::check(&entries, &mut reader.mistakes);
     if reader.mistakes.is_empty() {
-        return Ok(entries.into_iter().map(|entry| entry.unit).collect());
+        let units = entries.into_iter().map(|entry| entry.unit).collect();
+        return Ok(Configuration { units, listen: reader.listen });
     }
     reader.mistakes.sort();
     reader.mistakes.dedup();
@@ -47,6 +49,7 @@ pub fn parse(text: &str) -> Result<Vec<Unit>, Vec<Mistake>> {
 
 struct Reader<'i> {
     text: &'i str,
+    listen: Option<SocketAddr>,
     mistakes: Vec<Mistake>,
 }
 
@@ -68,6 +71,10 @@ impl<'i> Reader<'i> {
             let kind = match &name[..] {
                 "defaults" => {
                     defaults = self.options(value, line, None);
+                    continue;
+                }
+                "service" => {
+                    self.service(value, line);
                     continue;
                 }
                 "volume" => UnitKind::Volume,
@@ -98,6 +105,25 @@ impl<'i> Reader<'i> {
         }
         entries.sort_by(|a, b| a.unit.name.cmp(&b.unit.name));
         entries
+    }
+
+    fn service(&mut self, value: Table<'i>, line: usize) {
+        for (key, value) in self.table(value, line) {
+            let line = self.line(key.span().start);
+            if key.get_ref() != "listen" {
+                self.wrong(line, format!("there is no `{}`: [service] has `listen`", key.get_ref()));
+                continue;
+            }
+            let address = value.get_ref().as_str().and_then(|text| text.parse().ok());
+            if address.is_none() {
+                self.wrong(
+                    line,
+                    "`listen` takes an address and a port, such as \"127.0.0.1:9184\" or \"[::1]:9184\""
+                        .into(),
+                );
+            }
+            self.listen = address;
+        }
     }
 
     fn entry(
@@ -258,7 +284,7 @@ target = "/backup/home"
 
     #[test]
     fn a_unit_is_protected_as_it_says_and_else_by_the_defaults_that_are_of_its_kind() {
-        let units = parse(GOOD).unwrap();
+        let units = parse(GOOD).unwrap().units;
         let arguments = |unit: &Unit| {
             unit.arguments.iter().map(|argument| argument.to_str().unwrap().to_owned()).collect::<Vec<_>>()
         };
@@ -307,6 +333,25 @@ target = "/backup/home"
         for (text, line, hint) in cases {
             let found = mistakes(&text);
             assert!(found.iter().any(|(at, what)| *at == line && what.contains(hint)), "{hint}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn the_page_is_served_where_it_says_and_else_nowhere() {
+        assert_eq!(parse(GOOD).unwrap().listen, None);
+        let at = |text: &str| parse(&format!("[service]\n{text}\n{GOOD}"));
+        assert_eq!(at("listen = \"[::1]:80\"").unwrap().listen, Some("[::1]:80".parse().unwrap()));
+        assert_eq!(at("").unwrap().listen, None);
+        for (wrong, hint) in [
+            ("listen = \"localhost\"", "127.0.0.1:9184"),
+            ("listen = 9184", "127.0.0.1:9184"),
+            ("listen = false", "127.0.0.1:9184"),
+            ("listn = \"127.0.0.1:9184\"", "`listen`"),
+            ("mark-every = \"1s\"", "`listen`"),
+        ] {
+            let mistakes = at(wrong).expect_err(wrong);
+            assert!(mistakes.len() == 1 && mistakes[0].line == 2, "{mistakes:?}");
+            assert!(mistakes[0].what.contains(hint), "{mistakes:?}");
         }
     }
 

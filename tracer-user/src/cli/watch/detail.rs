@@ -154,6 +154,10 @@ fn marks(marks: Option<&Marks>, now: Timestamp, one_a_line: bool) -> Vec<Line<'s
             .chain(told.map(|mark| format!("  {mark}")))
             .map(Line::raw)
             .collect(),
-        false => vec![Line::raw(told.take(8).collect::<Vec<_>>().join("; "))],
+        // A line ends between two of them, not within one.
+        false => {
+            let told = told.take(8).map(|mark| mark.replace(' ', "\u{a0}"));
+            vec![Line::raw(told.collect::<Vec<_>>().join("; "))]
+        }
     }
 }

@@ -6,10 +6,12 @@ mod tests;
 mod view;
 
 use std::collections::HashMap;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel, sync_channel};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use nix::sys::signal::{SigSet, Signal};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
@@ -52,6 +54,8 @@ enum News {
     Seen(Vec<Seen>, Timestamp),
     Failed(String),
     Marks(String, Marks),
+    /// A signal.
+    Ended,
 }
 
 /// A journal whose marks are wanted.
@@ -62,28 +66,39 @@ struct Wanted {
 }
 
 pub(super) fn run(volume: Option<&str>) -> anyhow::Result<Outcome> {
-    // From here on a panic, too, gives the terminal back as it was.
-    let mut terminal = ratatui::try_init().context("the terminal can't be used; leave --watch away")?;
-    let result = watch(&mut terminal, volume);
-    ratatui::restore();
-    result.map(|()| Outcome::Done)
+    // Before there are threads: these signals wait until one takes them, and end none.
+    let ends: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+    ends.thread_block().context("signals can't be held back")?;
+    on_terminal(|terminal| watch(terminal, volume, ends)).map(|()| Outcome::Done)
 }
 
-fn watch(terminal: &mut DefaultTerminal, volume: Option<&str>) -> anyhow::Result<()> {
+/// Whatever comes of it, a panic too, the terminal is then as it was.
+fn on_terminal(work: impl FnOnce(&mut DefaultTerminal) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let mut terminal = ratatui::try_init().context("the terminal can't be used; leave --watch away")?;
+    let result = work(&mut terminal);
+    ratatui::restore();
+    result
+}
+
+fn watch(terminal: &mut DefaultTerminal, volume: Option<&str>, ends: SigSet) -> anyhow::Result<()> {
     let mut watched = Watched { asking: true, ..Watched::default() };
     watched.selected = volume.map(|name| name.trim_start_matches("/dev/").replace('/', "!"));
     let (news, received) = sync_channel(1);
     let (wanted, orders) = channel();
-    // These end with the process: neither holds anything.
-    let marks_news = news.clone();
-    spawn("marks", move || {
-        read_marks(&orders, |name, marks| marks_news.send(News::Marks(name, marks)).is_ok())
+    // These end with the process: none holds anything.
+    spawn("signals", &news, move |news| {
+        // Whichever it is. That there is none to wait for can't be.
+        let _ = ends.wait();
+        let _ = news.send(News::Ended);
     })?;
-    spawn("survey", move || {
+    spawn("marks", &news, move |news| {
+        read_marks(&orders, |name, marks| news.send(News::Marks(name, marks)).is_ok())
+    })?;
+    spawn("survey", &news, |news| {
         loop {
             let found = match survey_now(&run_dir()) {
                 Ok(seen) => News::Seen(seen, realtime()),
-                Err(error) => News::Failed(error.to_string()),
+                Err(error) => News::Failed(format!("the protections can't be asked: {error}")),
             };
             if news.send(found).is_err() {
                 return;
@@ -91,7 +106,8 @@ fn watch(terminal: &mut DefaultTerminal, volume: Option<&str>) -> anyhow::Result
             std::thread::sleep(SURVEY_EVERY);
         }
     })?;
-    loop {
+    drop(news);
+    while watched.hear(&received)? {
         terminal.draw(|frame| view::draw(frame, &watched)).context("the terminal can't be written")?;
         if event::poll(KEYS_AWAITED).context("the keyboard can't be read")?
             && let Event::Key(key) = event::read().context("the keyboard can't be read")?
@@ -99,16 +115,27 @@ fn watch(terminal: &mut DefaultTerminal, volume: Option<&str>) -> anyhow::Result
         {
             return Ok(());
         }
-        watched.hear(&received)?;
         if let Some(unknown) = watched.unknown_marks() {
             // The thread is there as long as we are.
             let _ = wanted.send(unknown);
         }
     }
+    Ok(())
 }
 
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
-    let thread = std::thread::Builder::new().name(name.into()).spawn(body);
+/// Its panic has given the terminal back: nothing may be drawn any more.
+fn spawn(
+    name: &'static str,
+    news: &SyncSender<News>,
+    body: impl FnOnce(&SyncSender<News>) + Send + 'static,
+) -> anyhow::Result<()> {
+    let news = news.clone();
+    let watched = move || {
+        if catch_unwind(AssertUnwindSafe(|| body(&news))).is_err() {
+            let _ = news.send(News::Failed(format!("the thread {name} ended, please report it")));
+        }
+    };
+    let thread = std::thread::Builder::new().name(name.into()).spawn(watched);
     thread.context("a thread can't be started").map(drop)
 }
 
@@ -164,7 +191,8 @@ impl Watched {
         self.seen.iter().position(|seen| Some(&seen.name) == self.selected.as_ref()).unwrap_or(0)
     }
 
-    fn hear(&mut self, news: &Receiver<News>) -> anyhow::Result<()> {
+    /// Whether to go on.
+    fn hear(&mut self, news: &Receiver<News>) -> anyhow::Result<bool> {
         loop {
             match news.recv_timeout(Duration::ZERO) {
                 Ok(News::Seen(seen, now)) => {
@@ -174,8 +202,9 @@ impl Watched {
                 Ok(News::Marks(name, marks)) => {
                     self.marks.insert(name, marks);
                 }
-                Ok(News::Failed(why)) => anyhow::bail!("the protections can't be asked: {why}"),
-                Err(RecvTimeoutError::Timeout) => return Ok(()),
+                Ok(News::Ended) => return Ok(false),
+                Ok(News::Failed(why)) => anyhow::bail!(why),
+                Err(RecvTimeoutError::Timeout) => return Ok(true),
                 Err(RecvTimeoutError::Disconnected) => anyhow::bail!("a thread ended, please report it"),
             }
         }

@@ -23,7 +23,7 @@ fn watched(count: u64) -> Watched {
 
 #[test]
 fn the_screen_is_as_it_was_looked_at() {
-    for (width, height) in [(80, 24), (120, 40), (200, 60)] {
+    for (width, height) in [(80, 24), (120, 40), (200, 50)] {
         for count in [0, 1, 64] {
             let shown = watched(count).screen(width, height).join("\n") + "\n";
             let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -88,4 +88,24 @@ fn what_volumes_are_called_does_nothing_to_the_terminal() {
     status.rung = "\u{1b}]0;x\u{7}".into();
     let shown = watched.screen(200, 60).concat();
     assert!(!shown.chars().any(char::is_control), "{shown:?}");
+}
+
+/// Runs itself on a terminal of its own, and looks at what is left of that.
+#[test]
+fn a_panic_gives_the_terminal_back() {
+    if std::env::var_os("AFTERWRITE_PANICS").is_some() {
+        let _ = on_terminal(|_| panic!("as wanted"));
+        return;
+    }
+    let test = "cli::watch::tests::a_panic_gives_the_terminal_back";
+    let itself = std::env::current_exe().unwrap();
+    let command = format!("AFTERWRITE_PANICS=1 {} --exact {test} --nocapture; stty -a", itself.display());
+    let said =
+        std::process::Command::new("script").args(["-qec", &command, "/dev/null"]).output().unwrap().stdout;
+    let said = String::from_utf8_lossy(&said);
+    let (entered, left) = (said.find("\u{1b}[?1049h"), said.find("\u{1b}[?1049l"));
+    assert!(entered.is_some() && entered < left, "{said}");
+    assert!(left < said.find("as wanted"), "what happened is told on the screen that is left: {said}");
+    let modes: Vec<&str> = said.split_whitespace().collect();
+    assert!(modes.contains(&"icanon") && modes.contains(&"echo"), "{said}");
 }

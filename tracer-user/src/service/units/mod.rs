@@ -5,11 +5,14 @@
 //! volume's process can be killed at any instant without losing a write is what it builds on: to hand a volume over to another
 //! version or other options it kills the one and starts the next, and the probes record meanwhile.
 
+mod page;
 mod process;
+mod retry;
 mod run;
 mod unit;
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 pub use run::{UnitsOptions, run_units};
@@ -27,6 +30,14 @@ pub(in crate::service) const SOCKET: &str = "service/control.sock";
 pub enum UnitKind {
     Volume,
     Tree,
+}
+
+/// What a configuration says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Configuration {
+    pub units: Vec<Unit>,
+    /// Where the page and the metrics are served.
+    pub listen: Option<SocketAddr>,
 }
 
 /// What is protected by one process.

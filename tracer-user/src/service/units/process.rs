@@ -1,5 +1,6 @@
-//! A process that protects one unit, and what it says.
+//! A process of the service, and what it says.
 
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -9,7 +10,6 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use crate::io::log_line::{Priority, say};
-use crate::service::units::Unit;
 
 /// How its last words begin: the error and its causes follow (`cli::main`).
 const LAST_WORDS: &str = "afterwrite: ";
@@ -29,12 +29,12 @@ pub struct Ended {
     pub why: String,
 }
 
-/// Starts it. It is killed when this process ends without ending it: another could not take its place.
-pub fn spawn(unit: &Unit) -> std::io::Result<Child> {
+/// Starts `afterwrite` with these arguments. It is killed when this process ends without ending it: another could not take its place.
+pub fn spawn(arguments: &[OsString], input: Stdio) -> std::io::Result<Child> {
     let mut command = std::process::Command::new("/proc/self/exe");
     // A Ctrl-C for the terminal's process group is not for it: this process decides.
-    command.args(&unit.arguments).process_group(0);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.args(arguments).process_group(0);
+    command.stdin(input).stdout(Stdio::null()).stderr(Stdio::piped());
     // SAFETY: between fork and exec only a system call is made, which allocates nothing and takes no lock.
     unsafe {
         command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -15,19 +16,24 @@ use crate::capture::are_at_work;
 use crate::io::log_line::{Priority, say};
 use crate::service::protocol::{Request, Response, answer, listen};
 use crate::service::run_dir::{self, VolumeLock};
+use crate::service::units::page::{self, Page};
 use crate::service::units::process::{Ended, spawn, watch};
 use crate::service::units::unit::{Order, Supervised, Wanted};
-use crate::service::units::{SOCKET, Unit, UnitKind};
+use crate::service::units::{Configuration, SOCKET, Unit, UnitKind};
 
 const TICK: Duration = Duration::from_millis(250);
 /// So long at most systemd is to wait for the probes of all volumes: what is ordered after us comes without those of one that is slow.
 const ATTACH_MAX: Duration = Duration::from_secs(30);
 const QUESTIONS_MAX: usize = 64;
+/// The page has nothing to bring to an end.
+const PAGE_ENDS: Duration = Duration::from_secs(1);
+
+/// Reads the configuration again; the error is for people.
+type Reread<'a> = dyn FnMut() -> Result<Configuration, String> + 'a;
 
 pub struct UnitsOptions<'a> {
-    pub units: Vec<Unit>,
-    /// Reads the configuration again; the error is for people.
-    pub reread: &'a mut dyn FnMut() -> Result<Vec<Unit>, String>,
+    pub configuration: Configuration,
+    pub reread: &'a mut Reread<'a>,
 }
 
 /// Until SIGTERM or SIGINT: then all make a last mark and stop; a second signal kills them, and their probes go on recording.
@@ -48,9 +54,9 @@ pub fn run_units(options: UnitsOptions<'_>) -> anyhow::Result<()> {
 }
 
 async fn serve(options: UnitsOptions<'_>, socket: &Path) -> anyhow::Result<()> {
-    let UnitsOptions { units, reread } = options;
-    let mut service = Service::new();
-    units.into_iter().for_each(|unit| service.add(unit));
+    let UnitsOptions { configuration, reread } = options;
+    let mut service = Service::new(Page::new(configuration.listen));
+    configuration.units.into_iter().for_each(|unit| service.add(unit));
     let listener = listen(socket)?;
     let (ask, mut questions) = mpsc::channel::<(Request, oneshot::Sender<Response>)>(QUESTIONS_MAX);
     let mut clients = JoinSet::new();
@@ -83,6 +89,16 @@ async fn serve(options: UnitsOptions<'_>, socket: &Path) -> anyhow::Result<()> {
             _ = hand_over.recv() => service.leave(),
         }
     }
+    service.page.close();
+    let over = async {
+        while service.page.is_running()
+            && let Some(ended) = service.processes.join_next().await
+        {
+            service.ended(ended);
+        }
+    };
+    // One that does not end by itself is of no harm.
+    let _ = tokio::time::timeout(PAGE_ENDS, over).await;
     Ok(())
 }
 
@@ -97,6 +113,7 @@ async fn through(ask: mpsc::Sender<(Request, oneshot::Sender<Response>)>, reques
 
 struct Service {
     supervised: BTreeMap<String, Supervised>,
+    page: Page,
     processes: JoinSet<Ended>,
     ending: bool,
     shown: String,
@@ -106,9 +123,10 @@ struct Service {
 }
 
 impl Service {
-    fn new() -> Service {
+    fn new(page: Page) -> Service {
         Service {
             supervised: BTreeMap::new(),
+            page,
             processes: JoinSet::new(),
             ending: false,
             shown: String::new(),
@@ -127,7 +145,7 @@ impl Service {
             if !supervised.is_due(now) {
                 continue;
             }
-            match spawn(supervised.unit()) {
+            match spawn(&supervised.unit().arguments, Stdio::null()) {
                 Ok(child) => {
                     supervised.started(child.id().unwrap_or_default(), now);
                     self.processes.spawn(watch(name.clone(), child));
@@ -135,6 +153,14 @@ impl Service {
                 Err(error) => {
                     supervised.ended(format!("it cannot be started: {error}"), now);
                 }
+            }
+        }
+        match self.page.start(now) {
+            None => {}
+            Some(Ok(child)) => drop(self.processes.spawn(watch(page::NAME.into(), child))),
+            Some(Err(error)) => {
+                let told = self.page.ended(None, &format!("it cannot be started: {error}"), now);
+                told.iter().for_each(|told| say(Priority::Error, told));
             }
         }
         if !self.ready && (self.begun.elapsed() >= ATTACH_MAX || self.supervised.values().all(is_captured)) {
@@ -152,6 +178,10 @@ impl Service {
 
     fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
         let Ok(Ended { name, pid, why, .. }) = ended else { return };
+        if name == page::NAME {
+            let told = self.page.ended(Some(pid), &why, Instant::now());
+            return told.iter().for_each(|told| say(Priority::Error, told));
+        }
         let Some(supervised) = self.supervised.get_mut(&name) else { return };
         if supervised.pid() == Some(pid) && supervised.ended(why.clone(), Instant::now()) {
             let next = supervised.status(Instant::now()).next_try_ms.unwrap_or(0).div_ceil(1000);
@@ -189,11 +219,7 @@ impl Service {
         self.supervised.retain(|_, supervised| !supervised.is_over());
     }
 
-    fn respond(
-        &mut self,
-        request: Request,
-        reread: &mut dyn FnMut() -> Result<Vec<Unit>, String>,
-    ) -> Response {
+    fn respond(&mut self, request: Request, reread: &mut Reread<'_>) -> Response {
         let now = Instant::now();
         match request {
             Request::Status => {
@@ -234,11 +260,12 @@ impl Service {
     }
 
     /// What is as before goes on undisturbed. Says what it does.
-    fn reload(&mut self, reread: &mut dyn FnMut() -> Result<Vec<Unit>, String>) -> Result<String, String> {
+    fn reload(&mut self, reread: &mut Reread<'_>) -> Result<String, String> {
         if self.ending {
             return Err("the service is ending".into());
         }
-        let units = reread().map_err(|why| format!("not reloaded, all goes on as before: {why}"))?;
+        let configuration = reread().map_err(|why| format!("not reloaded, all goes on as before: {why}"))?;
+        let Configuration { units, listen } = configuration;
         let mut done = Vec::new();
         for (name, supervised) in &mut self.supervised {
             if !units.iter().any(|unit| unit.name == *name) {
@@ -261,6 +288,7 @@ impl Service {
                 }
             }
         }
+        done.extend(self.page.replace(listen));
         self.supervised.retain(|_, supervised| !supervised.is_over());
         Ok(match done.is_empty() {
             true => "reloaded: nothing has changed".into(),

@@ -1,15 +1,11 @@
 //! What is to become of one unit, and when. No process, no clock: see `run`.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use crate::service::units::retry::Retry;
 use crate::service::units::{Unit, UnitKind};
-
-const AGAIN_FIRST: Duration = Duration::from_secs(1);
-const AGAIN_MAX: Duration = Duration::from_secs(60);
-/// What ran so long did not fail at its start.
-const STEADY: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
@@ -34,8 +30,7 @@ pub struct Supervised {
     process: Option<(u32, Instant)>,
     /// It was told to end, so its end is no failure.
     told: bool,
-    again: Option<Instant>,
-    pause: Duration,
+    retry: Retry,
     failures: u64,
     why: Option<String>,
 }
@@ -65,8 +60,7 @@ impl Supervised {
             wanted: Wanted::Running,
             process: None,
             told: false,
-            again: None,
-            pause: AGAIN_FIRST,
+            retry: Retry::default(),
             failures: 0,
             why: None,
         }
@@ -96,24 +90,20 @@ impl Supervised {
     }
 
     pub fn is_due(&self, now: Instant) -> bool {
-        self.wanted == Wanted::Running && self.process.is_none() && self.again.is_none_or(|at| at <= now)
+        self.wanted == Wanted::Running && self.process.is_none() && self.retry.is_due(now)
     }
 
     pub fn started(&mut self, pid: u32, now: Instant) {
-        (self.process, self.told, self.again) = (Some((pid, now)), false, None);
+        (self.process, self.told) = (Some((pid, now)), false);
     }
 
     /// It has ended, or could not be started. Whether that is worth telling.
     pub fn ended(&mut self, why: String, now: Instant) -> bool {
-        let ran = self.process.take().map_or(Duration::ZERO, |(_, since)| now - since);
+        let since = self.process.take().map(|(_, since)| since);
         if std::mem::take(&mut self.told) || self.wanted != Wanted::Running {
             return false;
         }
-        if ran >= STEADY {
-            self.pause = AGAIN_FIRST;
-        }
-        self.again = Some(now + self.pause);
-        self.pause = (self.pause * 2).min(AGAIN_MAX);
+        self.retry.failed(since, now);
         self.failures += 1;
         self.why = Some(why);
         true
@@ -122,7 +112,7 @@ impl Supervised {
     /// From here on it is to be so. What that means for its process.
     pub fn want(&mut self, wanted: Wanted) -> Option<Order> {
         self.wanted = wanted;
-        (self.again, self.pause) = (None, AGAIN_FIRST);
+        self.retry = Retry::default();
         let order = match wanted {
             Wanted::Running => return None,
             Wanted::Paused => self.hand_over(),
@@ -139,7 +129,7 @@ impl Supervised {
         if self.is_going() {
             self.wanted = Wanted::Running;
         }
-        (self.again, self.pause) = (None, AGAIN_FIRST);
+        self.retry = Retry::default();
         self.tell(order)
     }
 
@@ -171,7 +161,7 @@ impl Supervised {
             _ => "stopping",
         };
         let text = |path: &std::path::Path| path.display().to_string();
-        let next_try = self.again.filter(|_| self.process.is_none());
+        let next_try = self.retry.next(now).filter(|_| self.process.is_none());
         UnitStatus {
             name: self.unit.name.clone(),
             kind: match self.unit.kind {
@@ -185,15 +175,17 @@ impl Supervised {
             pid: self.pid(),
             failures: self.failures,
             why: self.why.clone(),
-            next_try_ms: next_try
-                .map(|at| u64::try_from(at.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX)),
+            next_try_ms: next_try.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX)),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::service::units::retry::{AGAIN_MAX, STEADY};
 
     fn unit(kind: UnitKind, option: &str) -> Unit {
         Unit {

@@ -354,6 +354,53 @@ fn a_ring_that_is_too_small_loses_origins_only_and_says_so() -> Result<()> {
     Ok(())
 }
 
+/// Mounted again, the file system is not looked at before the probes are attached; and who stops or kills protect before that
+/// leaves a mark behind that says nothing of what was changed until then.
+#[test]
+fn what_is_changed_before_the_probes_are_back_is_told_of_also_if_it_ends_before() -> Result<()> {
+    let disk = Loop::new(SIZE)?;
+    let mount = Mount::make(Fs::Ext4, disk.path())?;
+    let protection = Capture::Extents.protection(disk.path())?;
+    let mut protect = protection.start()?;
+    is_watched(&mut protect)?;
+    mount.unmount()?;
+    let mut written = Vec::new();
+    for round in 0..4 {
+        protect.wait_for("has let go of the file system", |status| status[0]["origin"]["rung"].is_null())?;
+        let mount = Mount::with_options(disk.path(), "ext4", "")?;
+        let name = format!("unseen-{round}");
+        let begun = now_ns();
+        fs::write(mount.point().join(&name), "who did this?")?;
+        written.push((name, begun, now_ns()));
+        protect.mark(&format!("round {round}"))?;
+        mount.unmount()?;
+        match round % 2 {
+            0 => protect.kill()?,
+            _ => protect.stop()?,
+        }
+        protect = protection.start()?;
+    }
+    // The journal gets to know of it when somebody looks again.
+    let mount = Mount::with_options(disk.path(), "ext4", "")?;
+    is_watched(&mut protect)?;
+    mount.unmount()?;
+    protect.stop()?;
+
+    let lines = log(&protection, &[])?;
+    for (name, begun, ended) in written {
+        let is_told = |line: &Value| -> Result<bool> {
+            let unknown = &line["unknown"];
+            if unknown.is_null() {
+                return Ok(line["path"] == format!("/{name}"));
+            }
+            Ok(time_ns(&unknown["from"])? <= begun && time_ns(&unknown["to"])? >= ended)
+        };
+        let told = lines.iter().map(is_told).collect::<Result<Vec<_>>>()?;
+        ensure!(told.contains(&true), "{name}, written from {begun} to {ended}, is in none of {lines:#?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn without_origins_the_journal_says_so() -> Result<()> {
     let disk = Loop::new(SIZE)?;

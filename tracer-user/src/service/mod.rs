@@ -25,6 +25,7 @@ mod supervisor;
 mod survey;
 mod tree;
 mod units;
+mod unwatched;
 
 pub use control::{Client, ControlError};
 pub use device_source::volume_extent;

@@ -25,6 +25,7 @@ use crate::origin::{Aggregate, Bursts, FileWatch, NewBurst, Seen, looks_random};
 use crate::service::call_share::CallShare;
 use crate::service::placer::Placer;
 use crate::service::run_dir;
+use crate::service::unwatched::Unwatched;
 
 const POLL: Duration = Duration::from_millis(10);
 /// What a process does to a file within this time is one record.
@@ -97,6 +98,8 @@ impl JournalSlot {
 /// The volume whose files are watched.
 pub struct Watched {
     pub volume: DeviceNumber,
+    /// Its directory.
+    pub journal: PathBuf,
     /// What was changed since, before the probes are attached, is not known.
     pub known_until: Timestamp,
     /// Each of its writes is a point.
@@ -176,6 +179,9 @@ struct Recorder {
     records: u64,
     /// Up to here it is known what happened, but for `unknown`.
     seen_until: Timestamp,
+    journal: PathBuf,
+    /// A while without probes that the journal does not tell yet.
+    unwatched: Option<Unwatched>,
     known: Vec<FileBurst>,
     /// When something was last in the ring.
     busy_at: Instant,
@@ -183,7 +189,7 @@ struct Recorder {
 
 impl Recorder {
     fn begin(
-        Watched { volume, known_until, ordered }: Watched,
+        Watched { volume, journal, known_until, ordered }: Watched,
         options: VfsOptions,
         slot: JournalSlot,
         status: Arc<Mutex<OriginStatus>>,
@@ -209,6 +215,8 @@ impl Recorder {
             missing_before: 0,
             records: 0,
             seen_until: known_until,
+            journal,
+            unwatched: Some(Unwatched::since(known_until)),
             known: Vec::new(),
             busy_at: Instant::now(),
         };
@@ -374,6 +382,10 @@ impl Recorder {
             }
             self.records += count as u64;
         }
+        let is_told = self.watch.is_some() && self.unknown.is_none() && self.slot.is_set();
+        if let Some(unwatched) = self.unwatched.take_if(|_| is_told) {
+            unwatched.told(realtime()).note(&self.journal);
+        }
     }
 
     fn mounts_changed(&self) -> bool {
@@ -392,6 +404,10 @@ impl Recorder {
             self.account();
             // The last that is shown of these probes: nothing is under way any more that would be counted as seen only.
             self.publish();
+            if self.watch.is_some() && self.unwatched.is_none() {
+                let unwatched = self.unwatched.insert(Unwatched::since(self.seen_until));
+                unwatched.note(&self.journal);
+            }
             (self.watch, self.share) = (None, None);
             self.missing_before = self.missing;
         } else {
@@ -409,8 +425,8 @@ impl Recorder {
         }
         let mut status = self.status.lock().expect("nobody panics with the status locked");
         status.file_systems = file_systems.len();
+        status.rung = self.watch.as_ref().map(FileWatch::rung);
         if let Some(watch) = &self.watch {
-            status.rung = Some(watch.rung());
             status.absent = watch.absent().to_vec();
         }
         Ok(())

@@ -24,6 +24,7 @@ use crate::service::retention::run_retention;
 use crate::service::run_dir;
 use crate::service::stopped::Stopped;
 use crate::service::supervisor::{Supervisor, first_state};
+use crate::service::unwatched::Unwatched;
 
 /// How long a device that takes bios may keep us from finding it idle once at the start.
 const IDLE_MAX: Duration = Duration::from_secs(30);
@@ -217,8 +218,15 @@ impl Running {
             origin: OriginStatus::default(),
             retention: None,
         };
-        let known_until = restorable.as_ref().map_or(info.created, |mark| mark.time);
-        let watched = Watched { volume: device.number, known_until, ordered: capture.copies_payload() };
+        let last = restorable.as_ref().map_or(info.created, |mark| mark.time);
+        let known_until = Unwatched::known_until(&options.journal, last).max(info.created);
+        Unwatched::since(known_until).note(&options.journal);
+        let watched = Watched {
+            volume: device.number,
+            journal: options.journal.clone(),
+            known_until,
+            ordered: capture.copies_payload(),
+        };
         let origin = Arc::new(match options.origin.clone() {
             Some(vfs) => OriginThread::start(watched, vfs)
                 .context("a thread can't be started")

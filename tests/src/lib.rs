@@ -52,7 +52,7 @@ pub use image::{assert_identical, blank_image, check_file_system, check_image, f
 pub use instants::{Point, Stretch, prove, time_ns};
 pub use legal::{Found, Illegal, Moment, Operation, Presence, Ticks, judge, now_ns};
 pub use load::{Churn, Fio};
-pub use map::{Map, lines, mapped_extents};
+pub use map::{Ground, Map, filefrag, lines, mapped_extents};
 pub use measured::{Counters, Measured, Writer, counters, cpu_seconds, median, risen};
 pub use midst::{Midst, Pace, judge_in_the_midst, same_by_rsync, target_is_tree};
 pub use postgres::Postgres;

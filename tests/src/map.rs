@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
-use std::process::{Child, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::{afterwrite, patience, wait_until};
+use crate::{Device, Fs, Loop, Mount, afterwrite, patience, run, scratch, wait_until};
 
 /// Killed when dropped.
 pub struct Map {
@@ -86,4 +86,65 @@ pub fn mapped_extents(map: &Value) -> Vec<(u64, u64, u64)> {
     let number = |extent: &Value, name: &str| extent[name].as_u64().unwrap_or(u64::MAX);
     let all = map["extents"].as_array().cloned().unwrap_or_default();
     all.iter().map(|e| (number(e, "offset"), number(e, "physical"), number(e, "length"))).collect()
+}
+
+/// A file system to watch, and a place elsewhere.
+pub struct Ground {
+    pub mount: Mount,
+    pub disk: Loop,
+    pub elsewhere: tempfile::TempDir,
+}
+
+impl Ground {
+    pub fn new(fs: Fs) -> Result<Ground> {
+        let disk = Loop::new(fs.volume_bytes())?;
+        let mount = Mount::make(fs, disk.path())?;
+        let ground = Ground { mount, disk, elsewhere: scratch()? };
+        fs::create_dir(ground.tree())?;
+        Ok(ground)
+    }
+
+    pub fn tree(&self) -> PathBuf {
+        self.mount.point().join("tree")
+    }
+
+    pub fn cache(&self) -> PathBuf {
+        self.elsewhere.path().join("cache")
+    }
+
+    pub fn target(&self) -> PathBuf {
+        self.elsewhere.path().join("target")
+    }
+
+    pub fn map(&self, arguments: &[&str]) -> Result<Map> {
+        Map::start(&self.tree(), &self.cache(), arguments)
+    }
+
+    pub fn copy(&self) -> Result<Vec<Value>> {
+        let mut copy = afterwrite();
+        copy.args(["copy", "--json", "--cache"]).arg(self.cache()).arg("--target").arg(self.target());
+        lines(&run(&mut copy)?)
+    }
+
+    pub fn sync(&self) -> Result<()> {
+        run(Command::new("sync").arg("--file-system").arg(self.mount.point())).map(drop)
+    }
+}
+
+/// (offset, place on the device, length) in bytes, as filefrag sees them.
+pub fn filefrag(file: &Path) -> Result<Vec<(u64, u64, u64)>> {
+    let text = run(Command::new("filefrag").args(["-e", "-b1", "-v"]).arg(file))?;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        // "   0:        0..    4095:   34816..   38911:   4096:    last,eof"
+        let mut fields = line.split(':').map(str::trim);
+        let is_extent = fields.next().is_some_and(|number| number.parse::<u64>().is_ok());
+        if let (true, Some(logical), Some(physical), Some(length)) =
+            (is_extent, fields.next(), fields.next(), fields.next())
+        {
+            let start = |range: &str| range.split("..").next().unwrap_or_default().trim().parse::<u64>();
+            found.push((start(logical)?, start(physical)?, length.parse()?));
+        }
+    }
+    Ok(found)
 }

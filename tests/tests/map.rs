@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,70 +14,12 @@ use afterwrite_tests::*;
 use anyhow::{Context, Result, ensure};
 use nix::libc;
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
 const FS: [Fs; 2] = [Fs::Ext4, Fs::Xfs];
 
-/// A file system to watch, and a place elsewhere.
-struct Ground {
-    mount: Mount,
-    disk: Loop,
-    elsewhere: tempfile::TempDir,
-}
-
-impl Ground {
-    fn new(fs: Fs) -> Result<Ground> {
-        let disk = Loop::new(fs.volume_bytes())?;
-        let mount = Mount::make(fs, disk.path())?;
-        let ground = Ground { mount, disk, elsewhere: scratch()? };
-        fs::create_dir(ground.tree())?;
-        Ok(ground)
-    }
-
-    fn tree(&self) -> PathBuf {
-        self.mount.point().join("tree")
-    }
-
-    fn cache(&self) -> PathBuf {
-        self.elsewhere.path().join("cache")
-    }
-
-    fn target(&self) -> PathBuf {
-        self.elsewhere.path().join("target")
-    }
-
-    /// Without BPF; what that adds is in map_fsync.rs.
-    fn map(&self, arguments: &[&str]) -> Result<Map> {
-        Map::start(&self.tree(), &self.cache(), &[&["--fsync=off"], arguments].concat())
-    }
-
-    fn copy(&self) -> Result<Vec<Value>> {
-        let mut copy = afterwrite();
-        copy.args(["copy", "--json", "--cache"]).arg(self.cache()).arg("--target").arg(self.target());
-        lines(&run(&mut copy)?)
-    }
-
-    fn sync(&self) -> Result<()> {
-        run(Command::new("sync").arg("--file-system").arg(self.mount.point())).map(drop)
-    }
-}
-
-/// (offset, place on the device, length) in bytes, as filefrag sees them.
-fn filefrag(file: &Path) -> Result<Vec<(u64, u64, u64)>> {
-    let text = run(Command::new("filefrag").args(["-e", "-b1", "-v"]).arg(file))?;
-    let mut found = Vec::new();
-    for line in text.lines() {
-        // "   0:        0..    4095:   34816..   38911:   4096:    last,eof"
-        let mut fields = line.split(':').map(str::trim);
-        let is_extent = fields.next().is_some_and(|number| number.parse::<u64>().is_ok());
-        if let (true, Some(logical), Some(physical), Some(length)) =
-            (is_extent, fields.next(), fields.next(), fields.next())
-        {
-            let start = |range: &str| range.split("..").next().unwrap_or_default().trim().parse::<u64>();
-            found.push((start(logical)?, start(physical)?, length.parse()?));
-        }
-    }
-    Ok(found)
+/// Without BPF; what that adds is in map_fsync.rs.
+fn start_map(ground: &Ground, arguments: &[&str]) -> Result<Map> {
+    ground.map(&[&["--fsync=off"], arguments].concat())
 }
 
 /// Every second block of it, so that it lies in pieces.
@@ -127,7 +69,7 @@ fn xattr(path: &Path) -> Result<Vec<u8>> {
 fn a_map_is_what_filefrag_says() -> Result<()> {
     for fs in FS {
         let ground = Ground::new(fs)?;
-        let map = ground.map(&[])?;
+        let map = start_map(&ground, &[])?;
         write_fragmented(&ground.tree().join("pieces"), 600)?;
         let mut file = File::create(ground.tree().join("one"))?;
         file.write_all(&[3; 300_000])?;
@@ -157,7 +99,7 @@ fn a_map_is_what_filefrag_says() -> Result<()> {
 fn what_has_no_blocks_yet_is_mapped_again_when_it_has() -> Result<()> {
     for fs in FS {
         let ground = Ground::new(fs)?;
-        let map = ground.map(&[])?;
+        let map = start_map(&ground, &[])?;
         let path = ground.tree().join("late");
         fs::write(&path, [5; 50_000])?;
         let first = map.wait_for("late")?;
@@ -178,18 +120,21 @@ fn what_has_no_blocks_yet_is_mapped_again_when_it_has() -> Result<()> {
 fn only_what_the_criteria_name_is_mapped() -> Result<()> {
     let ground = Ground::new(Fs::Ext4)?;
     fs::create_dir(ground.tree().join("sub"))?;
-    let map = ground.map(&[
-        "--include",
-        "**/*.db",
-        "--exclude",
-        "sub/no*",
-        "--min-size",
-        "100B",
-        "--max-size",
-        "10KiB",
-        "--owner",
-        "1234",
-    ])?;
+    let map = start_map(
+        &ground,
+        &[
+            "--include",
+            "**/*.db",
+            "--exclude",
+            "sub/no*",
+            "--min-size",
+            "100B",
+            "--max-size",
+            "10KiB",
+            "--owner",
+            "1234",
+        ],
+    )?;
     let write = |name: &str, size: usize, owner: u32| -> Result<()> {
         let path = ground.tree().join(name);
         let file = File::create(&path)?;
@@ -217,7 +162,7 @@ fn only_what_the_criteria_name_is_mapped() -> Result<()> {
 #[test]
 fn a_file_that_has_to_rest_is_mapped_once_it_did() -> Result<()> {
     let ground = Ground::new(Fs::Ext4)?;
-    let map = ground.map(&["--quiet", "5s"])?;
+    let map = start_map(&ground, &["--quiet", "5s"])?;
     for n in 0..20u8 {
         fs::write(ground.tree().join("busy"), [n; 100])?;
         std::thread::sleep(Duration::from_millis(100));
@@ -232,7 +177,7 @@ fn a_file_that_has_to_rest_is_mapped_once_it_did() -> Result<()> {
 #[test]
 fn what_gets_its_name_by_a_rename_is_copied_under_that() -> Result<()> {
     let ground = Ground::new(Fs::Ext4)?;
-    let map = ground.map(&["--exclude", "*.tmp"])?;
+    let map = start_map(&ground, &["--exclude", "*.tmp"])?;
     fs::write(ground.tree().join("doc.tmp"), b"a new version")?;
     fs::rename(ground.tree().join("doc.tmp"), ground.tree().join("doc"))?;
     ensure!(map.wait_for("doc")?["why"] == "rename");
@@ -251,7 +196,7 @@ fn a_cache_or_target_on_the_watched_file_system_is_refused() -> Result<()> {
         "{refused:?}"
     );
     ensure!(!inside.exists());
-    ground.map(&[])?.stop()?;
+    start_map(&ground, &[])?.stop()?;
     let mut copy = afterwrite();
     let refused =
         finish(copy.arg("copy").arg("--cache").arg(ground.cache()).arg("--target").arg(&inside), PATIENCE)?;
@@ -266,7 +211,7 @@ fn a_cache_or_target_on_the_watched_file_system_is_refused() -> Result<()> {
 fn copies_by_blocks_equal_their_files_with_all_that_belongs_to_them() -> Result<()> {
     for fs in FS {
         let ground = Ground::new(fs)?;
-        let map = ground.map(&[])?;
+        let map = start_map(&ground, &[])?;
         let tree = ground.tree();
         fs::create_dir(tree.join("dir"))?;
         fs::set_permissions(tree.join("dir"), fs::Permissions::from_mode(0o751))?;
@@ -319,7 +264,7 @@ fn files_that_are_rewritten_while_they_are_copied_are_never_a_mix() -> Result<()
     const FILES: u64 = 4;
     for fs in FS {
         let ground = Ground::new(fs)?;
-        let map = ground.map(&[])?;
+        let map = start_map(&ground, &[])?;
         for n in 0..FILES {
             fs::write(ground.tree().join(format!("file{n}")), version(0, SIZE))?;
         }
@@ -393,7 +338,7 @@ fn killed_and_with_a_torn_record_it_catches_up_with_what_was_saved_meanwhile() -
     fs::write(ground.tree().join("old"), b"before it began")?;
     run(Command::new("touch").args(["-d", "2001-01-01"]).arg(ground.tree().join("old")))?;
     std::thread::sleep(Duration::from_millis(2500));
-    let map = ground.map(&[])?;
+    let map = start_map(&ground, &[])?;
     for n in 0..50 {
         fs::write(ground.tree().join(format!("seen{n}")), vec![1; n])?;
     }
@@ -405,7 +350,7 @@ fn killed_and_with_a_torn_record_it_catches_up_with_what_was_saved_meanwhile() -
     OpenOptions::new().append(true).open(segment)?.write_all(&[200, 0, 0, 0, 1, 2, 3, 4, 1, 1])?;
     fs::write(ground.tree().join("missed"), b"nobody looked")?;
     fs::write(ground.tree().join("seen7"), b"changed meanwhile")?;
-    let map = ground.map(&[])?;
+    let map = start_map(&ground, &[])?;
     map.wait_for("missed")?;
     map.wait_for("seen7")?;
     let again = map.maps()?;
@@ -427,7 +372,7 @@ fn saves_that_the_kernel_had_no_room_for_are_found() -> Result<()> {
         // Before it looks; empty files, of which the file system has enough.
         File::create(ground.tree().join(format!("file{n}")))?;
     }
-    let map = ground.map(&[])?;
+    let map = start_map(&ground, &[])?;
     map.signal(Signal::SIGSTOP)?;
     for n in 0..files {
         OpenOptions::new().write(true).open(ground.tree().join(format!("file{n}")))?.set_len(1)?;

@@ -3,48 +3,11 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use afterwrite_tests::*;
 use anyhow::{Result, ensure};
 use nix::libc;
-
-struct Ground {
-    mount: Mount,
-    _disk: Loop,
-    elsewhere: tempfile::TempDir,
-}
-
-impl Ground {
-    fn new(fs: Fs) -> Result<Ground> {
-        let disk = Loop::new(fs.volume_bytes())?;
-        let mount = Mount::make(fs, disk.path())?;
-        let ground = Ground { mount, _disk: disk, elsewhere: scratch()? };
-        fs::create_dir(ground.tree())?;
-        Ok(ground)
-    }
-
-    fn tree(&self) -> PathBuf {
-        self.mount.point().join("tree")
-    }
-
-    fn map(&self, arguments: &[&str]) -> Result<Map> {
-        Map::start(&self.tree(), &self.elsewhere.path().join("cache"), arguments)
-    }
-}
-
-/// (offset, place on the device, length) in bytes, as filefrag sees the only extent.
-fn only_extent(path: &std::path::Path) -> Result<(u64, u64, u64)> {
-    let text = run(Command::new("filefrag").args(["-e", "-b1", "-v"]).arg(path))?;
-    let line = text.lines().find(|line| line.trim().starts_with("0:")).unwrap_or_default();
-    let number = |n: usize| -> Result<u64> {
-        let field = line.split(':').nth(n).unwrap_or_default();
-        Ok(field.split("..").next().unwrap_or_default().trim().parse()?)
-    };
-    Ok((number(1)?, number(2)?, number(3)?))
-}
 
 #[test]
 fn a_file_that_is_synced_is_mapped_with_its_blocks_while_it_is_open() -> Result<()> {
@@ -58,7 +21,7 @@ fn a_file_that_is_synced_is_mapped_with_its_blocks_while_it_is_open() -> Result<
             let mapped = map.wait_for(way.name())?;
             ensure!(mapped["why"] == "fsync" && mapped["unsettled"] == false, "{fs:?} {way:?}: {mapped}");
             ensure!(mapped["size"] == 50_000, "{fs:?} {way:?}: {mapped}");
-            ensure!(mapped_extents(&mapped) == [only_extent(&path)?], "{fs:?} {way:?}: {mapped}");
+            ensure!(mapped_extents(&mapped) == filefrag(&path)?[..1], "{fs:?} {way:?}: {mapped}");
         }
         map.stop()?;
         drop(open);

@@ -30,7 +30,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
     watch: Duration,
     /// The file to write; one that exists is left alone
-    #[arg(long, value_name = "FILE", default_value = "/etc/afterwrite/config.toml")]
+    #[arg(long, value_name = "FILE", default_value = config::PATH)]
     config: PathBuf,
 }
 
@@ -164,10 +164,7 @@ fn configuration(volumes: &[Seen], at: &Path) -> anyhow::Result<String> {
 fn name_of(device: &BlockDevice) -> String {
     let mapped = device.path.strip_prefix("/dev/mapper").ok().and_then(Path::to_str);
     let name = mapped.unwrap_or(&device.name);
-    name.chars()
-        .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' })
-        .take(64)
-        .collect()
+    name.chars().map(|c| if config::is_of_names(c) { c } else { '-' }).take(config::NAME_LEN_MAX).collect()
 }
 
 fn write_new(path: &Path, text: &str) -> std::io::Result<()> {

@@ -7,8 +7,6 @@ use crate::cli::config::{self, Mistake};
 use crate::cli::{Outcome, Output, say};
 use crate::service::{Configuration, Unit, UnitsOptions, run_units};
 
-const PATH: &str = "/etc/afterwrite/config.toml";
-
 /// Protect all that is configured, as a service: what the systemd unit starts
 ///
 /// Each volume and tree has a process of its own, started again when it ends by itself. SIGTERM and Ctrl-C make a last mark of each and
@@ -18,7 +16,7 @@ const PATH: &str = "/etc/afterwrite/config.toml";
 #[command(after_help = "Example:\n  afterwrite run --config /etc/afterwrite/config.toml")]
 pub(super) struct Args {
     /// What to protect; docs/OPERATIONS.md describes it
-    #[arg(long, value_name = "FILE", default_value = PATH)]
+    #[arg(long, value_name = "FILE", default_value = config::PATH)]
     config: PathBuf,
 }
 
@@ -29,7 +27,7 @@ pub(super) enum ConfigCommand {
     #[command(after_help = "Example:\n  afterwrite config check --config /etc/afterwrite/config.toml")]
     Check {
         /// The file
-        #[arg(long, value_name = "FILE", default_value = PATH)]
+        #[arg(long, value_name = "FILE", default_value = config::PATH)]
         config: PathBuf,
     },
 }

@@ -69,8 +69,7 @@ pub(super) fn last_mark(read: &Reading, now: Timestamp) -> String {
     match &read.last_mark {
         None => "none yet".into(),
         Some(mark) => {
-            let seconds = now.0.saturating_sub(mark.time.0) / 1_000_000_000;
-            format!("{} {}, {} ago", mark.id, mark.class, age(seconds))
+            format!("{} {}, {} ago", mark.id, mark.class, since(mark.time, now))
         }
     }
 }
@@ -97,6 +96,10 @@ fn writes(read: &Reading) -> String {
     let sign = if read.adds_up() { "=" } else { "≠" };
     let gap = if read.gap_open { ", gap until the next mark" } else { "" };
     format!("{} {sign} {} + {}{gap}", counters.seen, counters.emitted, counters.marked)
+}
+
+pub(super) fn since(time: Timestamp, now: Timestamp) -> String {
+    age(now.0.saturating_sub(time.0) / 1_000_000_000)
 }
 
 /// `12 s`, `3 min`, `5 h`, `2 d`.

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::filemap::segment::{FRAME_HEADER_BYTES, Scanned, frame, header, scan};
 use crate::filemap::syncer::Syncer;
 use crate::filemap::volume::MapVolume;
 use crate::io::store::{DirStore, LOCK_NAME};
+use crate::io::{NEW_SUFFIX, replace as replace_file};
 use crate::model::FileTime;
 
 const VOLUME_FILE: &str = "cache.toml";
-const NEW_SUFFIX: &str = ".new";
 /// Outdated records may always take so much.
 const OUTDATED_BYTES: u64 = 16 << 20;
 /// How often a reader looks again that finds a segment replaced under it.
@@ -292,14 +292,6 @@ fn names(dir: &Path) -> Result<Vec<(String, PathBuf)>, MapError> {
 
 /// Whole and durable under its name, or not there.
 fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), MapError> {
-    let (path, new) = (dir.join(name), dir.join(name.to_owned() + NEW_SUFFIX));
-    let write = || -> io::Result<()> {
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&new, &path)?;
-        File::open(dir)?.sync_all()
-    };
-    write().map_err(MapError::io("write", &path))
+    let path = dir.join(name);
+    replace_file(&path, bytes).map_err(MapError::io("write", &path))
 }

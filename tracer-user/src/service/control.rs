@@ -145,15 +145,11 @@ impl Client {
     /// One for each protected volume.
     pub fn all() -> Result<Vec<Client>, ControlError> {
         let dir = run_dir::path();
-        let mut clients: Vec<Client> = std::fs::read_dir(&dir)
+        let mut clients: Vec<Client> = run_dir::sockets(&dir)
             .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
             // A socket nobody listens to was left by a protection that was killed.
-            .filter(|path| BlockingStream::connect(path).is_ok())
-            .filter_map(|socket| Some(Client { volume: socket.file_stem()?.to_str()?.to_owned(), socket }))
+            .filter(|(_, path)| BlockingStream::connect(path).is_ok())
+            .map(|(volume, socket)| Client { volume, socket })
             .collect();
         clients.sort_by(|a, b| alphanumeric_sort::compare_str(&a.volume, &b.volume));
         if clients.is_empty() { Err(ControlError::NothingRuns { dir }) } else { Ok(clients) }

@@ -17,6 +17,16 @@ pub fn socket(dir: &Path, volume_name: &str) -> PathBuf {
     dir.join(format!("{}.sock", volume_name.replace('/', "!")))
 }
 
+/// Of all protections that run here, or were killed here, and their volumes' names.
+pub fn sockets(dir: &Path) -> Vec<(String, PathBuf)> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
+        .filter_map(|path| Some((path.file_stem()?.to_string_lossy().into_owned(), path)))
+        .collect()
+}
+
 /// The kernel's name of a volume given by its path, by a link to it, or by that name.
 pub fn volume_name(volume: &str) -> String {
     let real = std::fs::canonicalize(volume).unwrap_or_else(|_| volume.into());

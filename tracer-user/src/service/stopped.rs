@@ -10,13 +10,13 @@
 //! must not have counted a write.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::io::{BlockDevice, IoCounts};
+use crate::io::{BlockDevice, IoCounts, replace};
 use crate::model::MarkId;
 
 const FILE_NAME: &str = "stopped.toml";
@@ -99,14 +99,9 @@ impl Stopped {
     }
 
     pub fn write(&self, journal: &Path) -> io::Result<()> {
-        let path = journal.join(FILE_NAME);
-        let beside = path.with_extension("toml.new");
-        let mut file = File::create(&beside)?;
-        file.write_all(b"# Afterwrite was stopped in order. The next start takes this away.\n")?;
-        file.write_all(toml::to_string(self).map_err(io::Error::other)?.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&beside, &path)?;
-        File::open(journal)?.sync_all()
+        let text = toml::to_string(self).map_err(io::Error::other)?;
+        let text = format!("# Afterwrite was stopped in order. The next start takes this away.\n{text}");
+        replace(&journal.join(FILE_NAME), text.as_bytes())
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use crate::service::protocol::{Request, Response};
 use crate::service::reading::{Problem, Reading, Standing, problems};
 use crate::service::recorded::{Recorded, recorded};
-use crate::service::run_dir::volume_name;
+use crate::service::run_dir::{sockets, volume_name};
 use crate::service::units::{SOCKET, UnitStatus};
 
 /// A protection that is at work answers in a millisecond, where all processors are busy with others in a second or two.
@@ -157,15 +157,6 @@ async fn survey_with(run_dir: &Path, recorded: Vec<Recorded>, units: &[UnitStatu
     let mut all: Vec<Seen> = all.into_values().collect();
     all.sort_by(|a, b| alphanumeric_sort::compare_str(a.title(), b.title()));
     all
-}
-
-fn sockets(run_dir: &Path) -> Vec<(String, PathBuf)> {
-    let entries = std::fs::read_dir(run_dir).into_iter().flatten().flatten();
-    entries
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "sock"))
-        .filter_map(|path| Some((path.file_stem()?.to_string_lossy().into_owned(), path)))
-        .collect()
 }
 
 /// `None`: it has just ended in order.

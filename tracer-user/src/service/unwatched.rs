@@ -2,12 +2,13 @@
 //! are, and its end is noted once the journal says so itself: else a mark made meanwhile would have the next start take all
 //! before it for known.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::io::replace;
 use crate::model::Timestamp;
 
 const FILE_NAME: &str = "unwatched.toml";
@@ -54,13 +55,8 @@ impl Unwatched {
     }
 
     fn write(&self, journal: &Path) -> io::Result<()> {
-        let path = journal.join(FILE_NAME);
-        let beside = path.with_extension("toml.new");
-        let mut file = File::create(&beside)?;
-        file.write_all(toml::to_string(self).map_err(io::Error::other)?.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&beside, &path)?;
-        File::open(journal)?.sync_all()
+        let text = toml::to_string(self).map_err(io::Error::other)?;
+        replace(&journal.join(FILE_NAME), text.as_bytes())
     }
 }
 

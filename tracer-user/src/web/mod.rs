@@ -9,4 +9,4 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use server::{run, serve};
+pub use server::run;

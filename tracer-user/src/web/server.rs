@@ -65,11 +65,8 @@ async fn end_of_input() {
     let _ = tokio::task::spawn_blocking(read).await;
 }
 
-/// Serves until `shutdown` is there. For a process with a runtime of its own.
-///
-/// # Errors
-/// The listener can't be used.
-pub async fn serve(
+/// Serves until `shutdown` is there.
+async fn serve(
     listener: TcpListener,
     run_dir: PathBuf,
     shutdown: impl Future<Output = ()>,

@@ -29,9 +29,18 @@ struct Entry {
     target_line: usize,
 }
 
+/// Where the service looks for it.
+pub const PATH: &str = "/etc/afterwrite/config.toml";
+/// Of a unit's name.
+pub const NAME_LEN_MAX: usize = 64;
 const TABLES: &str = "the tables are [service], [defaults], [volume.NAME] and [tree.NAME]";
 
 type Table<'i> = Spanned<DeValue<'i>>;
+
+/// What the name of a unit may be made of.
+pub fn is_of_names(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "-_.".contains(c)
+}
 
 /// What is to be protected, in the order of the names, and how the service is to be; or all that is wrong.
 pub fn parse(text: &str) -> Result<Configuration, Vec<Mistake>> {
@@ -134,11 +143,12 @@ impl<'i> Reader<'i> {
         value: Table<'i>,
         defaults: &[Setting],
     ) -> Option<Entry> {
-        let known = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if name.is_empty() || name.len() > 64 || !name.chars().all(known) {
+        if name.is_empty() || name.len() > NAME_LEN_MAX || !name.chars().all(is_of_names) {
             self.wrong(
                 line,
-                format!("{name:?} is no name: letters, digits, `-`, `_` and `.`, at most 64 of them"),
+                format!(
+                    "{name:?} is no name: letters, digits, `-`, `_` and `.`, at most {NAME_LEN_MAX} of them"
+                ),
             );
         }
         let mut settings = self.options(value, line, Some(kind));
@@ -198,7 +208,7 @@ impl<'i> Reader<'i> {
                     continue;
                 }
             };
-            let is_path = ["source", "journal", "target"].contains(&&key[..]);
+            let is_path = option::PLACES.contains(&&key[..]);
             let setting = Setting { key, value, line };
             if !(is_path && kind.is_some())
                 && let Err(what) = option::check(&setting, kind)

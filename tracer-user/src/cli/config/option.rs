@@ -12,6 +12,8 @@ use crate::service::UnitKind;
 
 /// What is for the one start that somebody looks at.
 const BY_HAND: &str = "force";
+/// What a table says of itself; no options of `protect`, where these are arguments.
+pub const PLACES: [&str; 3] = ["source", "journal", "target"];
 const OF_TREES: [&str; 5] = ["freeze-timeout", "mark-every", "origin-ring", "origin-rung", "sync"];
 
 pub fn is_of(key: &str, kind: UnitKind) -> bool {
@@ -26,7 +28,7 @@ pub fn check(setting: &Setting, kind: Option<UnitKind>) -> Result<(), String> {
             "`{key}` would overwrite a target at each start: give it once, to `afterwrite protect` by hand"
         ));
     }
-    if ["source", "journal", "target"].contains(&&key[..]) {
+    if PLACES.contains(&&key[..]) {
         return Err(format!("`{key}` is for one volume, not for all"));
     }
     let command = ProtectArgs::augment_args(clap::Command::new("protect"));

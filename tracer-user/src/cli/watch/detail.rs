@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph, Sparkline, Wrap};
 
 use crate::cli::size;
-use crate::cli::status_table::{age, capture, printable, shortened};
+use crate::cli::status_table::{age, capture, printable, shortened, since};
 use crate::cli::watch::{Marks, Watched};
 use crate::model::{HISTORY_STEP_S, Timestamp};
 use crate::service::{Reading, Seen};
@@ -17,12 +17,12 @@ const COLUMNS: usize = 64;
 /// With this much beside the map, marks and problems stand there, else below it.
 const BESIDE_FROM: u16 = 110;
 const LEFT: u16 = COLUMNS as u16 + 2;
-/// Since the last write, in seconds, the sign and the colour; the signs alone tell enough.
-const AGES: [(u64, char, Color); 4] = [
-    (10, '█', Color::LightYellow),
-    (60, '▓', Color::Yellow),
-    (600, '▒', Color::LightBlue),
-    (3600, '░', Color::Blue),
+/// Since the last write, in seconds and in words, the sign and the colour; the signs alone tell enough.
+const AGES: [(u64, &str, char, Color); 4] = [
+    (10, "10 s", '█', Color::LightYellow),
+    (60, "1 min", '▓', Color::Yellow),
+    (600, "10 min", '▒', Color::LightBlue),
+    (3600, "1 h", '░', Color::Blue),
 ];
 const EARLIER: (char, Color) = ('·', Color::DarkGray);
 
@@ -94,10 +94,9 @@ fn facts_of(read: &Reading) -> Line<'static> {
 }
 
 fn legend_line(read: &Reading) -> Line<'static> {
-    let names = ["10 s", "1 min", "10 min", "1 h"];
     let mut spans = vec![Span::raw("written ")];
-    for ((_, sign, colour), name) in AGES.iter().zip(names) {
-        spans.push(Span::styled(sign.to_string(), Style::new().fg(*colour)));
+    for (_, name, sign, colour) in AGES {
+        spans.push(Span::styled(sign.to_string(), Style::new().fg(colour)));
         spans.push(Span::raw(format!(" {name}  ")));
     }
     spans.push(Span::styled(EARLIER.0.to_string(), Style::new().fg(EARLIER.1)));
@@ -116,7 +115,7 @@ fn map_of(read: &Reading, now: Timestamp) -> Vec<Line<'static>> {
             at => AGES
                 .iter()
                 .find(|(limit, ..)| now.saturating_sub(*at) < *limit)
-                .map_or(EARLIER, |(_, sign, colour)| (*sign, *colour)),
+                .map_or(EARLIER, |(_, _, sign, colour)| (*sign, *colour)),
         };
         Span::styled(sign.to_string(), Style::new().fg(colour))
     };
@@ -143,7 +142,7 @@ fn marks(marks: Option<&Marks>, now: Timestamp, one_a_line: bool) -> Vec<Line<'s
         Some(Ok(points)) => points,
     };
     let told = points.iter().map(|point| {
-        let ago = age(now.0.saturating_sub(point.time.0) / 1_000_000_000);
+        let ago = since(point.time, now);
         let label =
             if point.label.is_empty() { String::new() } else { format!(" {}", printable(&point.label)) };
         format!("{} {}, {ago} ago{label}", point.id, point.class)

@@ -7,7 +7,7 @@ mod view;
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, channel, sync_channel};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -19,7 +19,7 @@ use crate::cli::Outcome;
 use crate::io::clock::realtime;
 use crate::journal::Journal;
 use crate::model::{MarkId, Point, Timestamp};
-use crate::service::{Seen, run_dir, survey_now};
+use crate::service::{Seen, run_dir, survey_now, volume_name};
 
 const SURVEY_EVERY: Duration = Duration::from_secs(1);
 const KEYS_AWAITED: Duration = Duration::from_millis(100);
@@ -82,7 +82,7 @@ fn on_terminal(work: impl FnOnce(&mut DefaultTerminal) -> anyhow::Result<()>) ->
 
 fn watch(terminal: &mut DefaultTerminal, volume: Option<&str>, ends: SigSet) -> anyhow::Result<()> {
     let mut watched = Watched { asking: true, ..Watched::default() };
-    watched.selected = volume.map(|name| name.trim_start_matches("/dev/").replace('/', "!"));
+    watched.selected = volume.map(volume_name);
     let (news, received) = sync_channel(1);
     let (wanted, orders) = channel();
     // These end with the process: none holds anything.
@@ -194,7 +194,7 @@ impl Watched {
     /// Whether to go on.
     fn hear(&mut self, news: &Receiver<News>) -> anyhow::Result<bool> {
         loop {
-            match news.recv_timeout(Duration::ZERO) {
+            match news.try_recv() {
                 Ok(News::Seen(seen, now)) => {
                     (self.seen, self.now, self.asking) = (seen, now, false);
                     self.marks.retain(|name, _| self.seen.iter().any(|seen| seen.name == *name));
@@ -204,8 +204,8 @@ impl Watched {
                 }
                 Ok(News::Ended) => return Ok(false),
                 Ok(News::Failed(why)) => anyhow::bail!(why),
-                Err(RecvTimeoutError::Timeout) => return Ok(true),
-                Err(RecvTimeoutError::Disconnected) => anyhow::bail!("a thread ended, please report it"),
+                Err(TryRecvError::Empty) => return Ok(true),
+                Err(TryRecvError::Disconnected) => anyhow::bail!("a thread ended, please report it"),
             }
         }
     }

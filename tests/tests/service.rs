@@ -335,6 +335,14 @@ fn a_wrong_configuration_is_told_by_line() -> Result<()> {
     let check = finish(service.client().args(["config", "check", "--config"]).arg(&config), PATIENCE)?;
     ensure!(check.code == Some(1) && check.stdout.contains("config.toml:4: `target`"), "{check:?}");
     says(&finish(&mut service.command(), PATIENCE)?, 2, &["config.toml:4", "absolute"])?;
+    // What is there and can't be protected; a device that is not there would be waited for.
+    let volume = |name: &str, source: &str| {
+        format!("[volume.{name}]\nsource = {source:?}\njournal = \"/j/{name}\"\ntarget = \"/t/{name}\"\n")
+    };
+    service.configure(&[volume("file", "/etc/hosts"), volume("gone", "/dev/afterwrite-gone")])?;
+    let check = finish(service.client().args(["config", "check", "--config"]).arg(&config), PATIENCE)?;
+    says(&check, 1, &["gone: there is no /dev/afterwrite-gone", "waited for"])?;
+    ensure!(check.stdout.contains("file: /etc/hosts is a regular file"), "{check:?}");
     std::fs::remove_file(&config)?;
     says(&finish(&mut service.command(), PATIENCE)?, 2, &["cannot read", "docs/OPERATIONS.md"])?;
     Ok(())

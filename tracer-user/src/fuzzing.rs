@@ -8,7 +8,7 @@ pub use crate::apply::fuzzing::{checkpoint, hash_list};
 #[cfg(feature = "capture")]
 pub use crate::capture::fuzzing::{event, vfs_event};
 #[cfg(feature = "capture")]
-pub use crate::cli::fuzzing::status_answer;
+pub use crate::cli::fuzzing::{configuration, status_answer};
 pub use crate::filemap::fuzzing::{fanotify_events, map_segment};
 pub use crate::files::fuzzing::ext4;
 pub use crate::journal::fuzzing::{folds, frame, index, record, seal, segment, segment_header, volume_file};
@@ -24,6 +24,8 @@ mod tests {
 
     const TARGETS: &[Target] = &[
         ("checkpoint", super::checkpoint),
+        #[cfg(feature = "capture")]
+        ("configuration", super::configuration),
         #[cfg(feature = "capture")]
         ("event", super::event),
         ("ext4", super::ext4),

@@ -9,7 +9,7 @@ use crate::capture::{
     Capture, CaptureError, CaptureOptions, Rung, VolumeExtent, inspect_embedded, payload_obstacle,
     probe_features,
 };
-use crate::cli::{Outcome, Output};
+use crate::cli::{Outcome, Output, say};
 use crate::io::{BlockDevice, mounted_on};
 use crate::model::ByteRange;
 use crate::service::volume_extent;
@@ -33,6 +33,7 @@ pub fn run(args: &DoctorArgs, out: &mut Output) -> anyhow::Result<Outcome> {
     let object = inspect_embedded()?;
     let features = probe_features();
     let volume = device.as_ref().map_or_else(nowhere, volume_extent);
+    say("trying each way to attach, which takes some seconds");
     // Each rung is really attached for a moment, not guessed from the version.
     let rungs: Vec<(Rung, Option<String>)> = RUNGS
         .into_iter()

@@ -1,5 +1,6 @@
-//! Fuzz target of what is shown of a protection's answer: see `crate::fuzzing`.
+//! Fuzz targets of the configuration and of what is shown of a protection's answer: see `crate::fuzzing`.
 
+use crate::cli::config;
 use crate::cli::status_table::table;
 use crate::cli::watch;
 use crate::model::Timestamp;
@@ -14,5 +15,14 @@ pub fn status_answer(data: &[u8]) {
     for (width, height) in [(80, 24), (200, 60)] {
         let screen = watch::screen(vec![seen.clone()], now, width, height);
         assert!(!screen.chars().any(char::is_control), "{screen:?}");
+    }
+}
+
+/// Each mistake is told with a line that is there.
+pub fn configuration(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let lines = text.split('\n').count();
+    for mistake in config::mistakes_of(text) {
+        assert!((1..=lines).contains(&mistake.line), "{mistake:?} of {lines} lines");
     }
 }

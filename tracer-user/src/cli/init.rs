@@ -143,7 +143,10 @@ fn configuration(volumes: &[Seen], at: &Path) -> anyhow::Result<String> {
     let at = at.to_str().with_context(|| format!("{} is no UTF-8: TOML can't hold it", at.display()))?;
     let mut text = String::from(
         "# Written by `afterwrite init`. Keys are the options of `afterwrite protect`; docs/OPERATIONS.md has the rest.\n\n\
-         [defaults]\nmark-every = \"1m\"\nkeep-all = \"24h\"\n",
+         # `afterwrite protect --help` lists them. A key below [defaults] holds for all volumes, one below [volume.NAME] for that one.\n\n\
+         # [service]\n# listen = \"127.0.0.1:9184\"    # a page to look at, and metrics\n\n\
+         [defaults]\nmark-every = \"1m\"\nkeep-all = \"24h\"\n\
+         # capture = \"payload\"         # every write is a point, not marks only\n",
     );
     for volume in volumes {
         let name = name_of(&volume.device);

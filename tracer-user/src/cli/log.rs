@@ -4,6 +4,7 @@ use anyhow::Context;
 use serde::Serialize;
 
 use crate::cli::{Outcome, Output};
+use crate::io::clock::realtime;
 use crate::journal::Journal;
 use crate::model::{FileBurst, FileChanges, Lsn, Origin, OriginUnknown, Timestamp};
 use crate::restore::{OriginQuery, PathGlob, files_at, origins};
@@ -11,7 +12,8 @@ use crate::restore::{OriginQuery, PathGlob, files_at, origins};
 /// Show who changed which file and when, as the journal says
 ///
 /// Paths are those within the volume's file system, from its root. A line is what one process did to one file within a tenth
-/// of a second. Whiles of which it is not known are shown, too, and bursts: many files rewritten or removed at once.
+/// of a second. Whiles of which it is not known are shown, too, and bursts: programs of one name that rewrote or removed 100 files within ten seconds which
+/// they had not made. What is written to the device itself, past its file system (`dd of=/dev/sdb1`), changes no file and is not told.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -33,11 +35,11 @@ pub(super) struct Args {
     /// Only processes of this cgroup, by the number of its directory (`stat -c %i`)
     #[arg(long, value_name = "NUMBER")]
     cgroup: Option<u64>,
-    /// Only from then on
-    #[arg(long, value_name = "TIME")]
+    /// Only from then on: 2026-01-31T12:00:00Z, or so long ago: 5m, 2h
+    #[arg(long, value_name = "TIME", value_parser = time_or_ago)]
     since: Option<Timestamp>,
-    /// Only until then
-    #[arg(long, value_name = "TIME")]
+    /// Only until then, or until so long ago
+    #[arg(long, value_name = "TIME", value_parser = time_or_ago)]
     until: Option<Timestamp>,
     /// Only changes of what lies or lay at this byte of the volume
     #[arg(long, value_name = "BYTE")]
@@ -63,6 +65,15 @@ struct Line<'a> {
     unknown: Option<&'a OriginUnknown>,
     #[serde(skip_serializing_if = "Option::is_none")]
     burst: Option<&'a FileBurst>,
+}
+
+fn time_or_ago(text: &str) -> Result<Timestamp, String> {
+    if let Ok(ago) = humantime::parse_duration(text) {
+        let ago = u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX);
+        return Ok(Timestamp(realtime().0.saturating_sub(ago)));
+    }
+    text.parse()
+        .map_err(|error| format!("{error}; a time is 2026-01-31T12:00:00Z, or 5m for five minutes ago"))
 }
 
 pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
@@ -132,5 +143,20 @@ fn print(lsn: Lsn, origin: &Origin, json: bool, out: &mut Output) -> anyhow::Res
                 process.pid
             ))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_may_be_so_long_ago() {
+        assert_eq!(time_or_ago("1970-01-01T00:00:01Z"), Ok(Timestamp(1_000_000_000)));
+        let before = realtime().0;
+        let ago = time_or_ago("2m").unwrap().0;
+        assert!((before..=realtime().0).contains(&(ago + 120 * 1_000_000_000)), "{ago} {before}");
+        assert_eq!(time_or_ago("100000years"), Ok(Timestamp(0)));
+        assert!(time_or_ago("yesterday").unwrap_err().contains("5m for five minutes ago"));
     }
 }

@@ -11,7 +11,7 @@ use crate::service::Client;
 pub struct MarkArgs {
     /// The volume, as /dev/NAME or NAME; may be left out when only one is protected
     volume: Option<String>,
-    /// A name to restore it by (`replay --to mark:LABEL`)
+    /// A name to restore it by (`replay --to mark:LABEL`, which takes the last mark of that name)
     #[arg(long, default_value = "")]
     label: String,
     /// Print all about the mark as JSON: id, class, lsn, time, label, frozen_ms

@@ -41,7 +41,8 @@ pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
         out.line("no point yet: the baseline is not finished")?;
     }
     if !stretches.is_empty() {
-        out.line("every instant between these records can be restored, class crash:")?;
+        out.line("every instant between these records can be restored, class crash; elsewhere marks only, as there writes were not")?;
+        out.line("journaled in their order (the first copy, a start, a ring that was full, a payload that could not be copied):")?;
         out.line(format_args!("{:>8}  {:24}  {:>10}  TIME", "FROM", "TIME", "TO"))?;
     }
     for Stretch { from_lsn, from_time, to_lsn, to_time } in &stretches {

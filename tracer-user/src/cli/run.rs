@@ -1,11 +1,12 @@
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Subcommand;
 
 use crate::cli::config::{self, Mistake};
 use crate::cli::{Outcome, Output, say};
-use crate::service::{Configuration, Unit, UnitsOptions, run_units};
+use crate::io::BlockDevice;
+use crate::service::{Configuration, Unit, UnitKind, UnitsOptions, run_units};
 
 /// Protect all that is configured, as a service: what the systemd unit starts
 ///
@@ -34,11 +35,11 @@ pub(super) enum ConfigCommand {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
     if !nix::unistd::geteuid().is_root() {
-        anyhow::bail!("the service reads and writes devices and loads BPF programs, which needs root");
+        bail!("the service reads and writes devices and loads BPF programs, which needs root");
     }
     let configuration = match read(&args.config)? {
         Ok(configuration) => configuration,
-        Err(mistakes) => anyhow::bail!("the configuration is wrong:\n{}", mistakes.join("\n")),
+        Err(mistakes) => bail!("the configuration is wrong:\n{}", mistakes.join("\n")),
     };
     say(&format!("{}: {} to protect", args.config.display(), configuration.units.len()));
     run_units(UnitsOptions {
@@ -63,14 +64,17 @@ pub(super) fn config(command: &ConfigCommand, out: &mut Output) -> anyhow::Resul
                 let (source, journal, target) = (source.display(), journal.display(), target.display());
                 out.line(format_args!("{name}: {source}, journal {journal}, target {target}"))?;
             }
-            for unit in units.iter().filter(|unit| !unit.source.exists()) {
-                say(&format!(
-                    "{}: there is no {} at the moment; it will be waited for",
-                    unit.name,
-                    unit.source.display()
-                ));
+            let mut outcome = Outcome::Done;
+            for unit in &units {
+                if !unit.source.exists() {
+                    let (name, source) = (&unit.name, unit.source.display());
+                    say(&format!("{name}: there is no {source} at the moment; it will be waited for"));
+                } else if let Err(why) = protectable(unit) {
+                    out.line(format_args!("{}: {why:#}", unit.name))?;
+                    outcome = Outcome::Wrong;
+                }
             }
-            Ok(Outcome::Done)
+            Ok(outcome)
         }
         Err(mistakes) => {
             for mistake in &mistakes {
@@ -78,6 +82,18 @@ pub(super) fn config(command: &ConfigCommand, out: &mut Output) -> anyhow::Resul
             }
             Ok(Outcome::Wrong)
         }
+    }
+}
+
+/// As it is now. `run` starts all the same, for what is wrong with one volume is not to keep others unprotected.
+fn protectable(unit: &Unit) -> anyhow::Result<()> {
+    match unit.kind {
+        UnitKind::Volume => match BlockDevice::open(&unit.source)?.obstacle() {
+            Some(obstacle) => bail!("{} {obstacle}", unit.source.display()),
+            None => Ok(()),
+        },
+        UnitKind::Tree if unit.source.is_dir() => Ok(()),
+        UnitKind::Tree => bail!("{} is no directory", unit.source.display()),
     }
 }
 

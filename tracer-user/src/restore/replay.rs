@@ -7,7 +7,7 @@ use crate::apply::{ApplyError, ApplyProgress, ApplyStats, Checkpoint, rebuild};
 use crate::journal::{Journal, JournalError, Leg, Way};
 use crate::model::{Lsn, PointTarget, VolumeId};
 use crate::restore::{Beginning, FindError, ResolvedPoint, find_point};
-use crate::target::{OpenTarget, TargetError, TargetWriter};
+use crate::target::{self, OpenTarget, TargetError, TargetWriter};
 
 #[derive(Clone, Debug)]
 pub struct ReplayOptions {
@@ -106,10 +106,11 @@ pub fn replay(
     let journal = Journal::open(&options.journal).map_err(journal_error)?;
     let (plan, mut way) = plan(&journal, options)?;
     refuse_own_files(&options.journal, &options.target)?;
+    let how = OpenTarget::New { force: options.force };
     if options.dry_run {
+        target::look(&options.target, plan.volume_bytes, how)?;
         return Ok(ReplayOutcome { plan, stats: None, undefined_bytes: 0 });
     }
-    let how = OpenTarget::New { force: options.force };
     let mut target = TargetWriter::open(&options.target, plan.volume_bytes, how)?;
     progress(ReplayProgress::Begins(&plan));
     let incomplete = |source: ApplyError| ReplayError::Incomplete { target: options.target.clone(), source };

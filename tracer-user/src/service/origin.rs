@@ -24,6 +24,7 @@ use crate::model::{FileBurst, FileChanges, Origin, OriginUnknown, Timestamp};
 use crate::origin::{Aggregate, Bursts, FileWatch, NewBurst, Seen, looks_random};
 use crate::service::call_share::CallShare;
 use crate::service::placer::Placer;
+use crate::service::reading::ORIGIN_NOT_WANTED;
 use crate::service::run_dir;
 use crate::service::unwatched::Unwatched;
 
@@ -115,8 +116,8 @@ pub struct OriginThread {
 
 impl OriginThread {
     /// Nothing is watched, for this reason.
-    pub fn off(why: String) -> OriginThread {
-        let status = OriginStatus { off: Some(why), ..OriginStatus::default() };
+    pub fn not_wanted() -> OriginThread {
+        let status = OriginStatus { off: Some(ORIGIN_NOT_WANTED.into()), ..OriginStatus::default() };
         let (requests, _) = channel();
         OriginThread { slot: JournalSlot::default(), requests, status: Arc::new(Mutex::new(status)) }
     }

@@ -231,7 +231,7 @@ impl Running {
             Some(vfs) => OriginThread::start(watched, vfs)
                 .context("a thread can't be started")
                 .map_err(ProtectError::Start)?,
-            None => OriginThread::off("--origin off".into()),
+            None => OriginThread::not_wanted(),
         });
         let supervisor = Supervisor {
             origin: origin.clone(),

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{ActivityShown, Point};
 
+/// Of `origin.off`: somebody chose it.
+pub const ORIGIN_NOT_WANTED: &str = "--origin off";
+
 /// How a volume stands, seen from outside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -264,6 +267,12 @@ pub fn problems(read: &Reading) -> Vec<Problem> {
         found.push(Problem::note(
             "the probes are not pinned: they end with the process",
             "mount a BPF file system at /sys/fs/bpf",
+        ));
+    }
+    if let Some(why) = read.origin.off.as_ref().filter(|why| *why != ORIGIN_NOT_WANTED) {
+        found.push(Problem::note(
+            format!("who changes which file is not recorded: {why}"),
+            "see *Who changed what* in the manual; every write is captured all the same",
         ));
     }
     if let Some(why) = &read.not_frozen {

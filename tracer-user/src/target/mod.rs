@@ -16,4 +16,5 @@ pub use coalescer::{Coalescer, Op};
 pub use error::TargetError;
 pub(crate) use medium::{Kind as MediumKind, Medium, RawMedium};
 pub use open::OpenTarget;
+pub(crate) use open::look;
 pub use writer::TargetWriter;

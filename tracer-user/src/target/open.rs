@@ -36,25 +36,11 @@ const PROBED_BYTES: u64 = 1 << 20;
 
 pub(super) fn open(path: &Path, size_bytes: u64, how: OpenTarget) -> Result<Opened, TargetError> {
     let failed = |what| move |source| TargetError::Io { what, path: path.to_owned(), source };
-    let before = match fs::metadata(path) {
-        Ok(metadata) => Some(metadata),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(failed("look at")(error)),
-    };
-    match &before {
-        Some(metadata) => suitable(path, metadata)?,
-        None if how == OpenTarget::Resume => return Err(TargetError::Missing { path: path.to_owned() }),
-        None if !parent(path).is_dir() => return Err(TargetError::NoParent { path: path.to_owned() }),
-        None => {}
-    }
+    let before = before(path, how)?;
     let is_device = before.as_ref().is_some_and(|metadata| metadata.file_type().is_block_device());
     let mut options = OpenOptions::new();
     options.read(true).write(true).create_new(before.is_none());
-    if is_device {
-        // Fails with EBUSY while it is mounted, a dm or md member, or opened by another TargetWriter.
-        options.custom_flags(libc::O_EXCL);
-    }
-    let file = options.open(path).map_err(|source| refused(path, source))?;
+    let file = open_by(options, path, is_device)?;
     let opened = file.metadata().map_err(failed("look at"))?;
     suitable(path, &opened)?;
     if how == OpenTarget::Resume {
@@ -69,14 +55,42 @@ pub(super) fn open(path: &Path, size_bytes: u64, how: OpenTarget) -> Result<Open
     }
 }
 
-fn open_device(
-    path: &Path,
-    mut file: File,
-    metadata: &Metadata,
-    size_bytes: u64,
-    how: OpenTarget,
-) -> Result<Opened, TargetError> {
-    let failed = |what| move |source| TargetError::Io { what, path: path.to_owned(), source };
+/// Whether `open` would take it, as far as that can be told without writing to it.
+pub(crate) fn look(path: &Path, size_bytes: u64, how: OpenTarget) -> Result<(), TargetError> {
+    let Some(metadata) = before(path, how)? else { return Ok(()) };
+    let is_device = metadata.file_type().is_block_device();
+    let mut options = OpenOptions::new();
+    options.read(true);
+    let file = open_by(options, path, is_device)?;
+    match is_device {
+        true => look_at_device(path, &file, size_bytes, how),
+        false => look_at_file(path, &file, &metadata, size_bytes, how),
+    }
+}
+
+/// What is there; `None` where nothing is and something may be made.
+fn before(path: &Path, how: OpenTarget) -> Result<Option<Metadata>, TargetError> {
+    let path = path.to_owned();
+    match fs::metadata(&path) {
+        Ok(metadata) => suitable(&path, &metadata).map(|()| Some(metadata)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(TargetError::Io { what: "look at", path, source: error })
+        }
+        Err(_) if how == OpenTarget::Resume => Err(TargetError::Missing { path }),
+        Err(_) if !parent(&path).is_dir() => Err(TargetError::NoParent { path }),
+        Err(_) => Ok(None),
+    }
+}
+
+fn open_by(mut options: OpenOptions, path: &Path, is_device: bool) -> Result<File, TargetError> {
+    if is_device {
+        // Fails with EBUSY while it is mounted, a dm or md member, or opened by another TargetWriter.
+        options.custom_flags(libc::O_EXCL);
+    }
+    options.open(path).map_err(|source| refused(path, source))
+}
+
+fn look_at_device(path: &Path, file: &File, size_bytes: u64, how: OpenTarget) -> Result<(), TargetError> {
     let device = BlockDevice::open(path)?;
     if device.read_only {
         // The kernel opens it all the same, and refuses the first write.
@@ -91,12 +105,51 @@ fn open_device(
     }
     if how == (OpenTarget::New { force: false }) {
         let mut head = Vec::new();
-        Read::by_ref(&mut file).take(PROBED_BYTES).read_to_end(&mut head).map_err(failed("read"))?;
+        let failed = |source| TargetError::Io { what: "read", path: path.to_owned(), source };
+        file.take(PROBED_BYTES).read_to_end(&mut head).map_err(failed)?;
         if let Some(at) = head.iter().position(|byte| *byte != 0) {
             let found = format!("byte {at} of the device is not zero");
             return Err(TargetError::NotEmpty { path: path.to_owned(), found });
         }
     }
+    Ok(())
+}
+
+fn look_at_file(
+    path: &Path,
+    file: &File,
+    metadata: &Metadata,
+    size_bytes: u64,
+    how: OpenTarget,
+) -> Result<(), TargetError> {
+    match how {
+        OpenTarget::Resume if metadata.len() < size_bytes => Err(TargetError::TooSmall {
+            path: path.to_owned(),
+            size_bytes: metadata.len(),
+            needed_bytes: size_bytes,
+        }),
+        OpenTarget::New { force: false } => {
+            let failed = |source| TargetError::Io { what: "look into", path: path.to_owned(), source };
+            match first_data(file).map_err(failed)? {
+                Some(at) => {
+                    let found = format!("a file of {} bytes with data from byte {at} on", metadata.len());
+                    Err(TargetError::NotEmpty { path: path.to_owned(), found })
+                }
+                None => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+fn open_device(
+    path: &Path,
+    file: File,
+    metadata: &Metadata,
+    size_bytes: u64,
+    how: OpenTarget,
+) -> Result<Opened, TargetError> {
+    look_at_device(path, &file, size_bytes, how)?;
     let identity = identity_of(path, metadata);
     let may_hold_old_bytes = how != OpenTarget::Resume;
     Ok(Opened { file, kind: Kind::Device, identity, may_hold_old_bytes, lock: None })
@@ -121,23 +174,10 @@ fn open_file(
         Err((_, Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::ENOSYS)) => None,
         Err((_, errno)) => return Err(failed("lock")(errno.into())),
     };
-    match how {
-        OpenTarget::Resume if metadata.len() < size_bytes => {
-            return Err(TargetError::TooSmall {
-                path: path.to_owned(),
-                size_bytes: metadata.len(),
-                needed_bytes: size_bytes,
-            });
-        }
-        OpenTarget::Resume => {}
-        OpenTarget::New { force } => {
-            if !force && let Some(at) = first_data(&file).map_err(failed("look into"))? {
-                let found = format!("a file of {} bytes with data from byte {at} on", metadata.len());
-                return Err(TargetError::NotEmpty { path: path.to_owned(), found });
-            }
-            file.set_len(0).map_err(failed("empty"))?;
-            file.set_len(size_bytes).map_err(failed("set the size of"))?;
-        }
+    look_at_file(path, &file, metadata, size_bytes, how)?;
+    if how != OpenTarget::Resume {
+        file.set_len(0).map_err(failed("empty"))?;
+        file.set_len(size_bytes).map_err(failed("set the size of"))?;
     }
     if created {
         // The name must be on disk before a checkpoint speaks of it.
@@ -244,6 +284,21 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"precious");
         drop(open(&path, 4096, OpenTarget::New { force: true }).unwrap());
         assert_eq!(fs::read(&path).unwrap(), vec![0; 4096]);
+    }
+
+    #[test]
+    fn a_look_says_what_opening_would_and_leaves_all_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        look(&path, 4096, NEW).unwrap();
+        assert!(!path.exists());
+        fs::write(&path, b"precious").unwrap();
+        assert!(matches!(look(&path, 4096, NEW), Err(TargetError::NotEmpty { .. })));
+        look(&path, 4096, OpenTarget::New { force: true }).unwrap();
+        assert!(matches!(look(&path, 4096, OpenTarget::Resume), Err(TargetError::TooSmall { .. })));
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+        assert!(matches!(look(dir.path(), 4096, NEW), Err(TargetError::Unsuitable { .. })));
+        assert!(matches!(look(&dir.path().join("no/image"), 4096, NEW), Err(TargetError::NoParent { .. })));
     }
 
     #[test]

@@ -56,6 +56,14 @@ pub fn parse(text: &str) -> Result<Configuration, Vec<Mistake>> {
     Err(reader.mistakes)
 }
 
+/// What is wrong with the text, without a look at this machine.
+#[cfg(any(fuzzing, test))]
+pub fn mistakes_of(text: &str) -> Vec<Mistake> {
+    let mut reader = Reader { text, listen: None, mistakes: Vec::new() };
+    reader.document();
+    reader.mistakes
+}
+
 struct Reader<'i> {
     text: &'i str,
     listen: Option<SocketAddr>,

@@ -5,7 +5,7 @@ use clap::Subcommand;
 
 use crate::cli::config::{self, Mistake};
 use crate::cli::{Outcome, Output, say};
-use crate::service::{Configuration, Unit, UnitsOptions, run_units};
+use crate::service::{Configuration, Group, Unit, UnitsOptions, run_units, together};
 
 /// Protect all that is configured, as a service: what the systemd unit starts
 ///
@@ -55,7 +55,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
 pub(super) fn config(command: &ConfigCommand, out: &mut Output) -> anyhow::Result<Outcome> {
     let ConfigCommand::Check { config } = command;
     match read(config)? {
-        Ok(Configuration { units, listen }) => {
+        Ok(Configuration { units, groups, listen }) => {
             if let Some(address) = listen {
                 out.line(format_args!("the page: http://{address}/"))?;
             }
@@ -70,7 +70,17 @@ pub(super) fn config(command: &ConfigCommand, out: &mut Output) -> anyhow::Resul
                     unit.source.display()
                 ));
             }
-            Ok(Outcome::Done)
+            let mut outcome = Outcome::Done;
+            for Group { name, volumes, .. } in &groups {
+                out.line(format_args!("group {name}: {}", volumes.join(", ")))?;
+                let of_it = units.iter().filter(|unit| volumes.contains(&unit.name));
+                let sources: Vec<_> = of_it.map(|unit| (&unit.name[..], unit.source.as_path())).collect();
+                if let Err(why) = together(&sources) {
+                    out.line(format_args!("group {name} cannot be marked: {why}"))?;
+                    outcome = Outcome::Wrong;
+                }
+            }
+            Ok(outcome)
         }
         Err(mistakes) => {
             for mistake in &mistakes {

@@ -4,27 +4,76 @@
 //! With file systems mounted: sync, copy until little is left (head start), freeze, drain, thaw, and only when the freeze held
 //! throughout is it an `fs` mark. Otherwise: the instant at which all writes that were ever submitted are done and read
 //! makes a `crash` mark, since journal and device then say the same; no such instant before the deadline: `fuzzy`.
+//!
+//! As one of a group's it freezes, thaws and is made when the coordinator says so. Between drain and thaw nothing may be written, on a
+//! volume without file systems as on a frozen one: then what was drained is what it held when all were frozen.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::collect::MarkReply;
 use crate::collect::freezer::{Freeze, Reply};
+use crate::collect::group::{GroupOrder, GroupPart, GroupStep};
 use crate::model::{PointClass, Timestamp};
 
 /// Copied before the freeze until no more than this is left …
 const HEAD_START_BYTES: u64 = 4 << 20;
 /// … or this long.
 const HEAD_START_MAX: Duration = Duration::from_secs(10);
+/// A member waits so long for the others to be prepared …
+const PREPARED_MAX: Duration = Duration::from_secs(120);
+/// … and with its journal held for what became of their freezes.
+const COMMIT_MAX: Duration = Duration::from_secs(10);
 
 enum Stage {
     Hook,
-    Syncing { again: bool },
-    HeadStart { until: Instant },
-    Freezing { asked: Instant },
-    Draining { asked: Instant, frozen: Instant, time: Timestamp },
-    Thawing { asked: Instant, time: Timestamp },
-    Quiet { quiet: Quiet },
+    Syncing {
+        again: bool,
+    },
+    HeadStart {
+        until: Instant,
+    },
+    Freezing {
+        asked: Instant,
+    },
+    Draining {
+        asked: Instant,
+        frozen: Instant,
+        time: Timestamp,
+    },
+    Thawing {
+        asked: Instant,
+        time: Timestamp,
+    },
+    Quiet {
+        quiet: Quiet,
+    },
+    /// Of a group's, until it is told to freeze.
+    Prepared {
+        until: Instant,
+    },
+    /// With nothing that could be frozen: all is drained, sooner or later.
+    Still {
+        asked: Instant,
+        until: Instant,
+    },
+    /// Drained, until all are; `thaw`: when they were all frozen, and since when that is known.
+    Together {
+        asked: Instant,
+        seen: u64,
+        until: Instant,
+        thaw: Option<(Timestamp, Instant)>,
+    },
+    /// Until it is known whether the others held, too.
+    Held {
+        time: Timestamp,
+        frozen: Option<Duration>,
+        until: Instant,
+    },
+    /// The thaw was asked for, and is waited for.
+    GivingUp {
+        why: String,
+    },
 }
 
 /// The search for an instant without writes: over when writes went on for this long in all. Time in which nothing is
@@ -62,9 +111,16 @@ impl Quiet {
     }
 }
 
-pub struct MarkInProgress {
+/// A mark that was asked for, or is due.
+#[derive(Default)]
+pub struct Asked {
     pub label: String,
     pub reply: Option<MarkReply>,
+    pub group: Option<GroupPart>,
+}
+
+pub struct MarkInProgress {
+    pub asked: Asked,
     mounts: Vec<PathBuf>,
     freeze_timeout: Duration,
     hook: Hook,
@@ -109,24 +165,41 @@ pub enum Outcome {
 
 impl MarkInProgress {
     pub fn begin(
-        label: String,
-        reply: Option<MarkReply>,
+        asked: Asked,
         mounts: Vec<PathBuf>,
         freeze_timeout: Duration,
         freezer: &mut dyn Freeze,
         now: Instant,
     ) -> std::io::Result<MarkInProgress> {
-        let mut mark =
-            MarkInProgress { label, reply, mounts, freeze_timeout, hook: Hook::None, stage: Stage::Hook };
-        match freezer.begin_hook(&mark.label)? {
+        let mut mark = MarkInProgress { asked, mounts, freeze_timeout, hook: Hook::None, stage: Stage::Hook };
+        if let Some(group) = &mark.asked.group {
+            // Its commands are the group's, and were run.
+            mark.freeze_timeout = group.freeze_timeout;
+            mark.begin_freeze(freezer, now)?;
+            return Ok(mark);
+        }
+        match freezer.begin_hook(&mark.asked.label)? {
             true => mark.hook = Hook::Asked,
             false => mark.begin_freeze(freezer, now)?,
         }
         Ok(mark)
     }
 
+    pub fn is_of_group(&self) -> bool {
+        self.asked.group.is_some()
+    }
+
+    fn tell(&mut self, step: GroupStep) {
+        if let Some(group) = &mut self.asked.group {
+            (group.tell)(step);
+        }
+    }
+
     fn begin_freeze(&mut self, freezer: &mut dyn Freeze, now: Instant) -> std::io::Result<()> {
-        self.stage = if self.mounts.is_empty() {
+        self.stage = if self.mounts.is_empty() && self.is_of_group() {
+            self.tell(GroupStep::Prepared { freezes: false });
+            Stage::Prepared { until: now + PREPARED_MAX }
+        } else if self.mounts.is_empty() {
             Stage::Quiet { quiet: Quiet::begin(now) }
         } else {
             freezer.sync(&self.mounts)?;
@@ -145,12 +218,14 @@ impl MarkInProgress {
 
     /// An application at rest makes more of a mark that holds.
     fn class(&self, class: PointClass) -> PointClass {
-        if self.hook == Hook::AtRest && class.restorable() { PointClass::App } else { class }
+        let at_rest =
+            self.hook == Hook::AtRest || self.asked.group.as_ref().is_some_and(|group| group.at_rest);
+        if at_rest && class.restorable() { PointClass::App } else { class }
     }
 
     /// Between drain and mark nothing may be journaled: it would be later than the freeze.
     pub fn holds_journal(&self) -> bool {
-        matches!(self.stage, Stage::Thawing { .. })
+        matches!(self.stage, Stage::Thawing { .. } | Stage::Together { .. } | Stage::Held { .. })
     }
 
     pub fn advance(&mut self, freezer: &mut dyn Freeze, situation: &Situation) -> std::io::Result<Outcome> {
@@ -165,6 +240,11 @@ impl MarkInProgress {
         let reply = freezer.poll();
         if let Some(Reply::Failed { what }) = reply {
             return Ok(self.freeze_failed(&what, situation.now));
+        }
+        if self.is_of_group()
+            && let Some(outcome) = self.group_step(freezer, situation, reply.as_ref())?
+        {
+            return Ok(outcome);
         }
         match &mut self.stage {
             Stage::Hook => {
@@ -187,11 +267,17 @@ impl MarkInProgress {
             Stage::HeadStart { until }
                 if situation.ready_bytes <= HEAD_START_BYTES || situation.now >= *until =>
             {
-                freezer.freeze(&self.mounts, self.freeze_timeout)?;
-                self.stage = Stage::Freezing { asked: situation.now };
+                if self.is_of_group() {
+                    self.stage = Stage::Prepared { until: situation.now + PREPARED_MAX };
+                    self.tell(GroupStep::Prepared { freezes: true });
+                } else {
+                    freezer.freeze(&self.mounts, self.freeze_timeout)?;
+                    self.stage = Stage::Freezing { asked: situation.now };
+                }
             }
             Stage::Freezing { asked } if reply == Some(Reply::Frozen) => {
                 self.stage = Stage::Draining { asked: *asked, frozen: situation.now, time: situation.time };
+                self.tell(GroupStep::Frozen);
             }
             Stage::Draining { asked, frozen, time } => {
                 if let Some(Reply::Thawed { .. }) = reply {
@@ -199,19 +285,26 @@ impl MarkInProgress {
                 }
                 // Drained may have been found out before the freeze was: it has to be from a later turn.
                 if situation.drained && situation.now > *frozen {
-                    freezer.thaw()?;
-                    self.stage = Stage::Thawing { asked: *asked, time: *time };
+                    let (asked, time) = (*asked, *time);
+                    if self.is_of_group() {
+                        self.together(asked, situation);
+                    } else {
+                        freezer.thaw()?;
+                        self.stage = Stage::Thawing { asked, time };
+                    }
                 }
             }
             Stage::Thawing { asked, time } => {
                 let (asked, time) = (*asked, *time);
                 if let Some(Reply::Thawed { held }) = reply {
-                    return Ok(if held {
-                        let frozen = Some(situation.now - asked);
-                        Outcome::Made { class: self.class(PointClass::Fs), time, frozen }
-                    } else {
-                        Outcome::Failed(self.too_slow())
-                    });
+                    let frozen = Some(situation.now - asked);
+                    if !held {
+                        return Ok(Outcome::Failed(self.too_slow()));
+                    }
+                    if !self.is_of_group() {
+                        return Ok(Outcome::Made { class: self.class(PointClass::Fs), time, frozen });
+                    }
+                    self.held(time, frozen, situation.now);
                 }
             }
             Stage::Quiet { quiet } => {
@@ -223,14 +316,121 @@ impl MarkInProgress {
                 };
                 return Ok(Outcome::Made { class: self.class(class), time, frozen: None });
             }
-            Stage::Syncing { .. } | Stage::HeadStart { .. } | Stage::Freezing { .. } => {}
+            _ => {}
         }
         Ok(Outcome::InProgress)
+    }
+
+    /// What only the mark of a group does; `None`: it goes on as any other.
+    fn group_step(
+        &mut self,
+        freezer: &mut dyn Freeze,
+        situation: &Situation,
+        reply: Option<&Reply>,
+    ) -> std::io::Result<Option<Outcome>> {
+        let now = situation.now;
+        if let Stage::GivingUp { why } = &mut self.stage {
+            let thawed = matches!(reply, Some(Reply::Thawed { .. }));
+            return Ok(thawed.then(|| Outcome::Failed(std::mem::take(why))));
+        }
+        let Ok(order) = self.asked.group.as_ref().map_or(Ok(None), GroupPart::order) else {
+            return self.give_up(freezer, "the mark of the group was given up".into());
+        };
+        match &mut self.stage {
+            Stage::Prepared { until } | Stage::Still { until, .. } | Stage::Held { until, .. }
+                if now >= *until =>
+            {
+                return self.give_up(freezer, "the others of the group took too long".into());
+            }
+            Stage::Prepared { .. } if order == Some(GroupOrder::Freeze) => {
+                self.stage = if self.mounts.is_empty() {
+                    Stage::Still { asked: now, until: now + self.freeze_timeout }
+                } else {
+                    freezer.freeze(&self.mounts, self.freeze_timeout)?;
+                    Stage::Freezing { asked: now }
+                };
+            }
+            Stage::Still { asked, .. } if situation.drained && now > *asked => {
+                let asked = *asked;
+                self.tell(GroupStep::Frozen);
+                self.together(asked, situation);
+            }
+            Stage::Together { asked, seen, until, thaw } => {
+                if matches!(reply, Some(Reply::Thawed { .. })) {
+                    return Ok(Some(Outcome::Failed(self.too_slow())));
+                }
+                if situation.seen != *seen {
+                    let why = match self.mounts.is_empty() {
+                        true => "no file system on it is mounted that could be frozen, and it was written",
+                        false => "it was written past its frozen file systems",
+                    };
+                    return self.give_up(freezer, why.into());
+                }
+                if now >= *until {
+                    let why = self.too_slow();
+                    return self.give_up(freezer, why);
+                }
+                if let Some(GroupOrder::Thaw { time }) = order {
+                    *thaw = Some((time, now));
+                }
+                // That nothing was written may have been found out before all were frozen: it has to be of a later turn.
+                if let Some((time, since)) = *thaw
+                    && situation.drained
+                    && now > since
+                {
+                    let asked = *asked;
+                    if self.mounts.is_empty() {
+                        self.held(time, None, now);
+                    } else {
+                        freezer.thaw()?;
+                        self.stage = Stage::Thawing { asked, time };
+                    }
+                }
+            }
+            Stage::Held { time, frozen, .. } if order == Some(GroupOrder::Commit) => {
+                let (time, frozen) = (*time, *frozen);
+                let class = if frozen.is_some() { PointClass::Fs } else { PointClass::Crash };
+                return Ok(Some(Outcome::Made { class: self.class(class), time, frozen }));
+            }
+            _ => return Ok(None),
+        }
+        Ok(Some(Outcome::InProgress))
+    }
+
+    fn together(&mut self, asked: Instant, situation: &Situation) {
+        let until = situation.now + self.freeze_timeout;
+        self.stage = Stage::Together { asked, seen: situation.seen, until, thaw: None };
+        self.tell(GroupStep::Drained);
+    }
+
+    fn held(&mut self, time: Timestamp, frozen: Option<Duration>, now: Instant) {
+        self.stage = Stage::Held { time, frozen, until: now + COMMIT_MAX };
+        self.tell(GroupStep::Held);
+    }
+
+    /// Over at once if nothing is frozen, else when it is thawed.
+    fn give_up(&mut self, freezer: &mut dyn Freeze, why: String) -> std::io::Result<Option<Outcome>> {
+        let frozen = match self.stage {
+            Stage::Freezing { .. } | Stage::Draining { .. } => true,
+            Stage::Together { .. } => !self.mounts.is_empty(),
+            Stage::Thawing { .. } => {
+                self.stage = Stage::GivingUp { why };
+                return Ok(Some(Outcome::InProgress));
+            }
+            _ => false,
+        };
+        if !frozen {
+            return Ok(Some(Outcome::Failed(why)));
+        }
+        freezer.thaw()?;
+        self.stage = Stage::GivingUp { why };
+        Ok(Some(Outcome::InProgress))
     }
 
     /// A file system that can't be frozen: a quiet instant is the best there is. Past the freeze it is a failure.
     fn freeze_failed(&mut self, what: &str, now: Instant) -> Outcome {
         match self.stage {
+            _ if self.is_of_group() => Outcome::Failed(what.to_owned()),
             Stage::Hook | Stage::Syncing { .. } | Stage::HeadStart { .. } | Stage::Freezing { .. } => {
                 if self.hook == Hook::Asked {
                     self.hook = Hook::Failed(what.to_owned());

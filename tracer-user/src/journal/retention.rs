@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::model::{Lsn, Point, Timestamp};
+use crate::model::{GroupMarkName, Lsn, Point, Timestamp};
 
 const HOUR_NS: u64 = 3_600_000_000_000;
 const DAY_NS: u64 = 24 * HOUR_NS;
@@ -80,7 +80,11 @@ impl Retention {
 }
 
 fn is_named(point: &Point) -> bool {
-    !point.label.is_empty() && !OWN_LABELS.contains(&point.label.as_str())
+    match GroupMarkName::of(&point.label) {
+        // Those that were due are thinned as all others, in each journal the same ones: their times are the same.
+        Some(name) => !name.label.is_empty(),
+        None => !point.label.is_empty() && !OWN_LABELS.contains(&point.label.as_str()),
+    }
 }
 
 fn before(now: Timestamp, age: Duration) -> Timestamp {

@@ -1,6 +1,7 @@
 //! The configuration of the service. A table for each volume or tree says where it is, and has the long options of `protect` as
 //! keys: what they mean, and which values they take, is said there only. `[service]` is about the service itself.
 
+mod group;
 mod option;
 mod paths;
 
@@ -11,7 +12,7 @@ use std::path::{Component, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::service::{Configuration, Unit, UnitKind};
+use crate::service::{Configuration, Group, Unit, UnitKind};
 
 /// What is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,7 +34,7 @@ struct Entry {
 pub const PATH: &str = "/etc/afterwrite/config.toml";
 /// Of a unit's name.
 pub const NAME_LEN_MAX: usize = 64;
-const TABLES: &str = "the tables are [service], [defaults], [volume.NAME] and [tree.NAME]";
+const TABLES: &str = "the tables are [service], [defaults], [volume.NAME], [tree.NAME] and [group.NAME]";
 
 type Table<'i> = Spanned<DeValue<'i>>;
 
@@ -44,12 +45,12 @@ pub fn is_of_names(c: char) -> bool {
 
 /// What is to be protected, in the order of the names, and how the service is to be; or all that is wrong.
 pub fn parse(text: &str) -> Result<Configuration, Vec<Mistake>> {
-    let mut reader = Reader { text, listen: None, mistakes: Vec::new() };
+    let mut reader = Reader { text, listen: None, groups: Vec::new(), mistakes: Vec::new() };
     let entries = reader.document();
     paths::check(&entries, &mut reader.mistakes);
     if reader.mistakes.is_empty() {
         let units = entries.into_iter().map(|entry| entry.unit).collect();
-        return Ok(Configuration { units, listen: reader.listen });
+        return Ok(Configuration { units, groups: reader.groups, listen: reader.listen });
     }
     reader.mistakes.sort();
     reader.mistakes.dedup();
@@ -59,6 +60,7 @@ pub fn parse(text: &str) -> Result<Configuration, Vec<Mistake>> {
 struct Reader<'i> {
     text: &'i str,
     listen: Option<SocketAddr>,
+    groups: Vec<Group>,
     mistakes: Vec<Mistake>,
 }
 
@@ -74,6 +76,7 @@ impl<'i> Reader<'i> {
         };
         let mut defaults = Vec::new();
         let mut units = Vec::new();
+        let mut groups = Vec::new();
         for (key, value) in document {
             let name = key.get_ref().to_string();
             let line = self.line(key.span().start);
@@ -86,6 +89,10 @@ impl<'i> Reader<'i> {
                     self.service(value, line);
                     continue;
                 }
+                "group" => {
+                    groups = self.named(value, line);
+                    continue;
+                }
                 "volume" => UnitKind::Volume,
                 "tree" => UnitKind::Tree,
                 _ => {
@@ -93,14 +100,14 @@ impl<'i> Reader<'i> {
                     continue;
                 }
             };
-            for (key, value) in self.table(value, line) {
-                let line = self.line(key.span().start);
-                units.push((kind, key.into_inner().to_string(), line, value));
-            }
+            units.extend(
+                self.named(value, line).into_iter().map(|(name, line, value)| (kind, name, line, value)),
+            );
         }
         if units.is_empty() && self.mistakes.is_empty() {
             self.wrong(1, format!("nothing is to be protected: {TABLES}"));
         }
+        let kinds: Vec<_> = units.iter().map(|(kind, name, ..)| (name.clone(), *kind)).collect();
         units.sort_by_key(|(_, _, line, _)| *line);
         let mut entries: Vec<Entry> = Vec::new();
         for (kind, name, line, value) in units {
@@ -113,7 +120,29 @@ impl<'i> Reader<'i> {
             entries.extend(self.entry(kind, name, line, value, &defaults));
         }
         entries.sort_by(|a, b| a.unit.name.cmp(&b.unit.name));
+        groups.sort_by_key(|(_, line, _)| *line);
+        for (name, line, value) in groups {
+            let group = self.group(name, line, value, &kinds);
+            self.groups.extend(group);
+        }
         entries
+    }
+
+    /// The tables `[kind.NAME]`.
+    fn named(&mut self, value: Table<'i>, line: usize) -> Vec<(String, usize, Table<'i>)> {
+        let table = self.table(value, line).into_iter();
+        table.map(|(key, value)| (key.get_ref().to_string(), self.line(key.span().start), value)).collect()
+    }
+
+    fn name(&mut self, name: &str, line: usize) {
+        if name.is_empty() || name.len() > NAME_LEN_MAX || !name.chars().all(is_of_names) {
+            self.wrong(
+                line,
+                format!(
+                    "{name:?} is no name: letters, digits, `-`, `_` and `.`, at most {NAME_LEN_MAX} of them"
+                ),
+            );
+        }
     }
 
     fn service(&mut self, value: Table<'i>, line: usize) {
@@ -143,14 +172,7 @@ impl<'i> Reader<'i> {
         value: Table<'i>,
         defaults: &[Setting],
     ) -> Option<Entry> {
-        if name.is_empty() || name.len() > NAME_LEN_MAX || !name.chars().all(is_of_names) {
-            self.wrong(
-                line,
-                format!(
-                    "{name:?} is no name: letters, digits, `-`, `_` and `.`, at most {NAME_LEN_MAX} of them"
-                ),
-            );
-        }
+        self.name(&name, line);
         let mut settings = self.options(value, line, Some(kind));
         let mut path = |key: &str| {
             let at = settings.iter().position(|setting| setting.key == key);

@@ -159,4 +159,12 @@ mod tests {
         let fuzzy = [Point { class: PointClass::Fuzzy, ..named(2, "x") }];
         assert_eq!(lsns(nothing().kept(&fuzzy, NOW)), [0u64; 0]);
     }
+
+    #[test]
+    fn marks_of_groups_that_were_due_are_thinned_as_those_of_volumes() {
+        let labelled = |lsn, label: &str| Point { label: label.into(), ..at(lsn, 9000) };
+        let due = labelled(1, "group:shop/2026-05-04T03:02:01.123456Z");
+        let asked = labelled(2, "group:shop/2026-05-04T03:02:01.123457Z/before-upgrade");
+        assert_eq!(lsns(nothing().kept(&[due, asked], NOW)), [2]);
+    }
 }

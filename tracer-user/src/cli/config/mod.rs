@@ -409,4 +409,62 @@ target = "/backup/home"
             assert!(found.iter().any(|(at, what)| *at == line && what.contains(other)), "{line}: {found:?}");
         }
     }
+
+    const GROUP: &str = r#"
+[volume.log]
+source = "/dev/vg0/log"
+journal = "/backup/log.journal"
+target = "/backup/log.img"
+[group.shop]
+volumes = ["data", "log"]
+mark-every = "5m"
+before-mark = "stop"
+after-mark = "start"
+"#;
+
+    #[test]
+    fn a_group_is_of_volumes_and_has_what_of_protect_is_about_marks() {
+        let [shop] = &parse(&format!("{GOOD}{GROUP}")).unwrap().groups[..] else { panic!("one group") };
+        assert_eq!(shop.name, "shop");
+        assert_eq!(shop.volumes, ["data", "log"]);
+        let minutes = |count| std::time::Duration::from_secs(60 * count);
+        assert_eq!((shop.mark_every, shop.freeze_timeout), (Some(minutes(5)), minutes(1) / 6));
+        let hooks = shop.hooks.as_ref().unwrap();
+        assert_eq!((&hooks.before[..], &hooks.after[..], hooks.timeout), ("stop", "start", minutes(1)));
+        // Defaults are of volumes and trees.
+        let plain = GROUP.replace("mark-every = \"5m\"", "");
+        assert_eq!(parse(&format!("{GOOD}{plain}")).unwrap().groups[0].mark_every, Some(minutes(1) / 2));
+    }
+
+    #[test]
+    fn each_mistake_of_a_group_is_told_with_its_line_and_a_hint() {
+        let volumes = "volumes = [\"data\", \"log\"]";
+        let first = GOOD.lines().count();
+        for (was, now, line, hint) in [
+            (volumes, "", 5, "volumes = [\"data\", \"log\"]"),
+            (volumes, "volumes = \"data\"", 6, "names of volumes"),
+            (volumes, "volumes = [\"data\", 1]", 6, "names of volumes"),
+            (volumes, "volumes = [\"data\"]", 6, "two volumes at least"),
+            (volumes, "volumes = [\"data\", \"lgo\"]", 6, "no [volume.lgo]"),
+            (volumes, "volumes = [\"data\", \"home\"]", 6, "home is a tree"),
+            (volumes, "volumes = [\"data\", \"data\"]", 6, "named twice"),
+            ("\"5m\"", "\"5\"", 7, "such as 30s"),
+            ("mark-every", "mark-evry", 7, "mark-every"),
+            ("mark-every = \"5m\"", "capture = \"payload\"", 7, "a group has no `capture`"),
+            ("mark-every = \"5m\"", "source = \"/dev/x\"", 7, "a group has no `source`"),
+            ("after-mark = \"start\"", "", 5, "after-mark"),
+            ("[group.shop]", "[group.\"a/b\"]", 5, "no name"),
+            (
+                "[group.shop]",
+                "[group.other]\nvolumes = [\"log\", \"data\"]\n[group.shop]",
+                8,
+                "in the group other",
+            ),
+        ] {
+            let found = mistakes(&format!("{GOOD}{}", GROUP.replace(was, now)));
+            let is_it = |(at, what): &(usize, String)| *at == first + 1 + line && what.contains(hint);
+            assert!(found.iter().any(is_it), "{hint}: {found:?}");
+        }
+        assert!(mistakes(&format!("{GOOD}[group]\nshop = 1"))[0].1.contains("a table"));
+    }
 }

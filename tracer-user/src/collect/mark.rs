@@ -8,22 +8,22 @@
 //! As one of a group's it freezes, thaws and is made when the coordinator says so. Between drain and thaw nothing may be written, on a
 //! volume without file systems as on a frozen one: then what was drained is what it held when all were frozen.
 
+mod of_group;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::collect::MarkReply;
 use crate::collect::freezer::{Freeze, Reply};
-use crate::collect::group::{GroupOrder, GroupPart, GroupStep};
+use crate::collect::group::{GroupPart, GroupStep};
 use crate::model::{PointClass, Timestamp};
 
 /// Copied before the freeze until no more than this is left …
 const HEAD_START_BYTES: u64 = 4 << 20;
 /// … or this long.
 const HEAD_START_MAX: Duration = Duration::from_secs(10);
-/// A member waits so long for the others to be prepared …
+/// A member waits so long for the others of its group to be prepared.
 const PREPARED_MAX: Duration = Duration::from_secs(120);
-/// … and with its journal held for what became of their freezes.
-const COMMIT_MAX: Duration = Duration::from_secs(10);
 
 enum Stage {
     Hook,
@@ -319,112 +319,6 @@ impl MarkInProgress {
             _ => {}
         }
         Ok(Outcome::InProgress)
-    }
-
-    /// What only the mark of a group does; `None`: it goes on as any other.
-    fn group_step(
-        &mut self,
-        freezer: &mut dyn Freeze,
-        situation: &Situation,
-        reply: Option<&Reply>,
-    ) -> std::io::Result<Option<Outcome>> {
-        let now = situation.now;
-        if let Stage::GivingUp { why } = &mut self.stage {
-            let thawed = matches!(reply, Some(Reply::Thawed { .. }));
-            return Ok(thawed.then(|| Outcome::Failed(std::mem::take(why))));
-        }
-        let Ok(order) = self.asked.group.as_ref().map_or(Ok(None), GroupPart::order) else {
-            return self.give_up(freezer, "the mark of the group was given up".into());
-        };
-        match &mut self.stage {
-            Stage::Prepared { until } | Stage::Still { until, .. } | Stage::Held { until, .. }
-                if now >= *until =>
-            {
-                return self.give_up(freezer, "the others of the group took too long".into());
-            }
-            Stage::Prepared { .. } if order == Some(GroupOrder::Freeze) => {
-                self.stage = if self.mounts.is_empty() {
-                    Stage::Still { asked: now, until: now + self.freeze_timeout }
-                } else {
-                    freezer.freeze(&self.mounts, self.freeze_timeout)?;
-                    Stage::Freezing { asked: now }
-                };
-            }
-            Stage::Still { asked, .. } if situation.drained && now > *asked => {
-                let asked = *asked;
-                self.tell(GroupStep::Frozen);
-                self.together(asked, situation);
-            }
-            Stage::Together { asked, seen, until, thaw } => {
-                if matches!(reply, Some(Reply::Thawed { .. })) {
-                    return Ok(Some(Outcome::Failed(self.too_slow())));
-                }
-                if situation.seen != *seen {
-                    let why = match self.mounts.is_empty() {
-                        true => "no file system on it is mounted that could be frozen, and it was written",
-                        false => "it was written past its frozen file systems",
-                    };
-                    return self.give_up(freezer, why.into());
-                }
-                if now >= *until {
-                    let why = self.too_slow();
-                    return self.give_up(freezer, why);
-                }
-                if let Some(GroupOrder::Thaw { time }) = order {
-                    *thaw = Some((time, now));
-                }
-                // That nothing was written may have been found out before all were frozen: it has to be of a later turn.
-                if let Some((time, since)) = *thaw
-                    && situation.drained
-                    && now > since
-                {
-                    let asked = *asked;
-                    if self.mounts.is_empty() {
-                        self.held(time, None, now);
-                    } else {
-                        freezer.thaw()?;
-                        self.stage = Stage::Thawing { asked, time };
-                    }
-                }
-            }
-            Stage::Held { time, frozen, .. } if order == Some(GroupOrder::Commit) => {
-                let (time, frozen) = (*time, *frozen);
-                let class = if frozen.is_some() { PointClass::Fs } else { PointClass::Crash };
-                return Ok(Some(Outcome::Made { class: self.class(class), time, frozen }));
-            }
-            _ => return Ok(None),
-        }
-        Ok(Some(Outcome::InProgress))
-    }
-
-    fn together(&mut self, asked: Instant, situation: &Situation) {
-        let until = situation.now + self.freeze_timeout;
-        self.stage = Stage::Together { asked, seen: situation.seen, until, thaw: None };
-        self.tell(GroupStep::Drained);
-    }
-
-    fn held(&mut self, time: Timestamp, frozen: Option<Duration>, now: Instant) {
-        self.stage = Stage::Held { time, frozen, until: now + COMMIT_MAX };
-        self.tell(GroupStep::Held);
-    }
-
-    /// Over at once if nothing is frozen, else when it is thawed.
-    fn give_up(&mut self, freezer: &mut dyn Freeze, why: String) -> std::io::Result<Option<Outcome>> {
-        let frozen = match self.stage {
-            Stage::Freezing { .. } | Stage::Draining { .. } => true,
-            Stage::Together { .. } => !self.mounts.is_empty(),
-            Stage::Thawing { .. } => {
-                self.stage = Stage::GivingUp { why };
-                return Ok(Some(Outcome::InProgress));
-            }
-            _ => false,
-        };
-        if !frozen {
-            return Ok(Some(Outcome::Failed(why)));
-        }
-        freezer.thaw()?;
-        self.stage = Stage::GivingUp { why };
-        Ok(Some(Outcome::InProgress))
     }
 
     /// A file system that can't be frozen: a quiet instant is the best there is. Past the freeze it is a failure.

@@ -1,5 +1,6 @@
 //! The collector against a simulated disk: every restorable mark has to equal the disk at that very instant.
 
+mod group;
 mod instants;
 
 use std::collections::VecDeque;

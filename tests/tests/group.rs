@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use afterwrite_tests::*;
 use anyhow::{Context, Result, ensure};
@@ -55,6 +55,21 @@ impl Rounds {
     fn wait_for_more(&self, rounds: u64) -> Result<()> {
         let goal = self.count.load(Ordering::Relaxed) + rounds;
         wait_until("rounds are written", PATIENCE, || Ok(self.count.load(Ordering::Relaxed) >= goal))
+    }
+
+    /// Its writer is held, or slow.
+    fn wait_for_stall(&self, at_least: Duration) -> Result<()> {
+        let begun = Instant::now();
+        let (mut seen, mut since) = (0, begun);
+        while since.elapsed() < at_least {
+            ensure!(begun.elapsed() < PATIENCE, "writes never stood still");
+            std::thread::sleep(Duration::from_millis(1));
+            let count = self.count.load(Ordering::Relaxed);
+            if count != seen {
+                (seen, since) = (count, Instant::now());
+            }
+        }
+        Ok(())
     }
 
     fn stop(mut self) -> Result<()> {
@@ -195,6 +210,7 @@ fn whoever_is_killed_amid_a_mark_nothing_stays_frozen_and_the_next_one_is_made()
     let sources = [disks[0].path(), disks[1].path()];
     service.wait_live(&sources)?;
     let mut random = Random::new(seed());
+    let rounds = Rounds::start(vec![mounts[0].point().join("round")])?;
     let mut failed = 0;
     for number in 0..12 {
         // What is to be written while it freezes makes that take longer.
@@ -207,7 +223,11 @@ fn whoever_is_killed_amid_a_mark_nothing_stays_frozen_and_the_next_one_is_made()
         let mut asked = service.client();
         asked.args(["mark", "--group", "shop", "--label", &format!("try {number}")]);
         let marking = std::thread::spawn(move || finish(&mut asked, PATIENCE));
-        std::thread::sleep(Duration::from_millis(random.below(250)));
+        match number / 3 % 2 {
+            // Most often while the first is frozen, and the second about to be.
+            0 => rounds.wait_for_stall(Duration::from_millis(20))?,
+            _ => std::thread::sleep(Duration::from_millis(random.below(500))),
+        }
         match number % 3 {
             2 => {
                 service.signal(Signal::SIGKILL)?;
@@ -216,6 +236,7 @@ fn whoever_is_killed_amid_a_mark_nothing_stays_frozen_and_the_next_one_is_made()
             which => kill(Pid::from_raw(pids[which]), Signal::SIGKILL)?,
         }
         let outcome = marking.join().expect("it does not panic")?;
+        println!("try {number}: {}", outcome.stderr.trim());
         failed += u32::from(outcome.code != Some(0));
         mounts.iter().try_for_each(is_thawed)?;
         wait_until("the application goes on", PATIENCE, || Ok(!rest.exists() || on.exists()))?;
@@ -229,6 +250,7 @@ fn whoever_is_killed_amid_a_mark_nothing_stays_frozen_and_the_next_one_is_made()
             ensure!(has, "{volume} has no {name}");
         }
     }
+    rounds.stop()?;
     println!("{failed} of 12 marks failed as someone was killed");
     mounts.into_iter().try_for_each(Mount::unmount)?;
     service.stop()

@@ -424,10 +424,11 @@ after-mark = "start"
 
     #[test]
     fn a_group_is_of_volumes_and_has_what_of_protect_is_about_marks() {
-        let [shop] = &parse(&format!("{GOOD}{GROUP}")).unwrap().groups[..] else { panic!("one group") };
+        let groups = parse(&format!("{GOOD}{GROUP}")).unwrap().groups;
+        let [shop] = &groups[..] else { panic!("{groups:?}") };
         assert_eq!(shop.name, "shop");
         assert_eq!(shop.volumes, ["data", "log"]);
-        let minutes = |count| std::time::Duration::from_secs(60 * count);
+        let minutes = |count: u64| std::time::Duration::from_secs(60 * count);
         assert_eq!((shop.mark_every, shop.freeze_timeout), (Some(minutes(5)), minutes(1) / 6));
         let hooks = shop.hooks.as_ref().unwrap();
         assert_eq!((&hooks.before[..], &hooks.after[..], hooks.timeout), ("stop", "start", minutes(1)));

@@ -20,7 +20,7 @@ fn joined() -> (Bench, Coordinator) {
     let (reply, outcome) = sync_channel(1);
     let part = GroupPart {
         orders: ordered,
-        tell: Box::new(move |step| drop(told.send(step))),
+        tell: Box::new(move |step| told.send(step).unwrap_or_default()),
         at_rest: false,
         freeze_timeout: Duration::from_secs(1),
     };

@@ -223,10 +223,11 @@ fn whoever_is_killed_amid_a_mark_nothing_stays_frozen_and_the_next_one_is_made()
         let mut asked = service.client();
         asked.args(["mark", "--group", "shop", "--label", &format!("try {number}")]);
         let marking = std::thread::spawn(move || finish(&mut asked, PATIENCE));
+        wait_until("the mark has begun", PATIENCE, || Ok(rest.exists()))?;
         match number / 3 % 2 {
             // Most often while the first is frozen, and the second about to be.
-            0 => rounds.wait_for_stall(Duration::from_millis(20))?,
-            _ => std::thread::sleep(Duration::from_millis(random.below(500))),
+            0 => rounds.wait_for_stall(Duration::from_millis(10))?,
+            _ => std::thread::sleep(Duration::from_millis(random.below(200))),
         }
         match number % 3 {
             2 => {

@@ -49,6 +49,8 @@ mod service;
 #[cfg(feature = "capture")]
 mod status;
 #[cfg(feature = "capture")]
+mod status_group;
+#[cfg(feature = "capture")]
 mod status_table;
 #[cfg(feature = "capture")]
 mod status_tree;

@@ -86,6 +86,18 @@ pub struct ProtectArgs {
     retention: RetentionArgs,
 }
 
+impl ProtectArgs {
+    fn hooks(&self) -> Option<Hooks> {
+        let (before, after) = self.before_mark.clone().zip(self.after_mark.clone())?;
+        Some(Hooks { before, after, timeout: self.hook_timeout })
+    }
+
+    /// What of it is of a group, too: how often, how long at most, and what is run around it.
+    pub(super) fn of_marks(&self) -> (Option<Duration>, Duration, Option<Hooks>) {
+        (self.mark_every.0, self.freeze_timeout, self.hooks())
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Mode {
     Extents,
@@ -126,9 +138,8 @@ pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
     if args.device.is_dir() {
         return protect_tree::run(&tree_options(args)?);
     }
-    let hooks = args.before_mark.zip(args.after_mark);
     let options = ProtectOptions {
-        hooks: hooks.map(|(before, after)| Hooks { before, after, timeout: args.hook_timeout }),
+        hooks: args.hooks(),
         source: args.device,
         journal: args.journal,
         target: args.target,

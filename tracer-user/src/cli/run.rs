@@ -6,7 +6,7 @@ use clap::Subcommand;
 use crate::cli::config::{self, Mistake};
 use crate::cli::{Outcome, Output, say};
 use crate::io::BlockDevice;
-use crate::service::{Configuration, Unit, UnitKind, UnitsOptions, run_units};
+use crate::service::{Configuration, Group, Unit, UnitKind, UnitsOptions, run_units, together};
 
 /// Protect all that is configured, as a service: what the systemd unit starts
 ///
@@ -56,7 +56,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<Outcome> {
 pub(super) fn config(command: &ConfigCommand, out: &mut Output) -> anyhow::Result<Outcome> {
     let ConfigCommand::Check { config } = command;
     match read(config)? {
-        Ok(Configuration { units, listen }) => {
+        Ok(Configuration { units, groups, listen }) => {
             if let Some(address) = listen {
                 out.line(format_args!("the page: http://{address}/"))?;
             }
@@ -71,6 +71,15 @@ pub(super) fn config(command: &ConfigCommand, out: &mut Output) -> anyhow::Resul
                     say(&format!("{name}: there is no {source} at the moment; it will be waited for"));
                 } else if let Err(why) = protectable(unit) {
                     out.line(format_args!("{}: {why:#}", unit.name))?;
+                    outcome = Outcome::Wrong;
+                }
+            }
+            for Group { name, volumes, .. } in &groups {
+                out.line(format_args!("group {name}: {}", volumes.join(", ")))?;
+                let of_it = units.iter().filter(|unit| volumes.contains(&unit.name));
+                let sources: Vec<_> = of_it.map(|unit| (&unit.name[..], unit.source.as_path())).collect();
+                if let Err(why) = together(&sources) {
+                    out.line(format_args!("group {name} cannot be marked: {why}"))?;
                     outcome = Outcome::Wrong;
                 }
             }

@@ -5,9 +5,9 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::Value;
 
-use crate::cli::{Outcome, Output, size, status_table, status_tree, status_unit, watch};
+use crate::cli::{Outcome, Output, size, status_group, status_table, status_tree, status_unit, watch};
 use crate::io::clock::realtime;
-use crate::service::{Client, ControlError, recorded, run_dir, survey_now, units_status};
+use crate::service::{Client, ControlError, groups_status, recorded, run_dir, survey_now, units_status};
 
 /// Show the protected volumes: state, rate, lag, last mark, ring, writes seen, emitted and marked
 #[derive(Debug, Args)]
@@ -17,7 +17,7 @@ use crate::service::{Client, ControlError, recorded, run_dir, survey_now, units_
 pub struct StatusArgs {
     /// Only this volume, as /dev/NAME or NAME, with all its details
     volume: Option<String>,
-    /// An array with an object for each volume
+    /// An array with an object for each volume, and for each group
     #[arg(long)]
     json: bool,
     /// Again every second: on a terminal a live view, else, or with --json, line after line
@@ -53,7 +53,11 @@ fn print_table(out: &mut Output) -> anyhow::Result<()> {
     if seen.is_empty() {
         return Err(ControlError::NothingRuns { dir }.into());
     }
-    status_table::table(&seen, realtime()).into_iter().try_for_each(|line| out.line(line))
+    let now = realtime();
+    // One of another version may know of no groups.
+    let groups = groups_status().unwrap_or_default();
+    let lines = status_table::table(&seen, now).into_iter();
+    lines.chain(status_group::lines(&groups, now)).try_for_each(|line| out.line(line))
 }
 
 fn print_details(status: &Value, out: &mut Output) -> anyhow::Result<()> {
@@ -87,6 +91,7 @@ fn all(args: &StatusArgs) -> anyhow::Result<Vec<Value>> {
     let mut all = clients.iter().map(Client::status).collect::<Result<Vec<_>, _>>()?;
     all.extend(idle);
     all.extend(recorded);
+    all.extend(status_group::objects(&groups_status().unwrap_or_default())?);
     Ok(all)
 }
 

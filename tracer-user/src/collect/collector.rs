@@ -12,7 +12,7 @@ use crate::capture::{Change, Event};
 use crate::collect::collector::debt::Debt;
 use crate::collect::collector::ordered::{History, Submission};
 use crate::collect::freezer::Freeze;
-use crate::collect::mark::{MarkInProgress, Quiet};
+use crate::collect::mark::{Asked, MarkInProgress, Quiet};
 use crate::collect::pending::{MonotonicNs, Pending, merge_to};
 use crate::collect::readers::Readers;
 use crate::collect::sample::Sample;
@@ -20,8 +20,8 @@ use crate::collect::scan::Scan;
 use crate::collect::staged::Staged;
 use crate::collect::under_way::UnderWay;
 use crate::collect::{
-    Acknowledged, CollectError, CollectorOptions, CollectorStatus, Command, Entry, MarkReply, Probes,
-    ReplicaBytes, Source, State,
+    Acknowledged, CollectError, CollectorOptions, CollectorStatus, Command, Entry, Probes, ReplicaBytes,
+    Source, State,
 };
 use crate::io::clock::{monotonic_ns, realtime};
 use crate::model::{Activity, ByteRange, ByteRangeSet, MarkId, RecordBody, Timestamp};
@@ -112,7 +112,7 @@ pub struct Collector<P, S> {
 
     freezer: Box<dyn Freeze + Send>,
     mark: Option<MarkInProgress>,
-    waiting_marks: VecDeque<(String, Option<MarkReply>)>,
+    waiting_marks: VecDeque<Asked>,
     next_mark: MarkId,
     next_mark_at: Option<Instant>,
     /// Content records since the last mark.
@@ -209,13 +209,14 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         let mut idle_turns = 0u32;
         while !matches!(self.stopping, Some(Stopping::Done)) {
             let worked = self.turn()?;
-            idle_turns = if worked { 0 } else { idle_turns.saturating_add(1) };
+            // Those who write wait for a mark.
+            idle_turns = if worked || self.mark.is_some() { 0 } else { idle_turns.saturating_add(1) };
             if !worked {
-                // Short while something is going on, longer when nothing has for a second or some. What is copied needs the
+                // Short while something is going on, longer when nothing has for a while. What is copied needs the
                 // ring read in time, should many writes begin at once.
                 let millis = match idle_turns {
-                    0..1000 => 1,
-                    1000..1500 => 10,
+                    0..300 => 1,
+                    300..500 => 10,
                     _ if self.ordered => 20,
                     _ => 50,
                 };
@@ -374,10 +375,10 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
                 Command::Mark { reply, .. } if self.stopping.is_some() => {
                     reply.map(|reply| reply.try_send(Err("the protection is ending".into())));
                 }
-                Command::Mark { label, reply } => self.ask_for_mark(label, reply),
+                Command::Mark { label, reply, group } => self.ask_for_mark(Asked { label, reply, group }),
                 Command::Stop if self.scan.is_done() => {
                     self.snapshot.state = State::Stopping;
-                    self.ask_for_mark("stop".into(), None);
+                    self.ask_for_mark(Asked { label: "stop".into(), ..Asked::default() });
                     self.stopping = Some(Stopping::LastMark);
                 }
                 // Half a baseline is no point; what was journaled is kept for the next start.

@@ -4,27 +4,76 @@
 //! With file systems mounted: sync, copy until little is left (head start), freeze, drain, thaw, and only when the freeze held
 //! throughout is it an `fs` mark. Otherwise: the instant at which all writes that were ever submitted are done and read
 //! makes a `crash` mark, since journal and device then say the same; no such instant before the deadline: `fuzzy`.
+//!
+//! As one of a group's it freezes, thaws and is made when the coordinator says so. Between drain and thaw nothing may be written, on a
+//! volume without file systems as on a frozen one: then what was drained is what it held when all were frozen.
+
+mod of_group;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::collect::MarkReply;
 use crate::collect::freezer::{Freeze, Reply};
+use crate::collect::group::{GroupPart, GroupStep};
 use crate::model::{PointClass, Timestamp};
 
 /// Copied before the freeze until no more than this is left …
 const HEAD_START_BYTES: u64 = 4 << 20;
 /// … or this long.
 const HEAD_START_MAX: Duration = Duration::from_secs(10);
+/// A member waits so long for the others of its group to be prepared.
+const PREPARED_MAX: Duration = Duration::from_secs(120);
 
 enum Stage {
     Hook,
-    Syncing { again: bool },
-    HeadStart { until: Instant },
-    Freezing { asked: Instant },
-    Draining { asked: Instant, frozen: Instant, time: Timestamp },
-    Thawing { asked: Instant, time: Timestamp },
-    Quiet { quiet: Quiet },
+    Syncing {
+        again: bool,
+    },
+    HeadStart {
+        until: Instant,
+    },
+    Freezing {
+        asked: Instant,
+    },
+    Draining {
+        asked: Instant,
+        frozen: Instant,
+        time: Timestamp,
+    },
+    Thawing {
+        asked: Instant,
+        time: Timestamp,
+    },
+    Quiet {
+        quiet: Quiet,
+    },
+    /// Of a group's, until it is told to freeze.
+    Prepared {
+        until: Instant,
+    },
+    /// With nothing that could be frozen: all is drained, sooner or later.
+    Still {
+        asked: Instant,
+        until: Instant,
+    },
+    /// Drained, until all are; `thaw`: when they were all frozen, and since when that is known.
+    Together {
+        asked: Instant,
+        seen: u64,
+        until: Instant,
+        thaw: Option<(Timestamp, Instant)>,
+    },
+    /// Until it is known whether the others held, too.
+    Held {
+        time: Timestamp,
+        frozen: Option<Duration>,
+        until: Instant,
+    },
+    /// The thaw was asked for, and is waited for.
+    GivingUp {
+        why: String,
+    },
 }
 
 /// The search for an instant without writes: over when writes went on for this long in all. Time in which nothing is
@@ -62,9 +111,16 @@ impl Quiet {
     }
 }
 
-pub struct MarkInProgress {
+/// A mark that was asked for, or is due.
+#[derive(Default)]
+pub struct Asked {
     pub label: String,
     pub reply: Option<MarkReply>,
+    pub group: Option<GroupPart>,
+}
+
+pub struct MarkInProgress {
+    pub asked: Asked,
     mounts: Vec<PathBuf>,
     freeze_timeout: Duration,
     hook: Hook,
@@ -109,24 +165,41 @@ pub enum Outcome {
 
 impl MarkInProgress {
     pub fn begin(
-        label: String,
-        reply: Option<MarkReply>,
+        asked: Asked,
         mounts: Vec<PathBuf>,
         freeze_timeout: Duration,
         freezer: &mut dyn Freeze,
         now: Instant,
     ) -> std::io::Result<MarkInProgress> {
-        let mut mark =
-            MarkInProgress { label, reply, mounts, freeze_timeout, hook: Hook::None, stage: Stage::Hook };
-        match freezer.begin_hook(&mark.label)? {
+        let mut mark = MarkInProgress { asked, mounts, freeze_timeout, hook: Hook::None, stage: Stage::Hook };
+        if let Some(group) = &mark.asked.group {
+            // Its commands are the group's, and were run.
+            mark.freeze_timeout = group.freeze_timeout;
+            mark.begin_freeze(freezer, now)?;
+            return Ok(mark);
+        }
+        match freezer.begin_hook(&mark.asked.label)? {
             true => mark.hook = Hook::Asked,
             false => mark.begin_freeze(freezer, now)?,
         }
         Ok(mark)
     }
 
+    pub fn is_of_group(&self) -> bool {
+        self.asked.group.is_some()
+    }
+
+    fn tell(&mut self, step: GroupStep) {
+        if let Some(group) = &mut self.asked.group {
+            (group.tell)(step);
+        }
+    }
+
     fn begin_freeze(&mut self, freezer: &mut dyn Freeze, now: Instant) -> std::io::Result<()> {
-        self.stage = if self.mounts.is_empty() {
+        self.stage = if self.mounts.is_empty() && self.is_of_group() {
+            self.tell(GroupStep::Prepared { freezes: false });
+            Stage::Prepared { until: now + PREPARED_MAX }
+        } else if self.mounts.is_empty() {
             Stage::Quiet { quiet: Quiet::begin(now) }
         } else {
             freezer.sync(&self.mounts)?;
@@ -145,12 +218,14 @@ impl MarkInProgress {
 
     /// An application at rest makes more of a mark that holds.
     fn class(&self, class: PointClass) -> PointClass {
-        if self.hook == Hook::AtRest && class.restorable() { PointClass::App } else { class }
+        let at_rest =
+            self.hook == Hook::AtRest || self.asked.group.as_ref().is_some_and(|group| group.at_rest);
+        if at_rest && class.restorable() { PointClass::App } else { class }
     }
 
     /// Between drain and mark nothing may be journaled: it would be later than the freeze.
     pub fn holds_journal(&self) -> bool {
-        matches!(self.stage, Stage::Thawing { .. })
+        matches!(self.stage, Stage::Thawing { .. } | Stage::Together { .. } | Stage::Held { .. })
     }
 
     pub fn advance(&mut self, freezer: &mut dyn Freeze, situation: &Situation) -> std::io::Result<Outcome> {
@@ -165,6 +240,11 @@ impl MarkInProgress {
         let reply = freezer.poll();
         if let Some(Reply::Failed { what }) = reply {
             return Ok(self.freeze_failed(&what, situation.now));
+        }
+        if self.is_of_group()
+            && let Some(outcome) = self.group_step(freezer, situation, reply.as_ref())?
+        {
+            return Ok(outcome);
         }
         match &mut self.stage {
             Stage::Hook => {
@@ -187,11 +267,17 @@ impl MarkInProgress {
             Stage::HeadStart { until }
                 if situation.ready_bytes <= HEAD_START_BYTES || situation.now >= *until =>
             {
-                freezer.freeze(&self.mounts, self.freeze_timeout)?;
-                self.stage = Stage::Freezing { asked: situation.now };
+                if self.is_of_group() {
+                    self.stage = Stage::Prepared { until: situation.now + PREPARED_MAX };
+                    self.tell(GroupStep::Prepared { freezes: true });
+                } else {
+                    freezer.freeze(&self.mounts, self.freeze_timeout)?;
+                    self.stage = Stage::Freezing { asked: situation.now };
+                }
             }
             Stage::Freezing { asked } if reply == Some(Reply::Frozen) => {
                 self.stage = Stage::Draining { asked: *asked, frozen: situation.now, time: situation.time };
+                self.tell(GroupStep::Frozen);
             }
             Stage::Draining { asked, frozen, time } => {
                 if let Some(Reply::Thawed { .. }) = reply {
@@ -199,19 +285,26 @@ impl MarkInProgress {
                 }
                 // Drained may have been found out before the freeze was: it has to be from a later turn.
                 if situation.drained && situation.now > *frozen {
-                    freezer.thaw()?;
-                    self.stage = Stage::Thawing { asked: *asked, time: *time };
+                    let (asked, time) = (*asked, *time);
+                    if self.is_of_group() {
+                        self.together(asked, situation);
+                    } else {
+                        freezer.thaw()?;
+                        self.stage = Stage::Thawing { asked, time };
+                    }
                 }
             }
             Stage::Thawing { asked, time } => {
                 let (asked, time) = (*asked, *time);
                 if let Some(Reply::Thawed { held }) = reply {
-                    return Ok(if held {
-                        let frozen = Some(situation.now - asked);
-                        Outcome::Made { class: self.class(PointClass::Fs), time, frozen }
-                    } else {
-                        Outcome::Failed(self.too_slow())
-                    });
+                    let frozen = Some(situation.now - asked);
+                    if !held {
+                        return Ok(Outcome::Failed(self.too_slow()));
+                    }
+                    if !self.is_of_group() {
+                        return Ok(Outcome::Made { class: self.class(PointClass::Fs), time, frozen });
+                    }
+                    self.held(time, frozen, situation.now);
                 }
             }
             Stage::Quiet { quiet } => {
@@ -223,7 +316,7 @@ impl MarkInProgress {
                 };
                 return Ok(Outcome::Made { class: self.class(class), time, frozen: None });
             }
-            Stage::Syncing { .. } | Stage::HeadStart { .. } | Stage::Freezing { .. } => {}
+            _ => {}
         }
         Ok(Outcome::InProgress)
     }
@@ -231,6 +324,7 @@ impl MarkInProgress {
     /// A file system that can't be frozen: a quiet instant is the best there is. Past the freeze it is a failure.
     fn freeze_failed(&mut self, what: &str, now: Instant) -> Outcome {
         match self.stage {
+            _ if self.is_of_group() => Outcome::Failed(what.to_owned()),
             Stage::Hook | Stage::Syncing { .. } | Stage::HeadStart { .. } | Stage::Freezing { .. } => {
                 if self.hook == Hook::Asked {
                     self.hook = Hook::Failed(what.to_owned());

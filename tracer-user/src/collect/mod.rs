@@ -3,6 +3,7 @@
 mod collector;
 mod compare;
 mod freezer;
+mod group;
 mod hooks;
 mod mark;
 mod pending;
@@ -33,6 +34,7 @@ use crate::model::{
 
 pub use collector::{Begin, Collector, CollectorParts, Ended};
 pub use freezer::{Freeze, Freezer, Reply as FreezeReply, serve as serve_freezer};
+pub use group::{GroupOrder, GroupPart, GroupStep};
 pub use hooks::Hooks;
 
 /// Where events come from, and what outlives the collector: the probes, or a test's own disk.
@@ -205,6 +207,8 @@ pub enum Command {
     Mark {
         label: String,
         reply: Option<MarkReply>,
+        /// It is one of several volumes' at the same instant.
+        group: Option<GroupPart>,
     },
     /// Drain, make a last mark, end.
     Stop,

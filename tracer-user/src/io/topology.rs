@@ -22,6 +22,8 @@ pub enum Role {
     Journal,
     Target,
     Cache,
+    /// Of a group.
+    Member,
 }
 
 impl fmt::Display for Role {
@@ -30,6 +32,7 @@ impl fmt::Display for Role {
             Role::Journal => "journal",
             Role::Target => "target",
             Role::Cache => "cache",
+            Role::Member => "volume",
         })
     }
 }

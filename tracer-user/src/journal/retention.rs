@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::model::{Lsn, Point, Timestamp};
+use crate::model::{GroupMarkName, Lsn, Point, Timestamp};
 
 const HOUR_NS: u64 = 3_600_000_000_000;
 const DAY_NS: u64 = 24 * HOUR_NS;
@@ -80,7 +80,11 @@ impl Retention {
 }
 
 fn is_named(point: &Point) -> bool {
-    !point.label.is_empty() && !OWN_LABELS.contains(&point.label.as_str())
+    match GroupMarkName::of(&point.label) {
+        // Those that were due are thinned as all others, in each journal the same ones: their times are the same.
+        Some(name) => !name.label.is_empty(),
+        None => !point.label.is_empty() && !OWN_LABELS.contains(&point.label.as_str()),
+    }
 }
 
 fn before(now: Timestamp, age: Duration) -> Timestamp {
@@ -154,5 +158,13 @@ mod tests {
         assert_eq!(lsns(Retention { drop_labelled: true, ..nothing() }.kept(&points, NOW)), [0u64; 0]);
         let fuzzy = [Point { class: PointClass::Fuzzy, ..named(2, "x") }];
         assert_eq!(lsns(nothing().kept(&fuzzy, NOW)), [0u64; 0]);
+    }
+
+    #[test]
+    fn marks_of_groups_that_were_due_are_thinned_as_those_of_volumes() {
+        let labelled = |lsn, label: &str| Point { label: label.into(), ..at(lsn, 9000) };
+        let due = labelled(1, "group:shop/2026-05-04T03:02:01.123456Z");
+        let asked = labelled(2, "group:shop/2026-05-04T03:02:01.123457Z/before-upgrade");
+        assert_eq!(lsns(nothing().kept(&[due, asked], NOW)), [2]);
     }
 }

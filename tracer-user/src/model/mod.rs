@@ -2,6 +2,7 @@
 
 mod activity;
 mod granule;
+mod group;
 mod identity;
 mod origin;
 mod point;
@@ -11,6 +12,7 @@ mod tree;
 
 pub use activity::{Activity, ActivityShown, HISTORY_STEP_S, MAP_CELLS};
 pub use granule::{GranuleHash, Granules};
+pub use group::{GROUP_PREFIX, GroupMarkName};
 pub use identity::{Lsn, Timestamp, VolumeId, VolumeInfo};
 pub use origin::{
     FileBurst, FileChanges, FileId, FileOp, FileOps, FilePlaces, Origin, OriginUnknown, PlacedExtent, Process,

@@ -11,7 +11,8 @@ use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::collect::Command;
-use crate::service::protocol::{Request, Response, answer, listen};
+use crate::service::member::join;
+use crate::service::protocol::{Request, Response, Talk, listen};
 use crate::service::run_dir;
 
 const SHOW_EVERY: Duration = Duration::from_millis(500);
@@ -66,7 +67,7 @@ async fn serve_until_end<P: Served>(
             accepted = listener.accept() => {
                 if let Ok((stream, _)) = accepted {
                     let (status, commands) = (Response::of(&running.status()), running.commands());
-                    clients.spawn(answer(stream, move |request| respond(request, status, commands)));
+                    clients.spawn(attend(Talk::new(stream), status, commands));
                 }
             }
             Some(_) = clients.join_next() => {}
@@ -95,19 +96,29 @@ fn stop<P: Served>(running: &P, stopping: &mut bool, show: &mut dyn FnMut(Shown<
     running.commands().send(Command::Stop).is_err()
 }
 
-async fn respond(request: Request, status: Response, commands: Sender<Command>) -> Response {
-    match request {
+async fn attend(mut talk: Talk, status: Response, commands: Sender<Command>) {
+    let Some(request) = talk.request().await else { return };
+    let response = match request {
         Request::Status => status,
         Request::Mark { label } => make_mark(label, commands).await,
-        Request::Pause { .. } | Request::Resume { .. } | Request::Reload => {
+        Request::Join { label, freeze_timeout_ms, at_rest } => {
+            let freeze_timeout = Duration::from_millis(freeze_timeout_ms);
+            return join(talk, label, freeze_timeout, at_rest, &commands).await;
+        }
+        Request::Pause { .. }
+        | Request::Resume { .. }
+        | Request::Reload
+        | Request::Groups
+        | Request::MarkGroup { .. } => {
             Response::Error("that is for the service (`afterwrite run`), not for one protection".into())
         }
-    }
+    };
+    talk.say(&response).await;
 }
 
 async fn make_mark(label: String, commands: Sender<Command>) -> Response {
     let (reply, outcome) = sync_channel(1);
-    if commands.send(Command::Mark { label, reply: Some(reply) }).is_err() {
+    if commands.send(Command::Mark { label, reply: Some(reply), group: None }).is_err() {
         return Response::Error("the protection is ending".into());
     }
     match tokio::task::spawn_blocking(move || outcome.recv()).await {

@@ -5,6 +5,7 @@ mod control;
 mod device_source;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod member;
 mod memory;
 mod origin;
 mod pipeline;
@@ -40,6 +41,6 @@ pub use run_dir::{path as run_dir, volume_name};
 pub use survey::{Seen, survey, survey_now};
 pub use tree::{TreeEvent, TreeOptions, TreeStatus, protect_tree};
 pub use units::{
-    Configuration, ServiceOrder, Unit, UnitKind, UnitStatus, UnitsOptions, run_units, tell_service,
-    units_status,
+    Configuration, Group, GroupMark, GroupStatus, ServiceOrder, Unit, UnitKind, UnitStatus, UnitsOptions,
+    groups_status, mark_group, run_units, tell_service, together, units_status,
 };

@@ -1,6 +1,7 @@
 //! The configuration of the service. A table for each volume or tree says where it is, and has the long options of `protect` as
 //! keys: what they mean, and which values they take, is said there only. `[service]` is about the service itself.
 
+mod group;
 mod option;
 mod paths;
 
@@ -11,7 +12,7 @@ use std::path::{Component, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::service::{Configuration, Unit, UnitKind};
+use crate::service::{Configuration, Group, Unit, UnitKind};
 
 /// What is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,7 +34,7 @@ struct Entry {
 pub const PATH: &str = "/etc/afterwrite/config.toml";
 /// Of a unit's name.
 pub const NAME_LEN_MAX: usize = 64;
-const TABLES: &str = "the tables are [service], [defaults], [volume.NAME] and [tree.NAME]";
+const TABLES: &str = "the tables are [service], [defaults], [volume.NAME], [tree.NAME] and [group.NAME]";
 
 type Table<'i> = Spanned<DeValue<'i>>;
 
@@ -44,12 +45,12 @@ pub fn is_of_names(c: char) -> bool {
 
 /// What is to be protected, in the order of the names, and how the service is to be; or all that is wrong.
 pub fn parse(text: &str) -> Result<Configuration, Vec<Mistake>> {
-    let mut reader = Reader { text, listen: None, mistakes: Vec::new() };
+    let mut reader = Reader { text, listen: None, groups: Vec::new(), mistakes: Vec::new() };
     let entries = reader.document();
     paths::check(&entries, &mut reader.mistakes);
     if reader.mistakes.is_empty() {
         let units = entries.into_iter().map(|entry| entry.unit).collect();
-        return Ok(Configuration { units, listen: reader.listen });
+        return Ok(Configuration { units, groups: reader.groups, listen: reader.listen });
     }
     reader.mistakes.sort();
     reader.mistakes.dedup();
@@ -67,6 +68,7 @@ pub fn mistakes_of(text: &str) -> Vec<Mistake> {
 struct Reader<'i> {
     text: &'i str,
     listen: Option<SocketAddr>,
+    groups: Vec<Group>,
     mistakes: Vec<Mistake>,
 }
 
@@ -82,6 +84,7 @@ impl<'i> Reader<'i> {
         };
         let mut defaults = Vec::new();
         let mut units = Vec::new();
+        let mut groups = Vec::new();
         for (key, value) in document {
             let name = key.get_ref().to_string();
             let line = self.line(key.span().start);
@@ -94,6 +97,10 @@ impl<'i> Reader<'i> {
                     self.service(value, line);
                     continue;
                 }
+                "group" => {
+                    groups = self.named(value, line);
+                    continue;
+                }
                 "volume" => UnitKind::Volume,
                 "tree" => UnitKind::Tree,
                 _ => {
@@ -101,14 +108,14 @@ impl<'i> Reader<'i> {
                     continue;
                 }
             };
-            for (key, value) in self.table(value, line) {
-                let line = self.line(key.span().start);
-                units.push((kind, key.into_inner().to_string(), line, value));
-            }
+            units.extend(
+                self.named(value, line).into_iter().map(|(name, line, value)| (kind, name, line, value)),
+            );
         }
         if units.is_empty() && self.mistakes.is_empty() {
             self.wrong(1, format!("nothing is to be protected: {TABLES}"));
         }
+        let kinds: Vec<_> = units.iter().map(|(kind, name, ..)| (name.clone(), *kind)).collect();
         units.sort_by_key(|(_, _, line, _)| *line);
         let mut entries: Vec<Entry> = Vec::new();
         for (kind, name, line, value) in units {
@@ -121,7 +128,29 @@ impl<'i> Reader<'i> {
             entries.extend(self.entry(kind, name, line, value, &defaults));
         }
         entries.sort_by(|a, b| a.unit.name.cmp(&b.unit.name));
+        groups.sort_by_key(|(_, line, _)| *line);
+        for (name, line, value) in groups {
+            let group = self.group(name, line, value, &kinds);
+            self.groups.extend(group);
+        }
         entries
+    }
+
+    /// The tables `[kind.NAME]`.
+    fn named(&mut self, value: Table<'i>, line: usize) -> Vec<(String, usize, Table<'i>)> {
+        let table = self.table(value, line).into_iter();
+        table.map(|(key, value)| (key.get_ref().to_string(), self.line(key.span().start), value)).collect()
+    }
+
+    fn name(&mut self, name: &str, line: usize) {
+        if name.is_empty() || name.len() > NAME_LEN_MAX || !name.chars().all(is_of_names) {
+            self.wrong(
+                line,
+                format!(
+                    "{name:?} is no name: letters, digits, `-`, `_` and `.`, at most {NAME_LEN_MAX} of them"
+                ),
+            );
+        }
     }
 
     fn service(&mut self, value: Table<'i>, line: usize) {
@@ -151,14 +180,7 @@ impl<'i> Reader<'i> {
         value: Table<'i>,
         defaults: &[Setting],
     ) -> Option<Entry> {
-        if name.is_empty() || name.len() > NAME_LEN_MAX || !name.chars().all(is_of_names) {
-            self.wrong(
-                line,
-                format!(
-                    "{name:?} is no name: letters, digits, `-`, `_` and `.`, at most {NAME_LEN_MAX} of them"
-                ),
-            );
-        }
+        self.name(&name, line);
         let mut settings = self.options(value, line, Some(kind));
         let mut path = |key: &str| {
             let at = settings.iter().position(|setting| setting.key == key);
@@ -394,5 +416,64 @@ target = "/backup/home"
             let found = mistakes(&text);
             assert!(found.iter().any(|(at, what)| *at == line && what.contains(other)), "{line}: {found:?}");
         }
+    }
+
+    const GROUP: &str = r#"
+[volume.log]
+source = "/dev/vg0/log"
+journal = "/backup/log.journal"
+target = "/backup/log.img"
+[group.shop]
+volumes = ["data", "log"]
+mark-every = "5m"
+before-mark = "stop"
+after-mark = "start"
+"#;
+
+    #[test]
+    fn a_group_is_of_volumes_and_has_what_of_protect_is_about_marks() {
+        let groups = parse(&format!("{GOOD}{GROUP}")).unwrap().groups;
+        let [shop] = &groups[..] else { panic!("{groups:?}") };
+        assert_eq!(shop.name, "shop");
+        assert_eq!(shop.volumes, ["data", "log"]);
+        let minutes = |count: u64| std::time::Duration::from_secs(60 * count);
+        assert_eq!((shop.mark_every, shop.freeze_timeout), (Some(minutes(5)), minutes(1) / 6));
+        let hooks = shop.hooks.as_ref().unwrap();
+        assert_eq!((&hooks.before[..], &hooks.after[..], hooks.timeout), ("stop", "start", minutes(1)));
+        // Defaults are of volumes and trees.
+        let plain = GROUP.replace("mark-every = \"5m\"", "");
+        assert_eq!(parse(&format!("{GOOD}{plain}")).unwrap().groups[0].mark_every, Some(minutes(1) / 2));
+    }
+
+    #[test]
+    fn each_mistake_of_a_group_is_told_with_its_line_and_a_hint() {
+        let volumes = "volumes = [\"data\", \"log\"]";
+        let first = GOOD.lines().count();
+        for (was, now, line, hint) in [
+            (volumes, "", 5, "volumes = [\"data\", \"log\"]"),
+            (volumes, "volumes = \"data\"", 6, "names of volumes"),
+            (volumes, "volumes = [\"data\", 1]", 6, "names of volumes"),
+            (volumes, "volumes = [\"data\"]", 6, "two volumes at least"),
+            (volumes, "volumes = [\"data\", \"lgo\"]", 6, "no [volume.lgo]"),
+            (volumes, "volumes = [\"data\", \"home\"]", 6, "home is a tree"),
+            (volumes, "volumes = [\"data\", \"data\"]", 6, "named twice"),
+            ("\"5m\"", "\"5\"", 7, "such as 30s"),
+            ("mark-every", "mark-evry", 7, "mark-every"),
+            ("mark-every = \"5m\"", "capture = \"payload\"", 7, "a group has no `capture`"),
+            ("mark-every = \"5m\"", "source = \"/dev/x\"", 7, "a group has no `source`"),
+            ("after-mark = \"start\"", "", 5, "after-mark"),
+            ("[group.shop]", "[group.\"a/b\"]", 5, "no name"),
+            (
+                "[group.shop]",
+                "[group.other]\nvolumes = [\"log\", \"data\"]\n[group.shop]",
+                8,
+                "in the group other",
+            ),
+        ] {
+            let found = mistakes(&format!("{GOOD}{}", GROUP.replace(was, now)));
+            let is_it = |(at, what): &(usize, String)| *at == first + 1 + line && what.contains(hint);
+            assert!(found.iter().any(is_it), "{hint}: {found:?}");
+        }
+        assert!(mistakes(&format!("{GOOD}[group]\nshop = 1"))[0].1.contains("a table"));
     }
 }

@@ -3,8 +3,8 @@
 use std::error::Error;
 use std::ffi::OsString;
 
-use clap::Args;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, FromArgMatches};
 
 use crate::cli::config::Setting;
 use crate::cli::protect::ProtectArgs;
@@ -67,10 +67,22 @@ pub fn check(setting: &Setting, kind: Option<UnitKind>) -> Result<(), String> {
 
 /// Whether options that are right by themselves go together.
 pub fn check_together(arguments: &[OsString]) -> Result<(), String> {
+    together(arguments).map(drop)
+}
+
+/// What `protect` makes of them.
+pub fn together(arguments: &[OsString]) -> Result<ProtectArgs, String> {
     let command =
         clap::Command::new("afterwrite").subcommand(ProtectArgs::augment_args(clap::Command::new("protect")));
     let arguments = std::iter::once(OsString::from("afterwrite")).chain(arguments.iter().cloned());
-    let Err(error) = command.try_get_matches_from(arguments) else { return Ok(()) };
+    let taken = |matches: clap::ArgMatches| {
+        let matches = matches.subcommand_matches("protect").cloned().unwrap_or_default();
+        ProtectArgs::from_arg_matches(&matches)
+    };
+    let error = match command.try_get_matches_from(arguments).and_then(taken) {
+        Ok(args) => return Ok(args),
+        Err(error) => error,
+    };
     let missing = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::Strings(options)) => options.join(", "),
         _ => String::new(),

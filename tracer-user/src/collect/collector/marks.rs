@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Collector, Stopping, millis};
-use crate::collect::mark::{MarkInProgress, Outcome, Quiet, Situation};
+use crate::collect::mark::{Asked, MarkInProgress, Outcome, Quiet, Situation};
 use crate::collect::{CollectError, Entry, MarkReply, Probes, Source, State};
 use crate::io::clock::realtime;
 use crate::model::{Mark, MarkId, PointClass, Timestamp};
@@ -12,10 +12,10 @@ use crate::model::{Mark, MarkId, PointClass, Timestamp};
 const RETRY_FIRST_MARK: Duration = Duration::from_secs(10);
 
 impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
-    pub(super) fn ask_for_mark(&mut self, label: String, reply: Option<MarkReply>) {
+    pub(super) fn ask_for_mark(&mut self, asked: Asked) {
         if self.scan.is_done() {
-            self.waiting_marks.push_back((label, reply));
-        } else if let Some(reply) = reply {
+            self.waiting_marks.push_back(asked);
+        } else if let Some(reply) = asked.reply {
             let percent = self.scan.done_bytes() * 100 / self.scan.total_bytes().max(1);
             let _ = reply.try_send(Err(format!(
                 "the volume is being copied ({percent} % done): a mark can be made after that, see `afterwrite status`"
@@ -74,7 +74,8 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             Outcome::InProgress => {}
             Outcome::Made { class, time, frozen } => {
                 let Some(mark) = self.mark.take() else { return Ok(()) };
-                if frozen.is_none() && class.restorable() {
+                // What was held until now is of the instant at which that began.
+                if !held && class.restorable() {
                     self.turn_ledger();
                 }
                 if let Some(why) = mark.hook_error() {
@@ -83,16 +84,20 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
                 self.snapshot.last_hook_error = mark.hook_error().map(str::to_owned);
                 self.snapshot.last_frozen_ms = frozen.map(millis);
                 self.snapshot.last_mark_error = None;
-                self.append_mark(mark.label, mark.reply, class, time, frozen.map(millis));
+                let Asked { label, reply, .. } = mark.asked;
+                self.append_mark(label, reply, class, time, frozen.map(millis));
                 self.restorable_made |= class.restorable();
                 self.retry_first_mark(now);
                 self.flush_outbox()?;
             }
             Outcome::Failed(why) => {
                 let Some(mark) = self.mark.take() else { return Ok(()) };
-                log::warn!("{why}");
-                self.snapshot.last_mark_error = Some(why.clone());
-                mark.reply.map(|reply| reply.try_send(Err(why)));
+                // That of a group failed in all its members: who coordinates tells it once.
+                if !mark.is_of_group() {
+                    log::warn!("{why}");
+                    self.snapshot.last_mark_error = Some(why.clone());
+                }
+                mark.asked.reply.map(|reply| reply.try_send(Err(why)));
                 self.retry_first_mark(now);
             }
         }
@@ -108,9 +113,9 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
 
     fn begin_mark(&mut self, now: Instant) -> Result<(), CollectError> {
         let due = self.next_mark_at.is_some_and(|at| now >= at) && self.stopping.is_none();
-        let (label, reply) = match self.waiting_marks.pop_front() {
+        let asked = match self.waiting_marks.pop_front() {
             Some(asked) => asked,
-            None if due => (String::new(), None),
+            None if due => Asked::default(),
             None => return Ok(()),
         };
         self.next_mark_at = self.options.mark_every.map(|every| now + every);
@@ -119,7 +124,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
                 format!("{} bytes of the source can't be read: no mark can be true", self.unreadable.bytes());
             log::warn!("{why}");
             self.snapshot.last_mark_error = Some(why.clone());
-            reply.map(|reply| reply.try_send(Err(why)));
+            asked.reply.map(|reply| reply.try_send(Err(why)));
             self.retry_first_mark(now);
             return Ok(());
         }
@@ -131,7 +136,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             }
         };
         let freeze_timeout = self.options.freeze_timeout;
-        let mark = MarkInProgress::begin(label, reply, mounts, freeze_timeout, self.freezer.as_mut(), now);
+        let mark = MarkInProgress::begin(asked, mounts, freeze_timeout, self.freezer.as_mut(), now);
         self.mark = Some(mark.map_err(CollectError::Freezer)?);
         Ok(())
     }
@@ -165,8 +170,8 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
     }
 
     pub(super) fn refuse_marks(&mut self, why: &str) {
-        let asked = self.mark.take().and_then(|mark| mark.reply);
-        for reply in asked.into_iter().chain(self.waiting_marks.drain(..).filter_map(|(_, reply)| reply)) {
+        let asked = self.mark.take().map(|mark| mark.asked);
+        for reply in asked.into_iter().chain(self.waiting_marks.drain(..)).filter_map(|asked| asked.reply) {
             // Who asked may have gone.
             let _ = reply.try_send(Err(why.to_owned()));
         }
@@ -179,7 +184,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             self.replica = None;
             let label = if self.snapshot.state == State::Baseline { "baseline" } else { "resync" };
             self.snapshot.state = State::Live;
-            self.waiting_marks.push_front((label.into(), None));
+            self.waiting_marks.push_front(Asked { label: label.into(), ..Asked::default() });
         }
         if self.stopping.is_some() {
             self.advance_stop();

@@ -451,7 +451,9 @@ impl Bench {
             Op::Meanwhile { block, completes, in_ring: false } => {
                 self.disk.disk().while_device_is_read.push_back((block, completes));
             }
-            Op::Mark => self.commands.send(Command::Mark { label: "x".into(), reply: None }).unwrap(),
+            Op::Mark => {
+                self.commands.send(Command::Mark { label: "x".into(), reply: None, group: None }).unwrap()
+            }
             Op::Kill => self.kill(),
             Op::Turn => self.turn(),
         }
@@ -495,7 +497,7 @@ proptest! {
             disk.complete(0, true, false);
         }
         bench.turn_until("the end of the scan", |b| b.disk.disk().unscanned.is_empty());
-        bench.commands.send(Command::Mark { label: "last".into(), reply: None }).unwrap();
+        bench.commands.send(Command::Mark { label: "last".into(), reply: None, group: None }).unwrap();
         bench.turn_until("the last mark", |b| b.marks.iter().any(|m| m.label == "last"));
         bench.turn_until("the journal says what the device holds", Bench::is_true);
         prop_assert!(bench.wrong.is_empty(), "{:?}", bench.wrong);

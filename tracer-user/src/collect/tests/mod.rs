@@ -1,5 +1,6 @@
 //! The collector against a simulated disk: every restorable mark has to equal the disk at that very instant.
 
+mod group;
 mod instants;
 
 use std::collections::VecDeque;
@@ -316,7 +317,7 @@ impl Bench {
     }
 
     fn ask(&self, label: &str) {
-        self.commands.send(Command::Mark { label: label.into(), reply: None }).unwrap();
+        self.commands.send(Command::Mark { label: label.into(), reply: None, group: None }).unwrap();
     }
 }
 
@@ -348,7 +349,10 @@ fn an_unreadable_range_forbids_a_restorable_mark_until_it_can_be_read() {
     bench.disk.disk().complete(0, true);
     bench.turn_until("a failed read", |b| b.disk.disk().failed_reads > 0);
     let (reply, answer) = sync_channel(1);
-    bench.commands.send(Command::Mark { label: "while unreadable".into(), reply: Some(reply) }).unwrap();
+    bench
+        .commands
+        .send(Command::Mark { label: "while unreadable".into(), reply: Some(reply), group: None })
+        .unwrap();
     bench.turn();
     let why = answer.try_recv().unwrap().unwrap_err();
     assert!(why.contains("4096 bytes of the source can't be read"), "{why}");

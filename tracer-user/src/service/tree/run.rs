@@ -238,7 +238,10 @@ impl Recorder {
                 marked = Instant::now();
             }
             match self.orders.try_recv() {
-                Ok(Command::Mark { label, reply }) => {
+                Ok(Command::Mark { group: Some(_), reply, .. }) => {
+                    reply.map(|reply| reply.try_send(Err("a tree is in no group".into())));
+                }
+                Ok(Command::Mark { label, reply, group: None }) => {
                     self.mark(collector, &label, reply)?;
                     marked = Instant::now();
                 }

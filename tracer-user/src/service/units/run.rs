@@ -16,6 +16,7 @@ use crate::capture::are_at_work;
 use crate::io::log_line::{Priority, say};
 use crate::service::protocol::{Request, Response, answer, listen};
 use crate::service::run_dir::{self, VolumeLock};
+use crate::service::units::group::{Groups, Marked, Member};
 use crate::service::units::page::{self, Page};
 use crate::service::units::process::{Ended, spawn, watch};
 use crate::service::units::unit::{Order, Supervised, Wanted};
@@ -55,7 +56,9 @@ pub fn run_units(options: UnitsOptions<'_>) -> anyhow::Result<()> {
 
 async fn serve(options: UnitsOptions<'_>, socket: &Path) -> anyhow::Result<()> {
     let UnitsOptions { configuration, reread } = options;
-    let mut service = Service::new(Page::new(configuration.listen));
+    let (done, mut marked) = mpsc::unbounded_channel::<Marked>();
+    let groups = Groups::new(configuration.groups, done, Instant::now());
+    let mut service = Service::new(Page::new(configuration.listen), groups);
     configuration.units.into_iter().for_each(|unit| service.add(unit));
     let listener = listen(socket)?;
     let (ask, mut questions) = mpsc::channel::<(Request, oneshot::Sender<Response>)>(QUESTIONS_MAX);
@@ -75,9 +78,9 @@ async fn serve(options: UnitsOptions<'_>, socket: &Path) -> anyhow::Result<()> {
             }
             Some(_) = clients.join_next() => {}
             Some((request, reply)) = questions.recv() => {
-                // Who asked may have gone.
-                let _ = reply.send(service.respond(request, reread));
+                service.respond(request, reply, reread);
             }
+            Some(marked) = marked.recv() => service.groups.ended(marked),
             Some(ended) = service.processes.join_next() => service.ended(ended),
             _ = ticks.tick() => service.tick(),
             _ = interrupt.recv() => service.stop(),
@@ -113,6 +116,7 @@ async fn through(ask: mpsc::Sender<(Request, oneshot::Sender<Response>)>, reques
 
 struct Service {
     supervised: BTreeMap<String, Supervised>,
+    groups: Groups,
     page: Page,
     processes: JoinSet<Ended>,
     ending: bool,
@@ -123,9 +127,10 @@ struct Service {
 }
 
 impl Service {
-    fn new(page: Page) -> Service {
+    fn new(page: Page, groups: Groups) -> Service {
         Service {
             supervised: BTreeMap::new(),
+            groups,
             page,
             processes: JoinSet::new(),
             ending: false,
@@ -155,6 +160,7 @@ impl Service {
                 }
             }
         }
+        self.groups.tick(now, |volume| self.supervised.get(volume).and_then(member));
         match self.page.start(now) {
             None => {}
             Some(Ok(child)) => drop(self.processes.spawn(watch(page::NAME.into(), child))),
@@ -193,6 +199,7 @@ impl Service {
     fn stop(&mut self) {
         tell_systemd(&[NotifyState::Stopping]);
         let again = std::mem::replace(&mut self.ending, true);
+        self.groups.close();
         if !again {
             say(
                 Priority::Info,
@@ -208,6 +215,7 @@ impl Service {
 
     fn leave(&mut self) {
         self.ending = true;
+        self.groups.close();
         say(
             Priority::Info,
             "ending at once; the probes of volumes go on recording, and the next start goes on",
@@ -219,9 +227,9 @@ impl Service {
         self.supervised.retain(|_, supervised| !supervised.is_over());
     }
 
-    fn respond(&mut self, request: Request, reread: &mut Reread<'_>) -> Response {
+    fn respond(&mut self, request: Request, reply: oneshot::Sender<Response>, reread: &mut Reread<'_>) {
         let now = Instant::now();
-        match request {
+        let response = match request {
             Request::Status => {
                 let all: Vec<_> = self.supervised.values().map(|supervised| supervised.status(now)).collect();
                 Response::of(&all)
@@ -232,8 +240,15 @@ impl Service {
                 Ok(done) => Response::of(&done),
                 Err(why) => Response::Error(why),
             },
-            Request::Mark { .. } => Response::Error("marks are made by the protection of a volume".into()),
-        }
+            Request::Groups => Response::of(&self.groups.status()),
+            // Answered when it is made, or at the next turn, as none is begun when all ends.
+            Request::MarkGroup { group, label } => return self.groups.ask(group, label, reply),
+            Request::Mark { .. } | Request::Join { .. } => {
+                Response::Error("marks are made by the protection of a volume".into())
+            }
+        };
+        // Who asked may have gone.
+        let _ = reply.send(response);
     }
 
     fn want(&mut self, which: &str, wanted: Wanted) -> Response {
@@ -265,7 +280,7 @@ impl Service {
             return Err("the service is ending".into());
         }
         let configuration = reread().map_err(|why| format!("not reloaded, all goes on as before: {why}"))?;
-        let Configuration { units, listen } = configuration;
+        let Configuration { units, groups, listen } = configuration;
         let mut done = Vec::new();
         for (name, supervised) in &mut self.supervised {
             if !units.iter().any(|unit| unit.name == *name) {
@@ -288,6 +303,7 @@ impl Service {
                 }
             }
         }
+        done.extend(self.groups.replace(groups, Instant::now()));
         done.extend(self.page.replace(listen));
         self.supervised.retain(|_, supervised| !supervised.is_over());
         Ok(match done.is_empty() {
@@ -303,6 +319,15 @@ fn is_captured(supervised: &Supervised) -> bool {
     unit.kind == UnitKind::Tree
         || supervised.has_failed()
         || are_at_work(&run_dir::volume_name(&unit.source.to_string_lossy()))
+}
+
+/// As it can take part in a mark of its group now.
+fn member(supervised: &Supervised) -> Option<Member> {
+    supervised.pid()?;
+    let unit = supervised.unit();
+    let name = run_dir::volume_name(&unit.source.to_string_lossy());
+    let socket = run_dir::socket(&run_dir::path(), &name);
+    Some(Member { volume: unit.name.clone(), source: unit.source.clone(), socket })
 }
 
 fn send(supervised: &Supervised, order: Option<Order>) {

@@ -15,6 +15,8 @@ use crate::journal::{JournalOptions, SyncPolicy};
 use crate::model::{MarkId, Point};
 use crate::service::{ProtectEvent, ProtectOptions, Status, TreeOptions, protect};
 
+/// Each has a thread, and 32 MiB of memory while it is written.
+pub(super) const TARGETS_MAX: usize = 8;
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
 /// Of a tree an event is a file's, and a lost one costs a look at all of them.
 const TREE_RING_MIN: u32 = 32 << 20;
@@ -36,8 +38,9 @@ pub struct ProtectArgs {
     journal: PathBuf,
     /// The replica: an image file (made if it does not exist) or a block device, at least as large as DEV; of a directory
     /// one that is empty, or made
-    #[arg(long, value_name = "PATH")]
-    target: PathBuf,
+    /// Given again, the volume has several: each is kept current by itself, whatever becomes of the others
+    #[arg(long = "target", value_name = "PATH", required = true)]
+    targets: Vec<PathBuf>,
     /// How often to make a mark, to which the target is then brought; `never` leaves it to `afterwrite mark`
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_every)]
     mark_every: Every,
@@ -123,6 +126,9 @@ fn parse_ring(text: &str) -> Result<u32, String> {
 }
 
 pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
+    if args.targets.len() > TARGETS_MAX {
+        anyhow::bail!("{} targets; a volume may have {TARGETS_MAX}", args.targets.len());
+    }
     if args.device.is_dir() {
         return protect_tree::run(&tree_options(args)?);
     }
@@ -131,7 +137,7 @@ pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
         hooks: hooks.map(|(before, after)| Hooks { before, after, timeout: args.hook_timeout }),
         source: args.device,
         journal: args.journal,
-        target: args.target,
+        targets: args.targets,
         mark_every: args.mark_every.0,
         freeze_timeout: args.freeze_timeout,
         journal_options: JournalOptions { sync: args.sync, ..JournalOptions::default() },
@@ -153,7 +159,9 @@ pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
     let summary = protect(&options, &mut |event| screen.show(&event))?;
     screen.clear();
     let status = summary.last;
-    say_stopped(&status.source, &status.target, status.replica.mark, status.last_mark.as_ref());
+    for replica in &status.replicas {
+        say_stopped(&status.source, &replica.target, replica.mark, status.last_mark.as_ref());
+    }
     Ok(Outcome::Done)
 }
 
@@ -186,10 +194,17 @@ fn tree_options(args: ProtectArgs) -> anyhow::Result<TreeOptions> {
             args.device.display()
         );
     }
+    let [target] = <[PathBuf; 1]>::try_from(args.targets).map_err(|targets| {
+        anyhow::anyhow!(
+            "{} is a directory, and a tree has one target, not {}: protect it again with another --journal, or copy the target",
+            args.device.display(),
+            targets.len()
+        )
+    })?;
     Ok(TreeOptions {
         source: args.device,
         journal: args.journal,
-        target: args.target,
+        target,
         mark_every: args.mark_every.0,
         freeze_timeout: args.freeze_timeout,
         journal_options: JournalOptions { sync: args.sync, ..JournalOptions::default() },
@@ -269,15 +284,14 @@ impl Screen {
     /// What fails on the backup's side and will be tried again, said when it changes.
     fn failures(&mut self, status: &Status) {
         let paused = status.paused.as_ref().map(|why| format!("paused, tried again every 2 s: {why}"));
-        let target = status
-            .replica
-            .error
-            .as_ref()
-            .map(|why| format!("the target fails, tried again every 2 s: {why}"));
-        let failing: Vec<String> = paused.into_iter().chain(target).collect();
+        let targets = status.replicas.iter().filter_map(|replica| {
+            let why = replica.error.as_ref()?;
+            Some(format!("the target {} fails, tried again every 2 s: {why}", replica.target))
+        });
+        let failing: Vec<String> = paused.into_iter().chain(targets).collect();
         if failing != self.failing {
             match failing.is_empty() {
-                true => self.say("journal and target can be written again"),
+                true => self.say("journal and targets can be written again"),
                 false => failing.iter().for_each(|line| self.say(line)),
             }
             self.failing = failing;

@@ -57,12 +57,15 @@ pub(super) fn rate(read: &Reading) -> String {
 }
 
 pub(super) fn lag(read: &Reading) -> String {
-    match read.replica.age_ms {
-        _ if read.replica.error.is_some() => "target fails".into(),
+    let (count, failing) = (read.replicas.len(), read.replicas.iter().filter(|r| r.error.is_some()).count());
+    let lag = match read.replica.age_ms {
+        _ if failing > 0 && count > 1 => return format!("{failing} of {count} targets fail"),
+        _ if failing > 0 => "target fails".into(),
         None => "not at a mark".into(),
         Some(ms) if read.is_tree() => age(ms / 1000),
         Some(ms) => format!("{}, {}", age(ms / 1000), size(read.replica.lag_bytes)),
-    }
+    };
+    if count > 1 { format!("{lag}, {count} targets") } else { lag }
 }
 
 pub(super) fn last_mark(read: &Reading, now: Timestamp) -> String {

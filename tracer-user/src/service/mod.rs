@@ -1,5 +1,6 @@
 //! A running protection: what `protect` is made of, and how `mark` and `status` speak to it.
 
+mod applier;
 mod call_share;
 mod control;
 mod device_source;
@@ -34,7 +35,7 @@ pub use prepare::PrepareError;
 pub use privileges::{PrivilegesError, give_up_privileges};
 pub use progress::{ReplicaStatus, Status};
 pub use protect::{ProtectError, ProtectEvent, ProtectOptions, ProtectSummary, protect};
-pub use reading::{Problem, Reading, Standing};
+pub use reading::{Problem, Reading, ReplicaRead, Standing};
 pub use recorded::{DetachError, Recorded, detach, recorded};
 pub use run_dir::{path as run_dir, volume_name};
 pub use survey::{Seen, survey, survey_now};

@@ -1,6 +1,7 @@
 //! One volume with several targets: each is kept current, fails, heals, comes and goes by itself.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use afterwrite_tests::*;
 use anyhow::{Context, Result, ensure};
@@ -279,4 +280,42 @@ fn the_service_protects_to_several_targets() -> Result<()> {
     service.stop()?;
     assert_identical(disk.path(), &service.path("data.replica"))?;
     assert_identical(disk.path(), &second)
+}
+
+/// Of all that was copied so far the time tells how much it may be, at any look; how long it took at least is no matter of the machine.
+#[test]
+fn limits_are_kept() -> Result<()> {
+    const RATE: u64 = 8 * MIB;
+    let mut random = Random::new(seed());
+    let disk = Loop::new(SIZE)?;
+    fill_random(disk.path(), SIZE, &mut random)?;
+    let protection = Protection::new(disk.path())?.arg("--mark-every=never");
+    let protection = protection.arg("--limit-baseline=8MiB").arg("--limit-apply=8MiB");
+    let begun = Instant::now();
+    let mut protect = protection.spawn()?;
+    // Two steps of either are done before they have to wait.
+    let kept = |status: &Value| {
+        let most = begun.elapsed().as_secs_f64() * RATE as f64 * 1.25;
+        let done = |path: &str, step: u64| {
+            status.pointer(path).and_then(Value::as_u64).unwrap_or(0).saturating_sub(2 * step)
+        };
+        ensure!(done("/scan_done_bytes", 4 * MIB) as f64 <= most, "copied too fast: {status}");
+        ensure!(done("/replicas/0/written_bytes", 32 * MIB) as f64 <= most, "applied too fast: {status}");
+        Ok(())
+    };
+    let mut last = Ok(());
+    protect.wait_for("has copied and applied", |status| {
+        last = kept(&status[0]);
+        last.is_err() || status[0]["replica"]["consistent"] == true
+    })?;
+    last?;
+    ensure!(begun.elapsed().as_secs() >= SIZE / RATE / 2, "{:?}", begun.elapsed());
+    // What is applied alone, the source having been read long before.
+    fill_random(disk.path(), SIZE, &mut random)?;
+    let begun = Instant::now();
+    let id = mark(&protect, "all of it")?;
+    protect.wait_for("has applied it", |status| is_at(&status[0]["replicas"][0], id))?;
+    ensure!(begun.elapsed().as_secs() >= SIZE / RATE / 2, "applied too fast: {:?}", begun.elapsed());
+    protect.stop()?;
+    assert_identical(disk.path(), protection.target())
 }

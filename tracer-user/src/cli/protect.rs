@@ -1,4 +1,5 @@
 use std::io::IsTerminal;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use crate::cli::{Outcome, Whether, protect_tree, say, size};
 use crate::collect::{Hooks, State};
 use crate::journal::{JournalOptions, SyncPolicy};
 use crate::model::{MarkId, Point};
-use crate::service::{ProtectEvent, ProtectOptions, Status, TreeOptions, protect};
+use crate::service::{Limits, ProtectEvent, ProtectOptions, Status, TreeOptions, protect};
 
 /// Each has a thread, and 32 MiB of memory while it is written.
 pub(super) const TARGETS_MAX: usize = 8;
@@ -81,6 +82,15 @@ pub struct ProtectArgs {
     /// Only for a disk that nothing but this system writes to, not while it shuts down either
     #[arg(long)]
     trust_reboot: bool,
+    /// Read no more of DEV a second, such as 50MiB, for the first copy and for the comparison after a restart
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    limit_baseline: Option<NonZeroU64>,
+    /// Apply no more to a target a second; not at a stop, which would take long
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    limit_apply: Option<NonZeroU64>,
+    /// Pause copying and applying while others read or write DEV: on (they go on at a part of their speed), off
+    #[arg(long = "yield", value_name = "WHETHER", default_value = "on")]
+    yields: Whether,
     /// Overwrite a target that is not empty
     #[arg(long)]
     force: bool,
@@ -125,6 +135,11 @@ fn parse_ring(text: &str) -> Result<u32, String> {
     }
 }
 
+fn parse_rate(text: &str) -> Result<NonZeroU64, String> {
+    let rate: Option<ByteSize> = text.strip_suffix("/s").unwrap_or(text).parse().ok();
+    rate.and_then(|rate| NonZeroU64::new(rate.as_u64())).ok_or("bytes a second, such as 50MiB or 500k".into())
+}
+
 pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
     if args.targets.len() > TARGETS_MAX {
         anyhow::bail!("{} targets; a volume may have {TARGETS_MAX}", args.targets.len());
@@ -152,6 +167,11 @@ pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
             ends: false,
         }),
         force: args.force,
+        limits: Limits {
+            baseline: args.limit_baseline,
+            apply: args.limit_apply,
+            yields: args.yields == Whether::On,
+        },
         trust_reboot: args.trust_reboot,
         retention: args.retention.are_given().then(|| args.retention.options(true)),
     };
@@ -187,10 +207,12 @@ fn tree_options(args: ProtectArgs) -> anyhow::Result<TreeOptions> {
         || args.capture != Mode::Extents
         || args.before_mark.is_some()
         || args.trust_reboot
+        || args.limit_baseline.is_some()
+        || args.limit_apply.is_some()
     {
         anyhow::bail!(
             "{} is a directory, and of a tree all history is kept, and its changes are captured by the probes of files; \
-             leave retention, hooks, --capture, --ring, --rung and --trust-reboot away (--origin-rung and --origin-ring are for those)",
+             leave retention, hooks, limits, --capture, --ring, --rung and --trust-reboot away (--origin-rung and --origin-ring are for those)",
             args.device.display()
         );
     }

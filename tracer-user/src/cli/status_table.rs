@@ -140,6 +140,17 @@ mod tests {
     use crate::service::samples;
 
     #[test]
+    fn of_several_targets_it_is_told_how_many_and_which_fails() {
+        let mut seen = samples::of_two_targets();
+        let lines = table(std::slice::from_ref(&seen), samples::now());
+        assert!(lines[1].contains("1 of 2 targets fail"), "{lines:?}");
+        assert!(lines[2].contains("the target /mnt/usb/1.img fails"), "{lines:?}");
+        let read = seen.status.as_mut().unwrap();
+        read.replicas[1].error = None;
+        assert_eq!(lag(read), "12 s, 64.0 KiB, 2 targets");
+    }
+
+    #[test]
     fn volumes_are_rows_and_what_is_wrong_is_below() {
         let lines = table(&samples::seen(16), samples::now());
         assert_eq!(lines[0].split_whitespace().next(), Some("VOLUME"));

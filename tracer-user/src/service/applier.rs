@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use crate::apply::{ApplyError, Replica, ReplicaFiles};
+use crate::apply::{ApplyError, ApplyProgress, Replica, ReplicaFiles};
 use crate::io::priority::{Work, claim};
+use crate::io::{BlockDevice, Pace};
 use crate::journal::Journal;
 use crate::model::{Lsn, Point, VolumeInfo};
 use crate::service::prepare::Target;
@@ -29,27 +30,28 @@ pub struct Applier {
     files: ReplicaFiles,
     /// `None` while it can't be used.
     replica: Option<Replica>,
-    info: VolumeInfo,
-    journal: Arc<Journal>,
-    progress: Arc<SharedProgress>,
+    pace: Pace,
+    shared: Shared,
+}
+
+/// What all appliers of a volume have in common.
+#[derive(Clone)]
+pub struct Shared {
+    pub source: BlockDevice,
+    pub info: VolumeInfo,
+    pub journal: Arc<Journal>,
+    pub progress: Arc<SharedProgress>,
 }
 
 impl Applier {
     /// Of the target that is the `index`th; one that can't be used is tried again.
-    pub fn new(
-        index: usize,
-        target: Target,
-        info: &VolumeInfo,
-        journal: &Arc<Journal>,
-        progress: &Arc<SharedProgress>,
-    ) -> Applier {
+    pub fn new(index: usize, target: Target, pace: Pace, shared: &Shared) -> Applier {
         let Target { path, files, replica } = target;
-        let (info, journal, progress) = (info.clone(), journal.clone(), progress.clone());
         let (replica, error) = match replica {
             Ok(replica) => (Some(replica), None),
             Err(error) => (None, Some(error)),
         };
-        let applier = Applier { index, path, files, replica, info, journal, progress };
+        let applier = Applier { index, path, files, replica, pace, shared: shared.clone() };
         if let Some(error) = error {
             applier.failed(&error.into());
         }
@@ -68,7 +70,7 @@ impl Applier {
         let mut looked = Instant::now();
         loop {
             let (goal, mark, ended, rests) = {
-                let p = self.progress.wait(TICK);
+                let p = self.shared.progress.wait(TICK);
                 if p.failure.is_some() {
                     return;
                 }
@@ -82,7 +84,7 @@ impl Applier {
                 continue;
             }
             let result = match &mut self.replica {
-                Some(replica) if !replica.is_at(goal) => self.advance(goal, mark.as_ref()),
+                Some(replica) if !replica.is_at(goal) => self.advance(goal, mark.as_ref(), true),
                 Some(replica) if ended => return replica.finish_hashes(),
                 Some(replica) if looked.elapsed() >= LOOK => {
                     looked = Instant::now();
@@ -104,16 +106,32 @@ impl Applier {
                         // Nobody waits for it to heal.
                         return;
                     }
-                    self.progress.wait_for_end(RETRY);
+                    self.shared.progress.wait_for_end(RETRY);
                 }
             }
         }
     }
 
-    /// One step, also before the capture starts. Somebody may have rewound the replica, to wherever.
-    fn advance(&mut self, goal: Lsn, mark: Option<&Point>) -> anyhow::Result<()> {
-        let Some(replica) = &mut self.replica else { return Ok(()) };
-        let stats = replica.go_to(&self.journal, goal, mark, &mut |_| {}).with_context(|| {
+    /// One step, also before the capture starts. Somebody may have rewound the replica, to wherever. Paced, unless somebody waits for
+    /// it.
+    fn advance(&mut self, goal: Lsn, mark: Option<&Point>, paced: bool) -> anyhow::Result<()> {
+        let Applier {
+            replica: Some(replica), pace, shared: Shared { source, journal, progress, .. }, ..
+        } = self
+        else {
+            return Ok(());
+        };
+        let (mut done, mut begun) = (0, Instant::now());
+        let mut applied = |at: ApplyProgress| {
+            if !paced {
+                return;
+            }
+            pace.did(at.data_bytes - done, begun, Instant::now(), source.is_busy());
+            // At the end nobody is kept waiting.
+            progress.wait_for_end(pace.wait(Instant::now()));
+            (done, begun) = (at.data_bytes, Instant::now());
+        };
+        let stats = replica.go_to(journal, goal, mark, &mut applied).with_context(|| {
             format!("the replica could not be brought to record {goal}; start again to resume")
         })?;
         let checkpoint = replica.checkpoint().clone();
@@ -127,7 +145,7 @@ impl Applier {
     }
 
     fn open(&mut self) -> Result<(), ApplyError> {
-        let (replica, _) = Replica::open(&self.files, &self.path, &self.info, false)?;
+        let (replica, _) = Replica::open(&self.files, &self.path, &self.shared.info, false)?;
         self.replica = Some(replica);
         Ok(())
     }
@@ -135,7 +153,7 @@ impl Applier {
     /// Tells of it, once.
     fn failed(&self, error: &anyhow::Error) {
         let text = format!("{error:#}");
-        let known = self.progress.get().targets[self.index].error.as_ref() == Some(&text);
+        let known = self.shared.progress.get().targets[self.index].error.as_ref() == Some(&text);
         if !known {
             log::warn!("the target {} fails, the journal goes on without it: {text}", self.path.display());
         }
@@ -146,7 +164,7 @@ impl Applier {
     }
 
     fn update(&self, change: impl FnOnce(&mut TargetProgress)) {
-        self.progress.update(|progress| change(&mut progress.targets[self.index]));
+        self.shared.progress.update(|progress| change(&mut progress.targets[self.index]));
     }
 }
 
@@ -165,7 +183,7 @@ pub fn bring_one(appliers: &mut [Applier], goal: Lsn, mark: Option<&Point>) -> a
     let mut last = Ok(());
     for (.., at) in order.into_iter().rev() {
         let applier = &mut appliers[at];
-        match applier.advance(goal, mark) {
+        match applier.advance(goal, mark, false) {
             Ok(()) => return Ok(()),
             Err(error) => {
                 applier.replica = None;

@@ -39,6 +39,10 @@ impl Source for DeviceSource {
         Some(writes > 0 || self.device.is_suspended())
     }
 
+    fn is_busy(&self) -> bool {
+        self.device.is_busy()
+    }
+
     fn completions_name_ranges(&self) -> bool {
         self.device.request_based
     }

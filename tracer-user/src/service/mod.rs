@@ -6,6 +6,7 @@ mod control;
 mod device_source;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod limits;
 mod memory;
 mod origin;
 mod pipeline;
@@ -30,6 +31,7 @@ mod unwatched;
 
 pub use control::{Client, ControlError};
 pub use device_source::volume_extent;
+pub use limits::Limits;
 pub use origin::OriginStatus;
 pub use prepare::PrepareError;
 pub use privileges::{PrivilegesError, give_up_privileges};

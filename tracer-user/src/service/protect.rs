@@ -13,12 +13,13 @@ use crate::io::BlockDevice;
 use crate::io::clock::realtime;
 use crate::journal::{JournalOptions, PruneOptions};
 use crate::model::{ByteRangeSet, Point};
-use crate::service::applier::{Applier, bring_one};
+use crate::service::applier::{Applier, Shared, bring_one};
 use crate::service::control::{self, Served, Shown};
 use crate::service::device_source::volume_extent;
+use crate::service::limits::Limits;
 use crate::service::memory::limit_allocator;
 use crate::service::origin::{OriginStatus, OriginThread, Watched};
-use crate::service::prepare::{PrepareError, Prepared, Target, prepare};
+use crate::service::prepare::{PrepareError, Prepared, prepare};
 use crate::service::progress::{
     Progress, ReplicaStatus, SharedProgress, Status, TargetProgress, furthest_behind,
 };
@@ -41,6 +42,7 @@ pub struct ProtectOptions {
     pub freeze_timeout: Duration,
     /// Run around each mark.
     pub hooks: Option<Hooks>,
+    pub limits: Limits,
     pub journal_options: JournalOptions,
     pub capture: CaptureOptions,
     /// Overwrite a target that is not empty.
@@ -184,9 +186,16 @@ impl Running {
         }));
         let named: Vec<_> =
             targets.iter().map(|target| (target.path.clone(), target.files.clone())).collect();
-        let applier =
-            |(index, target): (usize, Target)| Applier::new(index, target, &info, &journal, &progress);
-        let mut appliers: Vec<Applier> = targets.into_iter().enumerate().map(applier).collect();
+        let shared = Shared {
+            source: device.clone(),
+            info: info.clone(),
+            journal: journal.clone(),
+            progress: progress.clone(),
+        };
+        let of_targets = targets.into_iter().enumerate();
+        let mut appliers: Vec<Applier> = of_targets
+            .map(|(index, target)| Applier::new(index, target, options.limits.of_target(), &shared))
+            .collect();
         let goal = restorable.as_ref().map_or(writer.durable(), |mark| mark.lsn);
         // What is to be compared with a replica needs one at the mark; else they come there by and by.
         if resumed && !appliers.iter().all(|applier| applier.is_at(goal)) {
@@ -251,6 +260,7 @@ impl Running {
             mark_every: options.mark_every,
             freeze_timeout: options.freeze_timeout,
             hooks: options.hooks.clone(),
+            limits: options.limits,
             status: collector_status.clone(),
             progress: progress.clone(),
         };

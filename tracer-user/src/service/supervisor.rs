@@ -18,6 +18,7 @@ use crate::io::{BlockDevice, IoCounts, Space};
 use crate::journal::{Journal, JournalError, JournalOptions, Writer};
 use crate::model::{ByteRangeSet, Lsn, Point, VolumeInfo};
 use crate::service::device_source::{DeviceSource, ReplicaFile};
+use crate::service::limits::Limits;
 use crate::service::origin::OriginThread;
 use crate::service::pipeline::run_journal;
 use crate::service::prepare::same_as_replica;
@@ -44,6 +45,7 @@ pub struct Supervisor {
     pub mark_every: Option<Duration>,
     pub freeze_timeout: Duration,
     pub hooks: Option<Hooks>,
+    pub limits: Limits,
     pub status: Arc<Mutex<CollectorStatus>>,
     pub progress: Arc<SharedProgress>,
 }
@@ -111,6 +113,7 @@ impl Supervisor {
                 mark_every: self.mark_every,
                 freeze_timeout: self.freeze_timeout,
                 next_mark: writer.next_mark(),
+                scan_pace: self.limits.of_scan(),
             },
         };
         let collector = Collector::new(parts, begin)?;

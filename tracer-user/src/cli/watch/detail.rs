@@ -179,3 +179,18 @@ fn marks(marks: Option<&Marks>, now: Timestamp, one_a_line: bool) -> Vec<Line<'s
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::samples;
+
+    #[test]
+    fn each_of_several_targets_has_a_line() {
+        let text = |read: &Reading| targets(read).iter().map(Line::to_string).collect::<Vec<_>>();
+        let two = samples::of_two_targets();
+        let expected = ["targets", "  /backup/1.img: 12 s, 64.0 KiB", "  /mnt/usb/1.img: fails"];
+        assert_eq!(text(two.status.as_ref().unwrap()), expected);
+        assert!(text(&samples::reading(1).with_replicas()).is_empty());
+    }
+}

@@ -14,7 +14,7 @@ use anyhow::Result;
 const WAYS: [(&str, &[&str]); 3] = [
     ("--yield off", &["--yield=off"]),
     ("--yield on", &[]),
-    ("--limit-baseline 20MiB", &["--limit-baseline=20MiB"]),
+    ("--limit-baseline 100MiB", &["--limit-baseline=100MiB"]),
 ];
 
 /// Of one way, a round after the other.

@@ -119,27 +119,20 @@ fn number_of(stem: &str) -> Option<u32> {
 }
 
 type Known = (u32, Result<Option<Checkpoint>, CheckpointError>);
+type Fits = fn(&Known, &FoundTarget) -> bool;
 
 /// For each target the number of its files, and whether there were some. Pure.
 ///
 /// What lies at a path may be another target than before, so the target itself counts first. What a damaged checkpoint spoke of
-/// nobody knows: it is taken for that of a target that has none. No number is given twice, nor one whose target is not named
+/// nobody knows: it is taken for that of a target that has none, unless there are more of these, as one of them may be new and hold
+/// what is not to be overwritten. No number is given twice, nor one whose target is not named
 /// this time: that may come back.
 fn choose(known: &[Known], targets: &[FoundTarget]) -> Vec<(u32, bool)> {
     let mut chosen: Vec<Option<(u32, bool)>> = vec![None; targets.len()];
-    let readable = |known: &Known| known.1.as_ref().ok().cloned().flatten();
-    let passes: [&dyn Fn(&Known, &FoundTarget) -> bool; 3] = [
-        &|known, target| {
-            readable(known)
-                .is_some_and(|checkpoint| target.identity.as_ref() == Some(&checkpoint.target_identity))
-        },
-        &|known, target| {
-            readable(known)
-                .is_some_and(|checkpoint| checkpoint.target_path == target.path.display().to_string())
-        },
-        &|known, _| known.1.is_err(),
-    ];
-    for fits in passes {
+    let mut take = |fits: Fits, targets_max: usize| {
+        if chosen.iter().filter(|chosen| chosen.is_none()).count() > targets_max {
+            return;
+        }
         for (at, target) in targets.iter().enumerate() {
             let is_free = |number| chosen.iter().flatten().all(|(taken, _)| *taken != number);
             let found = known.iter().find(|known| is_free(known.0) && fits(known, target));
@@ -147,7 +140,18 @@ fn choose(known: &[Known], targets: &[FoundTarget]) -> Vec<(u32, bool)> {
                 chosen[at] = Some((*number, true));
             }
         }
-    }
+    };
+    take(
+        |known, target| {
+            readable(known).is_some_and(|of| target.identity.as_ref() == Some(&of.target_identity))
+        },
+        usize::MAX,
+    );
+    take(
+        |known, target| readable(known).is_some_and(|of| of.target_path == target.path.display().to_string()),
+        usize::MAX,
+    );
+    take(|known, _| known.1.is_err(), known.iter().filter(|known| known.1.is_err()).count());
     let mut free = (1..).filter(|number| known.iter().all(|(known, _)| known != number));
     chosen
         .into_iter()
@@ -157,10 +161,16 @@ fn choose(known: &[Known], targets: &[FoundTarget]) -> Vec<(u32, bool)> {
         .collect()
 }
 
+fn readable(known: &Known) -> Option<&Checkpoint> {
+    known.1.as_ref().ok()?.as_ref()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::VolumeId;
+
+    type Case = (Vec<Known>, Vec<FoundTarget>, Vec<(u32, bool)>);
 
     fn known(number: u32, path: &str, identity: &str) -> Known {
         (number, Ok(Some(Checkpoint::fresh(VolumeId([1; 16]), Path::new(path), identity))))
@@ -178,7 +188,7 @@ mod tests {
     fn each_target_has_its_own_files_whatever_its_place_and_its_path() {
         let (a, b, new) = (target("/a", Some("A")), target("/b", Some("B")), target("/c", Some("C")));
         let both = || [known(1, "/a", "A"), known(2, "/b", "B")];
-        let cases: [(Vec<Known>, Vec<FoundTarget>, Vec<(u32, bool)>); 10] = [
+        let cases: [Case; 11] = [
             (vec![], vec![a.clone(), b.clone()], vec![(1, false), (2, false)]),
             (both().into(), vec![b.clone(), a.clone()], vec![(2, true), (1, true)]),
             (both().into(), vec![b.clone()], vec![(2, true)]),
@@ -195,7 +205,8 @@ mod tests {
             // Away, or another one at its path.
             (both().into(), vec![target("/a", None), b.clone()], vec![(1, true), (2, true)]),
             (both().into(), vec![target("/a", Some("C")), b.clone()], vec![(1, true), (2, true)]),
-            (vec![damaged(1), known(2, "/b", "B")], vec![b, new, a], vec![(2, true), (1, true), (3, false)]),
+            (vec![damaged(1), known(2, "/b", "B")], vec![b.clone(), a.clone()], vec![(2, true), (1, true)]),
+            (vec![damaged(1), known(2, "/b", "B")], vec![b, new, a], vec![(2, true), (3, false), (4, false)]),
         ];
         for (known, targets, expected) in cases {
             assert_eq!(choose(&known, &targets), expected, "{known:?} {targets:?}");

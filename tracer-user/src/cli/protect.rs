@@ -313,7 +313,7 @@ impl Screen {
         let failing: Vec<String> = paused.into_iter().chain(targets).collect();
         if failing != self.failing {
             match failing.is_empty() {
-                true => self.say("journal and targets can be written again"),
+                true => self.say("journal and target can be written again"),
                 false => failing.iter().for_each(|line| self.say(line)),
             }
             self.failing = failing;

@@ -139,7 +139,8 @@ impl Supervisor {
 
     /// One to compare with. Without any, all is copied.
     fn replica(&self, writer: &Writer) -> Option<ReplicaFile> {
-        let there = self.progress.get().targets_at(self.goal(writer));
+        let goal = self.goal(writer);
+        let there = self.progress.get().targets_at(goal);
         there.into_iter().find_map(|at| {
             let (path, files) = &self.targets[at];
             let failed = |error: &std::io::Error| {

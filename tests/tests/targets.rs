@@ -92,7 +92,7 @@ fn two_targets_are_the_source_and_each_is_verified_and_rewound_by_itself() -> Re
     )?;
     let to = format!("mark:{earlier}");
     run(afterwrite().arg("rewind").arg(&two.second).arg("--journal").arg(journal).args(["--to", &to]))?;
-    assert_identical(&as_of_then, &two.second)?;
+    run(afterwrite().arg("verify").arg(&as_of_then).arg(&two.second))?;
     assert_identical(disk.path(), two.protection.target())?;
     says(
         &finish(
@@ -264,7 +264,7 @@ fn the_service_protects_to_several_targets() -> Result<()> {
     ensure!(table.contains(&one), "{table}");
     let several =
         format!("target = [\"{}\", \"{}\"]", service.path("data.replica").display(), second.display());
-    service.configure(&[table.clone()])?;
+    service.configure(std::slice::from_ref(&table))?;
     service.start()?;
     service.wait_live(&[disk.path()])?;
     fill_random(disk.path(), SIZE / 2, &mut random)?;

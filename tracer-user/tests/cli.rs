@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use afterwrite::apply::Replica;
+use afterwrite::apply::{Replica, ReplicaFiles};
 use afterwrite::journal::{Journal, JournalOptions, SyncPolicy, Writer};
 use afterwrite::model::{ByteRange, Mark, PointClass, RecordBody, Timestamp, VolumeId, VolumeInfo};
 use serde_json::Value;
@@ -101,7 +101,8 @@ impl Bench {
     fn protect(&self) {
         let journal = Journal::open(&self.journal()).unwrap();
         let target = self.path("target.img");
-        let (mut replica, _) = Replica::open(&self.journal(), &target, journal.info(), false).unwrap();
+        let (mut replica, _) =
+            Replica::open(&ReplicaFiles::first(&self.journal()), &target, journal.info(), false).unwrap();
         let mark = &journal.points().unwrap()[1];
         replica.advance(&journal, mark.lsn, Some(mark)).unwrap();
     }

@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use afterwrite::apply::{Replica, ReplicaState};
+use afterwrite::apply::{Replica, ReplicaFiles, ReplicaState};
 use afterwrite::journal::{Journal, JournalOptions, Writer};
 use afterwrite::model::{ByteRange, Mark, MarkId, PointClass, RecordBody, Timestamp, VolumeId, VolumeInfo};
 use afterwrite::restore::{ReplayOptions, replay, verify};
@@ -187,14 +187,16 @@ fn a_replica_on_a_device_is_found_again_when_its_number_changes() {
     let journal = Journal::open(&dir.path().join("journal")).unwrap();
     let point = journal.points().unwrap().pop().unwrap();
     let (mut replica, state) =
-        Replica::open(&dir.path().join("journal"), &device.device, &info, false).unwrap();
+        Replica::open(&ReplicaFiles::first(&dir.path().join("journal")), &device.device, &info, false)
+            .unwrap();
     assert_eq!(state, ReplicaState::Fresh);
     replica.advance(&journal, point.lsn, Some(&point)).unwrap();
     drop(replica);
     // The same disk under another number: a second loop device over the same file.
     let again = run("losetup", &["--find", "--show", device.image.to_str().unwrap()]);
     let again = PathBuf::from(again.trim());
-    let opened = Replica::open(&dir.path().join("journal"), &again, &info, false).map(|opened| opened.1);
+    let opened = Replica::open(&ReplicaFiles::first(&dir.path().join("journal")), &again, &info, false)
+        .map(|opened| opened.1);
     run("losetup", &["--detach", again.to_str().unwrap()]);
     assert!(matches!(opened, Ok(ReplicaState::At(at)) if at.mark == Some(point.id)));
 }

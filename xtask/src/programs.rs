@@ -53,6 +53,18 @@ pub enum Bench {
         /// Only these volumes: zram, loop-memory, loop-disk
         volumes: Vec<String>,
     },
+    /// What a writer gets done while the volume is copied for the first time, with and without pauses and with a limit
+    FirstCopy {
+        /// How often each is measured, in turns
+        #[arg(long, default_value_t = 3)]
+        rounds: u64,
+        /// How long the writer writes each time
+        #[arg(long, default_value_t = 4)]
+        seconds: u64,
+        /// How large the volume is; twice that is needed in memory, or in AFTERWRITE_TMP
+        #[arg(long, default_value_t = 768)]
+        volume_mib: u64,
+    },
     /// What seeing changes of files costs who makes them, beside inotifywait and lsyncd, on tmpfs and ext4
     Vfs {
         /// How often each is measured, in turns
@@ -134,6 +146,14 @@ pub fn bench(bench: &Bench) -> Result<()> {
                 ("AFTERWRITE_VOLUMES", volumes.join(" ")),
             ];
             become_program("capture", &settings)
+        }
+        Bench::FirstCopy { rounds, seconds, volume_mib } => {
+            let settings = [
+                ("AFTERWRITE_ROUNDS", rounds.to_string()),
+                ("AFTERWRITE_SECONDS", seconds.to_string()),
+                ("AFTERWRITE_VOLUME_MIB", volume_mib.to_string()),
+            ];
+            become_program("first_copy", &settings)
         }
         Bench::Vfs { rounds, seconds } => {
             setup::setup_followers()?;

@@ -3,11 +3,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::apply::ReplicaFiles;
 use crate::apply::hash_list::HashListId;
 use crate::io::store::{DirStore, Store};
 use crate::model::{Lsn, MarkId, VolumeId};
 
-/// What is known for sure of a replica: the file `replica.checkpoint` in its journal's directory.
+/// What is known for sure of a replica: the file `replica.checkpoint` in its journal's directory (`ReplicaFiles` has its name).
 ///
 /// A TOML file for people, whose last line `blake3 = "…"` is the hash of every byte before that line. It is replaced as
 /// a whole (written beside, synced, renamed, directory synced), so it is the old one or the new one, never a mixture.
@@ -57,8 +58,6 @@ pub enum CheckpointError {
 const VERSION: u32 = 2;
 /// Version 1 named no hash list.
 const VERSION_MIN: u32 = 1;
-const FILE_NAME: &str = "replica.checkpoint";
-const NEW_NAME: &str = "replica.checkpoint.new";
 const HASH_KEY: &str = "blake3 = \"";
 /// Many times what a checkpoint needs; a longer file is none.
 const FILE_BYTES_MAX: usize = 64 << 10;
@@ -84,22 +83,17 @@ impl Checkpoint {
         self.applying.map_or(self.applied, |applying| applying.max(self.applied))
     }
 
-    /// Where the checkpoint of the journal in `dir` is.
-    pub fn path(dir: &Path) -> PathBuf {
-        dir.join(FILE_NAME)
+    /// Reads a replica's checkpoint; `None` when there is none. Writes nothing.
+    pub fn read(files: &ReplicaFiles) -> Result<Option<Checkpoint>, CheckpointError> {
+        Checkpoint::read_in(&DirStore::open(files.dir()), &files.checkpoint_name())
     }
 
-    /// Reads the checkpoint of the journal in `dir`; `None` when there is none. Writes nothing.
-    pub fn read(dir: &Path) -> Result<Option<Checkpoint>, CheckpointError> {
-        Checkpoint::read_in(&DirStore::open(dir))
-    }
-
-    fn read_in<S: Store>(store: &S) -> Result<Option<Checkpoint>, CheckpointError> {
-        let path = Checkpoint::path(store.dir());
+    fn read_in<S: Store>(store: &S, name: &str) -> Result<Option<Checkpoint>, CheckpointError> {
+        let path = store.dir().join(name);
         let io_error = |source| CheckpointError::Io { what: "read", path: path.clone(), source };
         // In one go: the file is replaced while others read it.
         let mut bytes = vec![0; FILE_BYTES_MAX + 1];
-        let count = match store.read_at(FILE_NAME, 0, &mut bytes) {
+        let count = match store.read_at(name, 0, &mut bytes) {
             Ok(count) if count > FILE_BYTES_MAX => {
                 let what = format!("it is longer than {FILE_BYTES_MAX} bytes");
                 return Err(CheckpointError::Damaged { path, what });
@@ -115,30 +109,30 @@ impl Checkpoint {
         }
     }
 
-    /// Replaces the checkpoint of the journal in `dir`; durable when it returns. After an error it is the old one or
-    /// this one.
-    pub fn write(&self, dir: &Path) -> Result<(), CheckpointError> {
-        self.write_in(&mut DirStore::open(dir))
+    /// Replaces a replica's checkpoint; durable when it returns. After an error it is the old one or this one.
+    pub fn write(&self, files: &ReplicaFiles) -> Result<(), CheckpointError> {
+        self.write_in(&mut DirStore::open(files.dir()), &files.checkpoint_name())
     }
 
-    fn write_in<S: Store>(&self, store: &mut S) -> Result<(), CheckpointError> {
+    fn write_in<S: Store>(&self, store: &mut S, file_name: &str) -> Result<(), CheckpointError> {
+        let new_name = format!("{file_name}.new");
         let io_error = |what, name: &str| {
             let path = store.dir().join(name);
             move |source| CheckpointError::Io { what, path, source }
         };
         let [encode, replace, sync_dir] =
-            ["encode", "replace", "sync the directory of"].map(|what| io_error(what, FILE_NAME));
-        let [create, write, sync] = ["create", "write", "sync"].map(|what| io_error(what, NEW_NAME));
+            ["encode", "replace", "sync the directory of"].map(|what| io_error(what, file_name));
+        let [create, write, sync] = ["create", "write", "sync"].map(|what| io_error(what, &new_name));
         let text = self.encode().map_err(encode)?;
-        match store.create(NEW_NAME) {
+        match store.create(&new_name) {
             // Of a write that failed. The same file, emptied: whatever it held, none of it is in the way.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => store.truncate(NEW_NAME, 0),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => store.truncate(&new_name, 0),
             other => other,
         }
         .map_err(create)?;
-        store.append(NEW_NAME, text.as_bytes()).map_err(write)?;
-        store.sync(NEW_NAME).map_err(sync)?;
-        store.rename(NEW_NAME, FILE_NAME).map_err(replace)?;
+        store.append(&new_name, text.as_bytes()).map_err(write)?;
+        store.sync(&new_name).map_err(sync)?;
+        store.rename(&new_name, file_name).map_err(replace)?;
         store.sync_dir().map_err(sync_dir)
     }
 
@@ -186,6 +180,8 @@ mod tests {
     use super::*;
     use crate::io::store::faulty::{Fault, FaultyStore};
 
+    const NAME: &str = "replica.checkpoint";
+
     fn checkpoint() -> Checkpoint {
         Checkpoint {
             applied: Lsn(7),
@@ -199,10 +195,11 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(Checkpoint::read(dir.path()).unwrap().is_none());
+        let files = ReplicaFiles::first(dir.path());
+        assert!(Checkpoint::read(&files).unwrap().is_none());
         for checkpoint in [checkpoint(), Checkpoint { applying: None, mark: None, ..checkpoint() }] {
-            checkpoint.write(dir.path()).unwrap();
-            assert_eq!(Checkpoint::read(dir.path()).unwrap(), Some(checkpoint));
+            checkpoint.write(&files).unwrap();
+            assert_eq!(Checkpoint::read(&files).unwrap(), Some(checkpoint));
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
@@ -237,14 +234,15 @@ mod tests {
     #[test]
     fn a_checkpoint_that_cannot_be_written_leaves_the_old_one() {
         let dir = tempfile::tempdir().unwrap();
-        checkpoint().write(dir.path()).unwrap();
+        let files = ReplicaFiles::first(dir.path());
+        checkpoint().write(&files).unwrap();
         fs::create_dir(dir.path().join("replica.checkpoint.new")).unwrap();
         let next = Checkpoint { applied: Lsn(u64::MAX), ..checkpoint() };
-        assert!(matches!(next.write(dir.path()), Err(CheckpointError::Io { what: "create", .. })));
-        assert_eq!(Checkpoint::read(dir.path()).unwrap(), Some(checkpoint()));
+        assert!(matches!(next.write(&files), Err(CheckpointError::Io { what: "create", .. })));
+        assert_eq!(Checkpoint::read(&files).unwrap(), Some(checkpoint()));
         fs::remove_dir(dir.path().join("replica.checkpoint.new")).unwrap();
-        next.write(dir.path()).unwrap();
-        assert_eq!(Checkpoint::read(dir.path()).unwrap(), Some(next), "the highest LSN fits");
+        next.write(&files).unwrap();
+        assert_eq!(Checkpoint::read(&files).unwrap(), Some(next), "the highest LSN fits");
     }
 
     /// Checkpoints as a replica writes them, one after the other, of different lengths.
@@ -260,12 +258,12 @@ mod tests {
 
     /// Writes the series until something fails; returns how many were acknowledged.
     fn write_series(store: &FaultyStore) -> usize {
-        series().iter().take_while(|next| next.write_in(&mut store.clone()).is_ok()).count()
+        series().iter().take_while(|next| next.write_in(&mut store.clone(), NAME).is_ok()).count()
     }
 
     /// The place in the series of what is there, 0 for nothing.
     fn found(store: &FaultyStore, context: &str) -> usize {
-        match Checkpoint::read_in(store) {
+        match Checkpoint::read_in(store, NAME) {
             Ok(None) => 0,
             Ok(Some(found)) => {
                 1 + series().iter().position(|one| *one == found).unwrap_or_else(|| panic!("{context}"))
@@ -293,7 +291,7 @@ mod tests {
                             let there = found(&store, &context);
                             assert!((acknowledged..=acknowledged + 1).contains(&there), "{context}: {there}");
                             store.fail_at(store.operations() + seed, Fault::PowerCut, seed);
-                            if series()[acknowledged].write_in(&mut store).is_ok() {
+                            if series()[acknowledged].write_in(&mut store, NAME).is_ok() {
                                 let left = found(&store.after_power_cut(seed), &context);
                                 assert_eq!(left, acknowledged + 1, "{context}");
                             }
@@ -302,8 +300,12 @@ mod tests {
                         let left = found(&store, &context);
                         assert!((acknowledged..=acknowledged + 1).contains(&left), "{context}: {left}");
                         *(if left == acknowledged { &mut old } else { &mut new }) += 1;
-                        checkpoint().write_in(&mut store).unwrap();
-                        assert_eq!(Checkpoint::read_in(&store).unwrap(), Some(checkpoint()), "{context}");
+                        checkpoint().write_in(&mut store, NAME).unwrap();
+                        assert_eq!(
+                            Checkpoint::read_in(&store, NAME).unwrap(),
+                            Some(checkpoint()),
+                            "{context}"
+                        );
                     }
                 }
             }

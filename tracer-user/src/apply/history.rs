@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::apply::ReplicaFiles;
 use crate::journal::{Journal, JournalOptions, SyncPolicy, Writer};
 use crate::model::{
     ByteRange, Lsn, Mark, MarkId, Point, PointClass, RecordBody, Timestamp, VolumeId, VolumeInfo,
@@ -144,6 +145,10 @@ impl History {
 
     pub(crate) fn dir(&self) -> PathBuf {
         self.dir.path().join("journal")
+    }
+
+    pub(crate) fn files(&self) -> ReplicaFiles {
+        ReplicaFiles::first(&self.dir())
     }
 
     pub(crate) fn journal(&self) -> Journal {

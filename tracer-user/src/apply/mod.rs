@@ -7,6 +7,7 @@ mod error;
 pub mod hash_list;
 mod records;
 mod replica;
+mod replica_files;
 mod restore;
 
 #[cfg(any(test, fuzzing))]
@@ -20,4 +21,5 @@ pub use checkpoint::{Checkpoint, CheckpointError};
 pub use error::ApplyError;
 pub use records::{ApplyProgress, ApplyStats};
 pub use replica::{Replica, ReplicaState};
+pub use replica_files::{FoundTarget, ReplicaFiles};
 pub use restore::rebuild;

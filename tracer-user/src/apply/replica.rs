@@ -1,11 +1,11 @@
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::apply::decision::{Decision, Found, decide};
 use crate::apply::hash_list::KeptHashes;
 use crate::apply::records::{Onto, Span, apply_some};
 use crate::apply::restore::{Ways, restore};
-use crate::apply::{ApplyError, ApplyProgress, ApplyStats, Checkpoint};
+use crate::apply::{ApplyError, ApplyProgress, ApplyStats, Checkpoint, ReplicaFiles};
 use crate::journal::{Journal, Leg};
 use crate::model::{Lsn, Point, VolumeInfo};
 use crate::target::{OpenTarget, TargetWriter};
@@ -13,7 +13,7 @@ use crate::target::{OpenTarget, TargetWriter};
 /// The target kept current, and its checkpoint. After an error every later call returns `Latched` until it is opened
 /// again.
 pub struct Replica {
-    dir: PathBuf,
+    files: ReplicaFiles,
     target: TargetWriter,
     checkpoint: Checkpoint,
     pub(super) hashes: KeptHashes,
@@ -41,14 +41,14 @@ const FINISH_HASHES_MAX: Duration = Duration::from_secs(2);
 const REFRESHED_AT_ONCE: usize = 64;
 
 impl Replica {
-    /// Opens the replica of the journal in `dir` at `target_path`, and records there that it is the replica. The caller
-    /// holds the journal's lock.
+    /// Opens the replica at `target_path`, whose `files` are in its journal's directory, and records there that it is the replica. The
+    /// caller holds the journal's lock.
     ///
     /// # Errors
     /// When the target has content that is not this journal's and `force` is not given, the checkpoint is of another
     /// volume, or the replica that the checkpoint speaks of is gone.
     pub fn open(
-        dir: &Path,
+        files: &ReplicaFiles,
         target_path: &Path,
         info: &VolumeInfo,
         force: bool,
@@ -56,7 +56,7 @@ impl Replica {
         // As one would find it again from elsewhere.
         let target_path = std::path::absolute(target_path).unwrap_or_else(|_| target_path.to_owned());
         let decision = decide(Found {
-            checkpoint: Checkpoint::read(dir),
+            checkpoint: Checkpoint::read(files),
             target: TargetWriter::identity_of(&target_path)?.as_deref(),
             target_path: &target_path.display().to_string(),
             volume: info.id,
@@ -73,7 +73,7 @@ impl Replica {
             ReplicaState::At(checkpoint) => checkpoint.hash_list,
             ReplicaState::Fresh | ReplicaState::Unknown(_) => None,
         };
-        let hashes = KeptHashes::open(dir, info.id, &target, named);
+        let hashes = KeptHashes::open(files, info.id, &target, named);
         let checkpoint = match &state {
             // It may have been renamed since.
             ReplicaState::At(checkpoint) => {
@@ -84,18 +84,18 @@ impl Replica {
             }
         };
         let checkpoint = Checkpoint { hash_list: hashes.id(), ..checkpoint };
-        checkpoint.write(dir)?;
-        Ok((Replica::of(dir, target, checkpoint, hashes), state))
+        checkpoint.write(files)?;
+        Ok((Replica::of(files, target, checkpoint, hashes), state))
     }
 
     pub(super) fn of(
-        dir: &Path,
+        files: &ReplicaFiles,
         target: TargetWriter,
         checkpoint: Checkpoint,
         hashes: KeptHashes,
     ) -> Replica {
         Replica {
-            dir: dir.to_owned(),
+            files: files.clone(),
             target,
             checkpoint,
             hashes,
@@ -321,12 +321,12 @@ impl Replica {
     fn keep(&mut self, checkpoint: Checkpoint) -> Result<(), ApplyError> {
         #[cfg(test)]
         self.machine.step().map_err(|source| {
-            let path = Checkpoint::path(&self.dir);
+            let path = self.files.checkpoint();
             crate::apply::CheckpointError::Io { what: "write", path, source }
         })?;
         // A list that was given up is named no more from here on.
         let checkpoint = Checkpoint { hash_list: self.hashes.id(), ..checkpoint };
-        checkpoint.write(&self.dir)?;
+        checkpoint.write(&self.files)?;
         self.checkpoint = checkpoint;
         Ok(())
     }

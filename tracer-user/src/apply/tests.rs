@@ -11,10 +11,10 @@ mod view;
 /// A replica on a faulty disk, as `Replica::open` would make it from what is durable.
 fn replica_on(history: &History, disk: &FaultyDisk) -> Replica {
     let target = TargetWriter::over(disk.clone(), SIZE as u64);
-    let checkpoint = Checkpoint::read(&history.dir())
+    let checkpoint = Checkpoint::read(&history.files())
         .unwrap()
         .unwrap_or_else(|| Checkpoint::fresh(history.info.id, "test".as_ref(), "test"));
-    Replica::of(&history.dir(), target, checkpoint, KeptHashes::none()).checkpoint_every(20_000)
+    Replica::of(&history.files(), target, checkpoint, KeptHashes::none()).checkpoint_every(20_000)
 }
 
 /// Goes on as a restarted applier does: first what was begun, then mark by mark.
@@ -46,7 +46,7 @@ fn a_replica_is_the_source_at_every_mark() {
     for point in history.points() {
         replica.advance(&history.journal(), point.lsn, Some(&point)).unwrap();
         assert_at(&history, &disk, &replica, &point);
-        assert_eq!(Checkpoint::read(&history.dir()).unwrap().as_ref(), Some(replica.checkpoint()));
+        assert_eq!(Checkpoint::read(&history.files()).unwrap().as_ref(), Some(replica.checkpoint()));
     }
 }
 
@@ -60,15 +60,15 @@ fn a_power_cut_at_every_operation_of_the_target_is_made_good() {
         let ops = disk.ops();
         assert!(ops > 10);
         for crash_at in 0..ops {
-            std::fs::remove_file(Checkpoint::path(&history.dir())).unwrap();
+            std::fs::remove_file(history.files().checkpoint()).unwrap();
             let disk = FaultyDisk::new(SIZE);
             disk.fail_at(crash_at, Fault::Crash);
             go_on(&mut replica_on(&history, &disk), &history, &points).unwrap_err();
-            let durable = Checkpoint::read(&history.dir()).unwrap().unwrap();
+            let durable = Checkpoint::read(&history.files()).unwrap().unwrap();
             assert!(durable.applying.is_some() && !durable.consistent, "it was amid an apply");
             for keep in [0, u64::MAX, 0x5555_5555_5555_5555, 0x1b87_93c4_e2d1_0f36] {
                 let disk = FaultyDisk::holding(disk.after_power_cut(keep));
-                durable.write(&history.dir()).unwrap();
+                durable.write(&history.files()).unwrap();
                 let mut replica = replica_on(&history, &disk);
                 go_on(&mut replica, &history, &points).unwrap();
                 assert_at(&history, &disk, &replica, points.last().unwrap());
@@ -138,7 +138,7 @@ fn what_was_begun_must_be_finished_first() {
     let mut replica = replica_on(&history, &disk);
     replica.advance(&history.journal(), points[0].lsn, Some(&points[0])).unwrap();
     Checkpoint { applying: Some(points[2].lsn), consistent: false, ..replica.checkpoint().clone() }
-        .write(&history.dir())
+        .write(&history.files())
         .unwrap();
     let error = replica_on(&history, &disk).advance(&history.journal(), points[1].lsn, Some(&points[1]));
     assert!(matches!(error, Err(ApplyError::ApplyPending { begun, .. }) if begun == points[2].lsn));
@@ -154,7 +154,7 @@ fn a_replica_ahead_of_its_journal_says_that_records_were_lost() {
         let history = History::new(6, 1);
         let applied = if applying.is_some() { Lsn(1) } else { Lsn(10_000) };
         let checkpoint = Checkpoint::fresh(history.info.id, "test".as_ref(), "test");
-        Checkpoint { applied, applying, ..checkpoint }.write(&history.dir()).unwrap();
+        Checkpoint { applied, applying, ..checkpoint }.write(&history.files()).unwrap();
         let mut replica = replica_on(&history, &FaultyDisk::new(SIZE));
         let error = replica.advance(&history.journal(), Lsn(20_000), None).unwrap_err();
         assert!(matches!(error, ApplyError::JournalLost { applied: Lsn(10_000), .. }), "{error}");
@@ -231,7 +231,7 @@ mod opening {
     use std::fs;
 
     fn open(history: &History, name: &str, force: bool) -> Result<(Replica, ReplicaState), ApplyError> {
-        Replica::open(&history.dir(), &history.target(name), &history.info, force)
+        Replica::open(&history.files(), &history.target(name), &history.info, force)
     }
 
     #[test]
@@ -282,7 +282,7 @@ mod opening {
         let history = History::new(23, 2);
         let points = history.points();
         go_on(&mut open(&history, "replica", false).unwrap().0, &history, &points).unwrap();
-        let path = Checkpoint::path(&history.dir());
+        let path = history.files().checkpoint();
         let mut bytes = fs::read(&path).unwrap();
         bytes[150] ^= 4;
         fs::write(&path, bytes).unwrap();
@@ -310,7 +310,7 @@ mod opening {
     fn the_checkpoint_of_another_volume_is_refused() {
         let (history, other) = (History::new(25, 1), History::new(26, 1));
         drop(open(&other, "replica", false).unwrap());
-        fs::copy(Checkpoint::path(&other.dir()), Checkpoint::path(&history.dir())).unwrap();
+        fs::copy(other.files().checkpoint(), history.files().checkpoint()).unwrap();
         assert!(matches!(open(&history, "replica", false), Err(ApplyError::WrongVolume { .. })));
         let mut replica = open(&other, "replica", false).unwrap().0;
         let point = Point { id: MarkId(1), ..history.points()[0].clone() };
@@ -357,7 +357,7 @@ mod pruned {
             let target = TargetWriter::over(disk.clone(), SIZE as u64);
             let fresh = Checkpoint::fresh(history.info.id, std::path::Path::new("memory"), "memory");
             let checkpoint = Checkpoint { applied: from, ..fresh };
-            let mut replica = Replica::of(&history.dir(), target, checkpoint, KeptHashes::none());
+            let mut replica = Replica::of(&history.files(), target, checkpoint, KeptHashes::none());
             let stats = replica.advance(&history.journal(), last.lsn, Some(last)).unwrap();
             assert!(disk.bytes() == history.state(last.lsn), "from record {from}");
             assert!(replica.checkpoint().consistent && replica.checkpoint().applied == last.lsn);

@@ -1,4 +1,5 @@
 use std::io::IsTerminal;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,10 @@ use crate::cli::{Outcome, Whether, protect_tree, say, size};
 use crate::collect::{Hooks, State};
 use crate::journal::{JournalOptions, SyncPolicy};
 use crate::model::{MarkId, Point};
-use crate::service::{ProtectEvent, ProtectOptions, Status, TreeOptions, protect};
+use crate::service::{Limits, ProtectEvent, ProtectOptions, Status, TreeOptions, protect};
 
+/// Each has a thread, and 32 MiB of memory while it is written.
+pub(super) const TARGETS_MAX: usize = 8;
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
 /// Of a tree an event is a file's, and a lost one costs a look at all of them.
 const TREE_RING_MIN: u32 = 32 << 20;
@@ -36,8 +39,9 @@ pub struct ProtectArgs {
     journal: PathBuf,
     /// The replica: an image file (made if it does not exist) or a block device, at least as large as DEV; of a directory
     /// one that is empty, or made
-    #[arg(long, value_name = "PATH")]
-    target: PathBuf,
+    /// Given again, the volume has several: each is kept current by itself, whatever becomes of the others
+    #[arg(long = "target", value_name = "PATH", required = true)]
+    targets: Vec<PathBuf>,
     /// How often to make a mark, to which the target is then brought; `never` leaves it to `afterwrite mark`
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_every)]
     mark_every: Every,
@@ -78,6 +82,15 @@ pub struct ProtectArgs {
     /// Only for a disk that nothing but this system writes to, not while it shuts down either
     #[arg(long)]
     trust_reboot: bool,
+    /// Read no more of DEV a second, such as 50MiB, for the first copy and for the comparison after a restart
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    limit_baseline: Option<NonZeroU64>,
+    /// Apply no more to a target a second; not at a stop, which would take long
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    limit_apply: Option<NonZeroU64>,
+    /// Pause copying and applying while others read or write DEV: on (they go on at a part of their speed), off
+    #[arg(long = "yield", value_name = "WHETHER", default_value = "on")]
+    yields: Whether,
     /// Overwrite a target that is not empty
     #[arg(long)]
     force: bool,
@@ -134,7 +147,15 @@ fn parse_ring(text: &str) -> Result<u32, String> {
     }
 }
 
+fn parse_rate(text: &str) -> Result<NonZeroU64, String> {
+    let rate: Option<ByteSize> = text.strip_suffix("/s").unwrap_or(text).parse().ok();
+    rate.and_then(|rate| NonZeroU64::new(rate.as_u64())).ok_or("bytes a second, such as 50MiB or 500k".into())
+}
+
 pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
+    if args.targets.len() > TARGETS_MAX {
+        anyhow::bail!("{} targets; a volume may have {TARGETS_MAX}", args.targets.len());
+    }
     if args.device.is_dir() {
         return protect_tree::run(&tree_options(args)?);
     }
@@ -142,7 +163,7 @@ pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
         hooks: args.hooks(),
         source: args.device,
         journal: args.journal,
-        target: args.target,
+        targets: args.targets,
         mark_every: args.mark_every.0,
         freeze_timeout: args.freeze_timeout,
         journal_options: JournalOptions { sync: args.sync, ..JournalOptions::default() },
@@ -157,6 +178,11 @@ pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
             ends: false,
         }),
         force: args.force,
+        limits: Limits {
+            baseline: args.limit_baseline,
+            apply: args.limit_apply,
+            yields: args.yields == Whether::On,
+        },
         trust_reboot: args.trust_reboot,
         retention: args.retention.are_given().then(|| args.retention.options(true)),
     };
@@ -164,7 +190,9 @@ pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
     let summary = protect(&options, &mut |event| screen.show(&event))?;
     screen.clear();
     let status = summary.last;
-    say_stopped(&status.source, &status.target, status.replica.mark, status.last_mark.as_ref());
+    for replica in &status.replicas {
+        say_stopped(&status.source, &replica.target, replica.mark, status.last_mark.as_ref());
+    }
     Ok(Outcome::Done)
 }
 
@@ -190,17 +218,26 @@ fn tree_options(args: ProtectArgs) -> anyhow::Result<TreeOptions> {
         || args.capture != Mode::Extents
         || args.before_mark.is_some()
         || args.trust_reboot
+        || args.limit_baseline.is_some()
+        || args.limit_apply.is_some()
     {
         anyhow::bail!(
             "{} is a directory, and of a tree all history is kept, and its changes are captured by the probes of files; \
-             leave retention, hooks, --capture, --ring, --rung and --trust-reboot away (--origin-rung and --origin-ring are for those)",
+             leave retention, hooks, limits, --capture, --ring, --rung and --trust-reboot away (--origin-rung and --origin-ring are for those)",
             args.device.display()
         );
     }
+    let [target] = <[PathBuf; 1]>::try_from(args.targets).map_err(|targets| {
+        anyhow::anyhow!(
+            "{} is a directory, and a tree has one target, not {}: protect it again with another --journal, or copy the target",
+            args.device.display(),
+            targets.len()
+        )
+    })?;
     Ok(TreeOptions {
         source: args.device,
         journal: args.journal,
-        target: args.target,
+        target,
         mark_every: args.mark_every.0,
         freeze_timeout: args.freeze_timeout,
         journal_options: JournalOptions { sync: args.sync, ..JournalOptions::default() },
@@ -280,12 +317,11 @@ impl Screen {
     /// What fails on the backup's side and will be tried again, said when it changes.
     fn failures(&mut self, status: &Status) {
         let paused = status.paused.as_ref().map(|why| format!("paused, tried again every 2 s: {why}"));
-        let target = status
-            .replica
-            .error
-            .as_ref()
-            .map(|why| format!("the target fails, tried again every 2 s: {why}"));
-        let failing: Vec<String> = paused.into_iter().chain(target).collect();
+        let targets = status.replicas.iter().filter_map(|replica| {
+            let why = replica.error.as_ref()?;
+            Some(format!("the target {} fails, tried again every 2 s: {why}", replica.target))
+        });
+        let failing: Vec<String> = paused.into_iter().chain(targets).collect();
         if failing != self.failing {
             match failing.is_empty() {
                 true => self.say("journal and target can be written again"),

@@ -60,9 +60,12 @@ pub(super) fn config(command: &ConfigCommand, out: &mut Output) -> anyhow::Resul
             if let Some(address) = listen {
                 out.line(format_args!("the page: http://{address}/"))?;
             }
-            for Unit { name, source, journal, target, .. } in &units {
-                let (source, journal, target) = (source.display(), journal.display(), target.display());
-                out.line(format_args!("{name}: {source}, journal {journal}, target {target}"))?;
+            for Unit { name, source, journal, targets, .. } in &units {
+                let (source, journal) = (source.display(), journal.display());
+                let targets: Vec<String> =
+                    targets.iter().map(|target| target.display().to_string()).collect();
+                let (many, targets) = (if targets.len() == 1 { "" } else { "s" }, targets.join(", "));
+                out.line(format_args!("{name}: {source}, journal {journal}, target{many} {targets}"))?;
             }
             let mut outcome = Outcome::Done;
             for unit in &units {

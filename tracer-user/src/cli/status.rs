@@ -189,19 +189,18 @@ fn print(status: &Value, out: &mut Output) -> anyhow::Result<()> {
         out.line(format_args!("  RETENTION FAILS {why}"))?;
     }
     print_origin(&status["origin"], out)?;
-    let replica = &status["replica"];
+    status["replicas"].as_array().into_iter().flatten().try_for_each(|replica| print_replica(replica, out))
+}
+
+fn print_replica(replica: &Value, out: &mut Output) -> anyhow::Result<()> {
+    let target = replica["target"].as_str().unwrap_or_default();
     if let Some(why) = replica["error"].as_str() {
         out.line(format_args!("  TARGET FAILS {why}"))?;
     }
     match (replica["mark"].as_u64(), replica["age_ms"].as_u64()) {
         (Some(mark), Some(age)) => {
-            out.line(format_args!(
-                "  replica   {}: mark {mark}, {:.1} s old",
-                text(&status["target"]),
-                age as f64 / 1000.0
-            ))?;
+            out.line(format_args!("  replica   {target}: mark {mark}, {:.1} s old", age as f64 / 1000.0))
         }
-        _ => out.line(format_args!("  replica   {}: not at a mark", text(&status["target"])))?,
+        _ => out.line(format_args!("  replica   {target}: not at a mark")),
     }
-    Ok(())
 }

@@ -57,12 +57,15 @@ pub(super) fn rate(read: &Reading) -> String {
 }
 
 pub(super) fn lag(read: &Reading) -> String {
-    match read.replica.age_ms {
-        _ if read.replica.error.is_some() => "target fails".into(),
+    let (count, failing) = (read.replicas.len(), read.replicas.iter().filter(|r| r.error.is_some()).count());
+    let lag = match read.replica.age_ms {
+        _ if failing > 0 && count > 1 => return format!("{failing} of {count} targets fail"),
+        _ if failing > 0 => "target fails".into(),
         None => "not at a mark".into(),
         Some(ms) if read.is_tree() => age(ms / 1000),
         Some(ms) => format!("{}, {}", age(ms / 1000), size(read.replica.lag_bytes)),
-    }
+    };
+    if count > 1 { format!("{lag}, {count} targets") } else { lag }
 }
 
 pub(super) fn last_mark(read: &Reading, now: Timestamp) -> String {
@@ -135,6 +138,17 @@ pub(super) fn shortened(name: &str, max: usize) -> String {
 mod tests {
     use super::*;
     use crate::service::samples;
+
+    #[test]
+    fn of_several_targets_it_is_told_how_many_and_which_fails() {
+        let mut seen = samples::of_two_targets();
+        let lines = table(std::slice::from_ref(&seen), samples::now());
+        assert!(lines[1].contains("1 of 2 targets fail"), "{lines:?}");
+        assert!(lines[2].contains("the target /mnt/usb/1.img fails"), "{lines:?}");
+        let read = seen.status.as_mut().unwrap();
+        read.replicas[1].error = None;
+        assert_eq!(lag(read), "12 s, 64.0 KiB, 2 targets");
+    }
 
     #[test]
     fn volumes_are_rows_and_what_is_wrong_is_below() {

@@ -26,7 +26,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::capture::{Capture, Counters, Event, Positions, Skipped};
-use crate::io::AlignedBuf;
+use crate::io::{AlignedBuf, Pace};
 use crate::model::{
     ActivityShown, ByteRange, ByteRangeSet, GranuleHash, Granules, Mark, MarkId, Origin, Point, RecordBody,
     Timestamp,
@@ -136,6 +136,8 @@ pub trait Source: Sync {
     fn writing(&self) -> Option<bool>;
     /// Whether each completion says which range is done, as of a request; a bio's need not.
     fn completions_name_ranges(&self) -> bool;
+    /// Whether others have it read or write now; asked while nothing is read by `read`.
+    fn is_busy(&self) -> bool;
     /// Mount points of the file systems on the volume, the topmost first.
     fn mounts(&self) -> std::io::Result<Vec<PathBuf>>;
 }
@@ -220,6 +222,8 @@ pub struct CollectorOptions {
     pub freeze_timeout: Duration,
     /// The number of the next mark.
     pub next_mark: MarkId,
+    /// Of the walk over the volume; what changes is read at once.
+    pub scan_pace: Pace,
 }
 
 /// Where the protection stands.

@@ -225,6 +225,12 @@ impl BlockDevice {
         inflight.split_whitespace().nth(1)?.parse().ok()
     }
 
+    /// Whether it, or its disk, is reading or writing now. What can't be told is taken for no.
+    pub fn is_busy(&self) -> bool {
+        let inflight = attribute(&self.disk.sysfs_dir, "inflight").unwrap_or_default();
+        inflight.split_whitespace().any(|count| count != "0")
+    }
+
     /// Whether the kernel counts the requests under way. What takes bios counts, or has written before it returns.
     pub(super) fn counts_requests(&self) -> bool {
         !self.request_based || attribute(&self.disk.sysfs_dir, "queue/iostats").is_none_or(|on| on != "0")
@@ -359,6 +365,7 @@ mod tests {
         assert_eq!(device.disk.number, device.number);
         assert!(device.request_based && !device.read_only && !device.is_partition());
         assert_eq!(device.writes_in_flight(), Some(0));
+        assert!(!device.is_busy());
         assert_eq!(device.identity(), format!("loop:{}", image.file().display()));
     }
 
@@ -457,6 +464,7 @@ mod tests {
         assert_eq!(nvme.identity(), "wwid:eui.0025#part2");
         assert_eq!((nvme.start_bytes, nvme.request_based), (4096 * 512, true));
         assert_eq!(nvme.writes_in_flight(), Some(4));
+        assert!(nvme.is_busy());
         assert_eq!(describe("254:1").identity(), "partuuid:12-34");
         assert_eq!(describe("254:0").identity(), "name:vda");
     }

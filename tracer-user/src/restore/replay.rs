@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::apply::{ApplyError, ApplyProgress, ApplyStats, Checkpoint, rebuild};
+use crate::apply::{ApplyError, ApplyProgress, ApplyStats, ReplicaFiles, rebuild};
 use crate::journal::{Journal, JournalError, Leg, Way};
 use crate::model::{Lsn, PointTarget, VolumeId};
 use crate::restore::{Beginning, FindError, ResolvedPoint, find_point};
@@ -174,8 +174,9 @@ fn refuse_own_files(dir: &Path, target: &Path) -> Result<(), ReplayError> {
         return Err(ReplayError::TargetInJournal { target: target.to_owned(), dir: dir.to_owned() });
     }
     // A checkpoint that cannot be read forbids nothing: the replica is then rebuilt by whoever keeps it.
-    let replica = Checkpoint::read(dir).ok().flatten().map(|checkpoint| checkpoint.target_identity);
-    if replica.is_some() && replica == TargetWriter::identity_of(target)? {
+    if let Some(identity) = TargetWriter::identity_of(target)?
+        && ReplicaFiles::of_identity(dir, &identity).is_ok_and(|replica| replica.is_some())
+    {
         return Err(ReplayError::TargetIsReplica { target: target.to_owned() });
     }
     Ok(())

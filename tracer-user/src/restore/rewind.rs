@@ -2,7 +2,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::apply::{ApplyError, ApplyProgress, ApplyStats, Checkpoint, CheckpointError, Replica};
+use crate::apply::{
+    ApplyError, ApplyProgress, ApplyStats, Checkpoint, CheckpointError, Replica, ReplicaFiles,
+};
 use crate::journal::{Journal, JournalError, Leg};
 use crate::model::{Lsn, MarkId, Point, PointTarget, Timeline, VolumeId};
 use crate::restore::{Beginning, FindError, ResolvedPoint, find_point};
@@ -82,15 +84,21 @@ pub enum RewindError {
     Point(#[from] FindError),
     #[error("the journal {} has no replica yet. `afterwrite replay` builds a point on a target of its own", dir.display())]
     NoReplica { dir: PathBuf },
+    #[error("cannot look for the replicas of {}", dir.display())]
+    Look {
+        dir: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error(
         "what the replica holds is not known; start `afterwrite protect` once, it builds the replica again"
     )]
     Checkpoint(#[from] CheckpointError),
     #[error(
-        "{} is not the replica that this journal keeps, which is {}: name that one, or build the point on another target with \
-         `afterwrite replay`", target.display(), replica.display()
+        "{} is not a replica that this journal keeps, which is {replicas}: name that one, or build the point on another target \
+         with `afterwrite replay`", target.display()
     )]
-    NotTheReplica { target: PathBuf, replica: PathBuf },
+    NotTheReplica { target: PathBuf, replicas: String },
     #[error(
         "the first copy of the volume is not finished, and the point lies within it: start `afterwrite protect` again, it \
          finishes the copy"
@@ -130,7 +138,7 @@ pub fn rewind(
         source => RewindError::Journal { dir: dir.clone(), source },
     };
     let (journal, _lock) = Journal::open_at_rest(dir).map_err(journal_error)?;
-    let checkpoint = replica_of(dir, &options.target, &journal)?;
+    let (files, checkpoint) = replica_of(dir, &options.target, &journal)?;
     let timeline = journal.timeline().map_err(journal_error)?;
     let found = find_point(&journal, &timeline, &options.to, options.force)?;
     let plan = plan(&journal, &checkpoint, &timeline, found, &options.target)?;
@@ -138,7 +146,8 @@ pub fn rewind(
         return Ok(RewindOutcome { plan, stats: None });
     }
     let not_begun = |source| RewindError::NotBegun { target: options.target.clone(), source };
-    let (mut replica, _) = Replica::open(dir, &options.target, journal.info(), false).map_err(not_begun)?;
+    let (mut replica, _) =
+        Replica::open(&files, &options.target, journal.info(), false).map_err(not_begun)?;
     progress(RewindProgress::Begins(&plan));
     let to = plan.point.lsn;
     let mark =
@@ -154,17 +163,26 @@ pub fn rewind(
 }
 
 /// What is known of the replica, which has to be `target`.
-fn replica_of(dir: &Path, target: &Path, journal: &Journal) -> Result<Checkpoint, RewindError> {
-    let checkpoint = Checkpoint::read(dir)?.ok_or_else(|| RewindError::NoReplica { dir: dir.to_owned() })?;
-    let there = TargetWriter::identity_of(target)?;
-    if there.is_none() {
+fn replica_of(
+    dir: &Path,
+    target: &Path,
+    journal: &Journal,
+) -> Result<(ReplicaFiles, Checkpoint), RewindError> {
+    let all = ReplicaFiles::all(dir).map_err(|source| RewindError::Look { dir: dir.to_owned(), source })?;
+    if all.is_empty() {
+        return Err(RewindError::NoReplica { dir: dir.to_owned() });
+    }
+    let Some(identity) = TargetWriter::identity_of(target)? else {
         return Err(TargetError::Missing { path: target.to_owned() }.into());
+    };
+    match ReplicaFiles::of_identity(dir, &identity)? {
+        Some((files, checkpoint)) if checkpoint.volume == journal.info().id => Ok((files, checkpoint)),
+        _ => {
+            let known = all.iter().filter_map(|files| Checkpoint::read(files).ok().flatten());
+            let replicas = known.map(|checkpoint| checkpoint.target_path).collect::<Vec<_>>().join(" or ");
+            Err(RewindError::NotTheReplica { target: target.to_owned(), replicas })
+        }
     }
-    let replica = PathBuf::from(&checkpoint.target_path);
-    if there.as_ref() != Some(&checkpoint.target_identity) || checkpoint.volume != journal.info().id {
-        return Err(RewindError::NotTheReplica { target: target.to_owned(), replica });
-    }
-    Ok(checkpoint)
 }
 
 fn plan(

@@ -171,7 +171,7 @@ fn the_target_may_be_neither_in_the_journal_nor_the_replica() {
         assert!(matches!(run(&forced), Err(ReplayError::TargetInJournal { .. })), "{target}");
     }
     let replica = history.target("replica");
-    drop(Replica::open(&history.dir(), &replica, &history.info, false).unwrap());
+    drop(Replica::open(&history.files(), &replica, &history.info, false).unwrap());
     let hard_link = history.target("link");
     fs::hard_link(&replica, &hard_link).unwrap();
     for target in [replica, hard_link] {

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::apply::hash_list::{self, HashListError, HashListReader};
-use crate::apply::{Checkpoint, CheckpointError};
+use crate::apply::hash_list::{HashListError, HashListReader};
+use crate::apply::{Checkpoint, CheckpointError, ReplicaFiles};
 use crate::io::{AlignedBuf, DirectFile};
 use crate::model::{ByteRange, GranuleHash, Lsn, MarkId};
 use crate::restore::VerifyProgress;
@@ -47,10 +47,15 @@ pub enum VerifyHashesError {
     #[error("the list is of no use without its checkpoint")]
     Checkpoint(#[from] CheckpointError),
     #[error(
-        "there is no replica.checkpoint in {}: whether the list is true can't be told without it. Name the journal \
-         directory, or a copy of the list beside a copy of the checkpoint", dir.display()
+        "there is no {}: whether the list is true can't be told without it. Name the journal directory, or a copy of the \
+         list beside a copy of the checkpoint, both called as they were", path.display()
     )]
-    NoCheckpoint { dir: PathBuf },
+    NoCheckpoint { path: PathBuf },
+    #[error(
+        "{} keeps several replicas, and {} is none of them: name the hash list of the one it is a copy of, such as {}",
+        dir.display(), target.display(), list.display()
+    )]
+    WhichReplica { dir: PathBuf, target: PathBuf, list: PathBuf },
     #[error(
         "{} is not the list that the checkpoint beside it names: it is from another time. `afterwrite protect` begins a \
          new one", path.display()
@@ -75,7 +80,8 @@ pub enum VerifyHashesError {
 /// How long to wait between two looks at the checkpoint.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Compares every granule of `target` whose hash the list knows with it. `hashes` is the list or the journal's directory.
+/// Compares every granule of `target` whose hash the list knows with it. `hashes` is the list, or the journal's directory: then it
+/// is the list of this target, or the only one.
 /// Reads only; `afterwrite protect` may be running meanwhile.
 ///
 /// A granule that has its hash is as it should be whenever it was read. One that differs is looked at again between two
@@ -86,13 +92,19 @@ pub fn verify_hashes(
     wait: Duration,
     progress: &mut dyn FnMut(VerifyProgress),
 ) -> Result<HashReport, VerifyHashesError> {
-    let path = if hashes.is_dir() { hash_list::path(hashes) } else { hashes.to_owned() };
+    let (files, path) = match hashes.is_dir() {
+        true => {
+            let files = files_of(target, hashes)?;
+            (files.clone(), files.hash_list())
+        }
+        false => (ReplicaFiles::of_hash_list(hashes), hashes.to_owned()),
+    };
     let list = HashListReader::open(&path)?;
     let granules = list.header().granules;
     let target_bytes = size_of(target)?;
     // It can be opened, or nothing is begun.
     drop(DirectFile::open(target).map_err(VerifyError::from)?);
-    let comparison = Comparison { target, target_bytes, list, dir: directory_of(&path), wait };
+    let comparison = Comparison { target, target_bytes, list, files, wait };
     let total_bytes = granules.volume_bytes();
     let mut differing = Differing::default();
     let (mut unknown_granules, mut unknown_bytes) = (0, 0);
@@ -128,12 +140,35 @@ pub fn verify_hashes(
     })
 }
 
+/// Those of `target` in the journal's directory `dir`.
+fn files_of(target: &Path, dir: &Path) -> Result<ReplicaFiles, VerifyHashesError> {
+    let all = ReplicaFiles::all(dir).map_err(|source| HashListError::Io {
+        what: "look for",
+        path: dir.to_owned(),
+        source,
+    })?;
+    match &all[..] {
+        [] => return Ok(ReplicaFiles::first(dir)),
+        [only] => return Ok(only.clone()),
+        [..] => {}
+    }
+    let identity = TargetWriter::identity_of(target).ok().flatten().unwrap_or_default();
+    match ReplicaFiles::of_identity(dir, &identity)? {
+        Some((files, _)) => Ok(files),
+        None => Err(VerifyHashesError::WhichReplica {
+            dir: dir.to_owned(),
+            target: target.to_owned(),
+            list: all[0].hash_list(),
+        }),
+    }
+}
+
 struct Comparison<'a> {
     target: &'a Path,
     target_bytes: u64,
     list: HashListReader,
-    /// Where the checkpoint is.
-    dir: PathBuf,
+    /// Where its checkpoint is.
+    files: ReplicaFiles,
     wait: Duration,
 }
 
@@ -161,8 +196,8 @@ impl Comparison<'_> {
     }
 
     fn checkpoint(&self) -> Result<Checkpoint, VerifyHashesError> {
-        let checkpoint = Checkpoint::read(&self.dir)?
-            .ok_or_else(|| VerifyHashesError::NoCheckpoint { dir: self.dir.clone() })?;
+        let checkpoint = Checkpoint::read(&self.files)?
+            .ok_or_else(|| VerifyHashesError::NoCheckpoint { path: self.files.checkpoint() })?;
         let header = self.list.header();
         if checkpoint.hash_list != Some(header.id) || checkpoint.volume != header.volume {
             return Err(VerifyHashesError::NotNamed { path: self.list.path().to_owned() });
@@ -248,13 +283,6 @@ fn hash_in(bytes: &[u8], start: u64, granule: ByteRange) -> Option<GranuleHash> 
     Some(GranuleHash::of(bytes.get(at(granule.start)?..at(granule.end)?)?))
 }
 
-fn directory_of(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -267,7 +295,7 @@ mod tests {
     fn built(seed: u64) -> History {
         let history = History::new(seed, 2);
         let (mut replica, _) =
-            Replica::open(&history.dir(), &history.target("replica"), &history.info, false).unwrap();
+            Replica::open(&history.files(), &history.target("replica"), &history.info, false).unwrap();
         for point in history.points() {
             replica.advance(&history.journal(), point.lsn, Some(&point)).unwrap();
         }
@@ -316,7 +344,7 @@ mod tests {
     #[test]
     fn a_granule_without_a_hash_is_counted_and_not_vouched_for() {
         let history = built(52);
-        let list = hash_list::path(&history.dir());
+        let list = history.files().hash_list();
         flip(&list, 4096 + 32 + 3);
         flip(&history.target("replica"), 100_000);
         let report = look(&history, &history.target("replica")).unwrap();
@@ -330,17 +358,17 @@ mod tests {
     #[test]
     fn amid_an_apply_nothing_is_said() {
         let history = built(53);
-        let checkpoint = Checkpoint::read(&history.dir()).unwrap().unwrap();
+        let checkpoint = Checkpoint::read(&history.files()).unwrap().unwrap();
         let mut amid = checkpoint.clone();
         amid.applying = Some(Lsn(1000));
-        amid.write(&history.dir()).unwrap();
+        amid.write(&history.files()).unwrap();
         let refused = look(&history, &history.target("replica"));
         assert!(matches!(refused, Err(VerifyHashesError::Applying { .. })));
         // It ends while it is waited for.
         let report = std::thread::scope(|scope| {
             scope.spawn(|| {
                 std::thread::sleep(Duration::from_millis(50));
-                checkpoint.write(&history.dir()).unwrap();
+                checkpoint.write(&history.files()).unwrap();
             });
             let wait = Duration::from_secs(60);
             verify_hashes(&history.target("replica"), &history.dir(), wait, &mut |_| {})
@@ -352,13 +380,13 @@ mod tests {
     fn a_list_that_its_checkpoint_does_not_name_is_refused() {
         let history = built(54);
         let replica = history.target("replica");
-        let mut checkpoint = Checkpoint::read(&history.dir()).unwrap().unwrap();
+        let mut checkpoint = Checkpoint::read(&history.files()).unwrap().unwrap();
         checkpoint.hash_list = None;
-        checkpoint.write(&history.dir()).unwrap();
+        checkpoint.write(&history.files()).unwrap();
         assert!(matches!(look(&history, &replica), Err(VerifyHashesError::NotNamed { .. })));
-        fs::remove_file(Checkpoint::path(&history.dir())).unwrap();
+        fs::remove_file(history.files().checkpoint()).unwrap();
         assert!(matches!(look(&history, &replica), Err(VerifyHashesError::NoCheckpoint { .. })));
-        fs::remove_file(hash_list::path(&history.dir())).unwrap();
+        fs::remove_file(history.files().hash_list()).unwrap();
         let missing = look(&history, &replica);
         assert!(matches!(missing, Err(VerifyHashesError::List(HashListError::Missing { .. }))));
     }
@@ -371,7 +399,7 @@ mod tests {
         }
         history.sync();
         let (dir, target) = (history.dir(), history.target("replica"));
-        let (mut replica, _) = Replica::open(&dir, &target, &history.info, false).unwrap();
+        let (mut replica, _) = Replica::open(&history.files(), &target, &history.info, false).unwrap();
         let (journal, points) = (history.journal(), history.points());
         let applied = replica.checkpoint().applied;
         std::thread::scope(|scope| {

@@ -2,6 +2,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::apply::ReplicaFiles;
 use crate::apply::hash_list::HashListReader;
 use crate::capture::VolumeExtent;
 use crate::collect::{ReplicaBytes, ReplicaHashes, Source};
@@ -38,6 +39,10 @@ impl Source for DeviceSource {
         Some(writes > 0 || self.device.is_suspended())
     }
 
+    fn is_busy(&self) -> bool {
+        self.device.is_busy()
+    }
+
     fn completions_name_ranges(&self) -> bool {
         self.device.request_based
     }
@@ -56,9 +61,8 @@ pub struct ReplicaFile {
 }
 
 impl ReplicaFile {
-    /// Of the journal in `journal_dir`.
-    pub fn open(path: &Path, journal_dir: &Path) -> std::io::Result<ReplicaFile> {
-        let hashes = HashListReader::of_replica(journal_dir)
+    pub fn open(path: &Path, files: &ReplicaFiles) -> std::io::Result<ReplicaFile> {
+        let hashes = HashListReader::of_replica(files)
             .inspect_err(|error| log::debug!("comparing without hashes: {error}"))
             .ok();
         let hashes = hashes.map(|list| Arc::new(ReplicaHashList(list)) as Arc<dyn ReplicaHashes>);

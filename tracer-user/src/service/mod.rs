@@ -1,10 +1,12 @@
 //! A running protection: what `protect` is made of, and how `mark` and `status` speak to it.
 
+mod applier;
 mod call_share;
 mod control;
 mod device_source;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod limits;
 mod member;
 mod memory;
 mod origin;
@@ -30,12 +32,13 @@ mod unwatched;
 
 pub use control::{Client, ControlError};
 pub use device_source::volume_extent;
+pub use limits::Limits;
 pub use origin::OriginStatus;
 pub use prepare::PrepareError;
 pub use privileges::{PrivilegesError, give_up_privileges};
 pub use progress::{ReplicaStatus, Status};
 pub use protect::{ProtectError, ProtectEvent, ProtectOptions, ProtectSummary, protect};
-pub use reading::{Problem, Reading, Standing};
+pub use reading::{Problem, Reading, ReplicaRead, Standing};
 pub use recorded::{DetachError, Recorded, detach, recorded};
 pub use run_dir::{path as run_dir, volume_name};
 pub use survey::{Seen, survey, survey_now};

@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::apply::{ApplyError, Replica};
+use crate::apply::{ApplyError, FoundTarget, Replica, ReplicaFiles};
 use crate::io::clock::realtime;
 use crate::io::{BlockDevice, DeviceError, Obstacle, Role, TopologyError, ensure_not_on_volume};
 use crate::journal::{Journal, JournalError, JournalOptions, Recovery, Writer};
 use crate::model::{ByteRange, ByteRangeSet, Lsn, Point, VolumeId, VolumeInfo};
+use crate::service::progress::TargetProgress;
 use crate::service::run_dir::{LockError, VolumeLock};
+use crate::target::TargetWriter;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
@@ -30,6 +32,10 @@ pub enum PrepareError {
          needs a new --journal directory and a new target"
     )]
     OtherSize { journal: PathBuf, device: PathBuf, recorded: u64, now: u64 },
+    #[error("{} and {} are one target: name each once", target.display(), other.display())]
+    NamedTwice { target: PathBuf, other: PathBuf },
+    #[error("what is known of the targets can't be looked for in the journal's directory")]
+    Checkpoints(#[source] std::io::Error),
     #[error("{} {obstacle}", device.display())]
     NotCovered { device: PathBuf, obstacle: Obstacle },
     #[error("no random bytes for the volume's id")]
@@ -43,7 +49,7 @@ pub struct Prepared {
     pub info: VolumeInfo,
     pub writer: Writer,
     pub journal: Journal,
-    pub replica: Replica,
+    pub targets: Vec<Target>,
     pub recovery: Option<Recovery>,
     /// The last mark the replica may be brought to.
     pub restorable: Option<Point>,
@@ -51,10 +57,31 @@ pub struct Prepared {
     pub resumed: bool,
 }
 
+/// One of the targets, opened if it can be used now.
+pub struct Target {
+    pub path: PathBuf,
+    pub files: ReplicaFiles,
+    pub replica: Result<Replica, ApplyError>,
+}
+
+impl Target {
+    /// How far it is now. `restorable`: the journal's last restorable mark.
+    pub fn progress(&self, restorable: Option<&Point>) -> TargetProgress {
+        let mut progress = TargetProgress::default();
+        if let Ok(replica) = &self.replica {
+            let checkpoint = replica.checkpoint();
+            progress.applied = checkpoint.applied;
+            progress.consistent = checkpoint.consistent;
+            progress.mark = restorable.filter(|mark| Some(mark.id) == checkpoint.mark).cloned();
+        }
+        progress
+    }
+}
+
 pub fn prepare(
     source: &Path,
     journal_dir: &Path,
-    target: &Path,
+    targets: &[PathBuf],
     journal_options: JournalOptions,
     force: bool,
     run_dir: &Path,
@@ -64,7 +91,9 @@ pub fn prepare(
         return Err(PrepareError::NotCovered { device: device.path, obstacle });
     }
     ensure_not_on_volume(&device, journal_dir, Role::Journal)?;
-    ensure_not_on_volume(&device, target, Role::Target)?;
+    for target in targets {
+        ensure_not_on_volume(&device, target, Role::Target)?;
+    }
     let lock = VolumeLock::take(run_dir, &device.name)?;
     let resumed = journal_dir.join("volume.toml").exists();
     let (writer, recovery) = if resumed {
@@ -78,8 +107,44 @@ pub fn prepare(
     let info = writer.info().clone();
     let journal = Journal::open(journal_dir)?;
     let restorable = journal.points()?.into_iter().rfind(|point| point.class.restorable());
-    let (replica, _) = Replica::open(journal_dir, target, &info, force)?;
-    Ok(Prepared { device, lock, info, writer, journal, replica, recovery, restorable, resumed })
+    let targets = open_targets(journal_dir, targets, &info, force)?;
+    Ok(Prepared { device, lock, info, writer, journal, targets, recovery, restorable, resumed })
+}
+
+/// A new target has to be usable. One that is known may be away, or fail, as long as another one is there: it is tried again
+/// while all else goes on.
+fn open_targets(
+    journal_dir: &Path,
+    paths: &[PathBuf],
+    info: &VolumeInfo,
+    force: bool,
+) -> Result<Vec<Target>, PrepareError> {
+    let mut found: Vec<FoundTarget> = Vec::new();
+    for path in paths {
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        let identity = TargetWriter::identity_of(&path).map_err(ApplyError::from)?;
+        let same =
+            |other: &&FoundTarget| other.path == path || (identity.is_some() && other.identity == identity);
+        if let Some(other) = found.iter().find(same) {
+            return Err(PrepareError::NamedTwice { target: path, other: other.path.clone() });
+        }
+        found.push(FoundTarget { path, identity });
+    }
+    let files = ReplicaFiles::of_targets(journal_dir, &found).map_err(PrepareError::Checkpoints)?;
+    let mut targets = Vec::new();
+    for (path, (files, known)) in paths.iter().zip(files) {
+        let replica = Replica::open(&files, path, info, force).map(|(replica, _)| replica);
+        match replica {
+            Err(error) if !known => return Err(error.into()),
+            replica => targets.push(Target { path: path.clone(), files, replica }),
+        }
+    }
+    if targets.iter().all(|target| target.replica.is_err())
+        && let Some(Target { replica: Err(error), .. }) = targets.pop()
+    {
+        return Err(error.into());
+    }
+    Ok(targets)
 }
 
 fn describe(device: &BlockDevice) -> Result<VolumeInfo, PrepareError> {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capture::{Origin, Rung};
 use crate::collect::CollectorStatus;
-use crate::model::{Lsn, MarkId, Point, VolumeId};
+use crate::model::{Lsn, MarkId, Point, Timestamp, VolumeId};
 use crate::service::origin::OriginStatus;
 
 /// What `status --json` prints for a volume.
@@ -31,7 +31,6 @@ pub struct Status {
     /// Why the journal can't be written; tried again every few seconds.
     pub paused: Option<String>,
     pub journal: String,
-    pub target: String,
     #[serde(flatten)]
     pub collector: CollectorStatus,
     /// Last record that survives a power cut.
@@ -39,7 +38,10 @@ pub struct Status {
     /// Stored (compressed) bytes written to the journal in this session.
     pub journal_bytes: u64,
     pub last_mark: Option<Point>,
+    /// The one of `replicas` that is furthest behind, those that fail before all others.
     pub replica: ReplicaStatus,
+    /// One for each target, in the order in which they were named.
+    pub replicas: Vec<ReplicaStatus>,
     pub origin: OriginStatus,
     /// `null` when all history is kept.
     pub retention: Option<RetentionStatus>,
@@ -47,6 +49,8 @@ pub struct Status {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaStatus {
+    /// Where it is, as it was named.
+    pub target: String,
     pub applied_lsn: Lsn,
     /// The replica is at a mark, not within an apply or a baseline.
     pub consistent: bool,
@@ -80,16 +84,8 @@ pub struct Progress {
     pub restorable: Option<Point>,
     /// The journal took its last record.
     pub journal_ended: bool,
-    pub applied: Lsn,
-    pub consistent: bool,
-    pub replica_mark: Option<Point>,
-    /// Restorable marks that are not on the replica yet, and `journal_bytes` when each was durable.
-    pub unapplied: VecDeque<(Lsn, u64)>,
-    /// `journal_bytes` at the replica's mark.
-    pub applied_bytes: u64,
-    pub target_bytes: u64,
-    /// Why the target can't be written at the moment.
-    pub target_error: Option<String>,
+    /// In the order in which they were named.
+    pub targets: Vec<TargetProgress>,
     /// Why the journal can't be written at the moment.
     pub paused: Option<String>,
     pub retention: Option<RetentionStatus>,
@@ -97,7 +93,23 @@ pub struct Progress {
     pub failure: Option<String>,
 }
 
-/// Of marks that are not on the replica; while there are more, its lag in bytes is that of an older mark.
+/// How far one target is.
+#[derive(Clone, Debug, Default)]
+pub struct TargetProgress {
+    pub applied: Lsn,
+    pub consistent: bool,
+    pub mark: Option<Point>,
+    /// Restorable marks that are not on it yet, and `journal_bytes` when each was durable.
+    unapplied: VecDeque<(Lsn, u64)>,
+    /// `journal_bytes` at its mark.
+    applied_bytes: u64,
+    /// In this session.
+    pub written_bytes: u64,
+    /// Why it can't be written at the moment.
+    pub error: Option<String>,
+}
+
+/// Of marks that are not on a replica; while there are more, its lag in bytes is that of an older mark.
 const UNAPPLIED_MAX: usize = 4096;
 
 impl Progress {
@@ -106,23 +118,52 @@ impl Progress {
         self.last_mark = Some(mark.clone());
         if mark.class.restorable() {
             self.restorable = Some(mark.clone());
-            self.unapplied.push_back((mark.lsn, self.journal_bytes));
-            if self.unapplied.len() > UNAPPLIED_MAX {
-                self.unapplied.pop_front();
+            for target in &mut self.targets {
+                target.unapplied.push_back((mark.lsn, self.journal_bytes));
+                if target.unapplied.len() > UNAPPLIED_MAX {
+                    target.unapplied.pop_front();
+                }
             }
         }
     }
 
-    /// The replica holds all up to this record.
+    /// The targets that hold all up to this record, those that work first.
+    pub fn targets_at(&self, lsn: Lsn) -> Vec<usize> {
+        let mut there: Vec<usize> =
+            (0..self.targets.len()).filter(|index| self.targets[*index].applied >= lsn).collect();
+        there.sort_by_key(|index| self.targets[*index].error.is_some());
+        there
+    }
+
+    /// Of the target at this place, which is called so.
+    pub fn replica_status(&self, index: usize, target: &str, now: Timestamp) -> ReplicaStatus {
+        let of = &self.targets[index];
+        ReplicaStatus {
+            target: target.to_owned(),
+            applied_lsn: of.applied,
+            consistent: of.consistent,
+            mark: of.mark.as_ref().map(|mark| mark.id),
+            age_ms: of.mark.as_ref().map(|mark| now.0.saturating_sub(mark.time.0) / 1_000_000),
+            lag_bytes: self.journal_bytes.saturating_sub(of.applied_bytes),
+            error: of.error.clone(),
+            written_bytes: of.written_bytes,
+        }
+    }
+}
+
+/// The one that is furthest behind.
+pub fn furthest_behind(replicas: &[ReplicaStatus]) -> ReplicaStatus {
+    let order = |replica: &&ReplicaStatus| (replica.error.is_none(), replica.consistent, replica.applied_lsn);
+    replicas.iter().min_by_key(order).cloned().unwrap_or_default()
+}
+
+impl TargetProgress {
+    /// It holds all up to this record.
     pub fn applied_to(&mut self, lsn: Lsn) {
         self.applied = lsn;
         while let Some((_, bytes)) = self.unapplied.pop_front_if(|(mark, _)| *mark <= lsn) {
             self.applied_bytes = bytes;
         }
-    }
-
-    pub fn lag_bytes(&self) -> u64 {
-        self.journal_bytes.saturating_sub(self.applied_bytes)
     }
 }
 
@@ -169,29 +210,61 @@ impl SharedProgress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{PointClass, Timestamp};
+    use crate::model::PointClass;
 
     fn mark(id: u64, lsn: u64, class: PointClass) -> Point {
         Point { id: MarkId(id), class, lsn: Lsn(lsn), time: Timestamp(0), label: String::new() }
     }
 
     #[test]
-    fn the_lag_is_what_was_journaled_after_the_mark_of_the_replica() {
-        let mut progress = Progress { journal_bytes: 100, ..Progress::default() };
-        assert_eq!(progress.lag_bytes(), 100);
+    fn the_lag_of_each_target_is_what_was_journaled_after_its_mark() {
+        let targets = vec![TargetProgress::default(); 2];
+        let mut progress = Progress { journal_bytes: 100, targets, ..Progress::default() };
+        let lag = |progress: &Progress, index| progress.replica_status(index, "", Timestamp(0)).lag_bytes;
+        assert_eq!(lag(&progress, 0), 100);
         progress.marked(&mark(1, 10, PointClass::Fs));
         progress.journal_bytes = 150;
         progress.marked(&mark(2, 20, PointClass::Fuzzy));
         progress.journal_bytes = 170;
         progress.marked(&mark(3, 30, PointClass::Crash));
         progress.journal_bytes = 171;
-        for (applied, lag) in [(9, 171), (10, 71), (29, 71), (30, 1), (31, 1)] {
-            progress.applied_to(Lsn(applied));
-            assert_eq!(progress.lag_bytes(), lag, "{applied}");
+        for (applied, expected) in [(9, 171), (10, 71), (29, 71), (30, 1), (31, 1)] {
+            progress.targets[1].applied_to(Lsn(applied));
+            assert_eq!((lag(&progress, 0), lag(&progress, 1)), (171, expected), "{applied}");
         }
         for id in 4..10_000 {
             progress.marked(&mark(id, id * 10, PointClass::Fs));
         }
-        assert_eq!(progress.unapplied.len(), UNAPPLIED_MAX);
+        assert!(progress.targets.iter().all(|target| target.unapplied.len() == UNAPPLIED_MAX));
+    }
+
+    #[test]
+    fn what_is_compared_with_is_a_target_at_the_record_that_works() {
+        let target = |applied, error: Option<&str>| TargetProgress {
+            applied: Lsn(applied),
+            error: error.map(str::to_owned),
+            ..TargetProgress::default()
+        };
+        let targets = vec![target(7, Some("full")), target(6, None), target(8, None)];
+        let progress = Progress { targets, ..Progress::default() };
+        assert_eq!(progress.targets_at(Lsn(7)), [2, 0]);
+        assert!(progress.targets_at(Lsn(9)).is_empty());
+    }
+
+    #[test]
+    fn the_one_that_fails_or_is_furthest_behind_stands_for_all() {
+        let status = |target: &str, applied, consistent, error: Option<&str>| ReplicaStatus {
+            target: target.into(),
+            applied_lsn: Lsn(applied),
+            consistent,
+            error: error.map(str::to_owned),
+            ..ReplicaStatus::default()
+        };
+        let mut all = vec![status("current", 9, true, None), status("behind", 5, true, None)];
+        assert_eq!(furthest_behind(&all).target, "behind");
+        all.push(status("applying", 8, false, None));
+        assert_eq!(furthest_behind(&all).target, "applying");
+        all.push(status("failing", 9, true, Some("full")));
+        assert_eq!(furthest_behind(&all).target, "failing");
     }
 }

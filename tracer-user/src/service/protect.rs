@@ -6,20 +6,23 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use crate::apply::Replica;
 use crate::capture::vfs::VfsOptions;
 use crate::capture::{Capture, CaptureError, CaptureOptions, Origin, Rung};
 use crate::collect::{CollectorStatus, Command, Hooks};
 use crate::io::BlockDevice;
+use crate::io::clock::realtime;
 use crate::journal::{JournalOptions, PruneOptions};
 use crate::model::{ByteRangeSet, Point};
+use crate::service::applier::{Applier, Shared, bring_one};
 use crate::service::control::{self, Served, Shown};
 use crate::service::device_source::volume_extent;
+use crate::service::limits::Limits;
 use crate::service::memory::limit_allocator;
 use crate::service::origin::{OriginStatus, OriginThread, Watched};
-use crate::service::pipeline::{advance, run_applier};
 use crate::service::prepare::{PrepareError, Prepared, prepare};
-use crate::service::progress::{Progress, ReplicaStatus, SharedProgress, Status};
+use crate::service::progress::{
+    Progress, ReplicaStatus, SharedProgress, Status, TargetProgress, furthest_behind,
+};
 use crate::service::retention::run_retention;
 use crate::service::run_dir;
 use crate::service::stopped::Stopped;
@@ -33,11 +36,13 @@ const IDLE_MAX: Duration = Duration::from_secs(30);
 pub struct ProtectOptions {
     pub source: PathBuf,
     pub journal: PathBuf,
-    pub target: PathBuf,
+    /// One at least.
+    pub targets: Vec<PathBuf>,
     pub mark_every: Option<Duration>,
     pub freeze_timeout: Duration,
     /// Run around each mark.
     pub hooks: Option<Hooks>,
+    pub limits: Limits,
     pub journal_options: JournalOptions,
     pub capture: CaptureOptions,
     /// Overwrite a target that is not empty.
@@ -107,7 +112,7 @@ pub fn protect(
     let prepared = prepare(
         &options.source,
         &options.journal,
-        &options.target,
+        &options.targets,
         options.journal_options.clone(),
         options.force,
         &run_dir,
@@ -139,6 +144,7 @@ struct Running {
     progress: Arc<SharedProgress>,
     origin: Arc<OriginThread>,
     threads: Vec<JoinHandle<()>>,
+    targets: Vec<PathBuf>,
     /// All but what changes.
     status: Status,
     _lock: run_dir::VolumeLock,
@@ -150,7 +156,7 @@ impl Running {
         options: &ProtectOptions,
         show: &mut dyn FnMut(ProtectEvent<'_>),
     ) -> Result<Running, ProtectError> {
-        let Prepared { device, lock, info, writer, journal, mut replica, restorable, resumed, .. } = prepared;
+        let Prepared { device, lock, info, writer, journal, targets, restorable, resumed, .. } = prepared;
         let journal = Arc::new(journal);
         let counts_before = device.io_counts();
         // First of all: what happens from here on is known.
@@ -175,19 +181,28 @@ impl Running {
             durable: writer.durable(),
             last_mark: restorable.clone(),
             restorable: restorable.clone(),
-            applied: replica.checkpoint().applied,
-            consistent: replica.checkpoint().consistent,
-            replica_mark: restorable.clone().filter(|mark| Some(mark.id) == replica.checkpoint().mark),
+            targets: targets.iter().map(|target| target.progress(restorable.as_ref())).collect(),
             ..Progress::default()
         }));
+        let named: Vec<_> =
+            targets.iter().map(|target| (target.path.clone(), target.files.clone())).collect();
+        let shared = Shared {
+            source: device.clone(),
+            info: info.clone(),
+            journal: journal.clone(),
+            progress: progress.clone(),
+        };
+        let of_targets = targets.into_iter().enumerate();
+        let mut appliers: Vec<Applier> = of_targets
+            .map(|(index, target)| Applier::new(index, target, options.limits.of_target(), &shared))
+            .collect();
         let goal = restorable.as_ref().map_or(writer.durable(), |mark| mark.lsn);
-        // What is to be compared with the replica needs it at the mark; else it comes there by and by.
-        if resumed && !replica.is_at(goal) {
+        // What is to be compared with a replica needs one at the mark; else they come there by and by.
+        if resumed && !appliers.iter().all(|applier| applier.is_at(goal)) {
             show(ProtectEvent::CatchingUp { mark: restorable.as_ref() });
         }
         if resumed && !unscanned.is_empty() {
-            advance(&mut replica, &journal, goal, restorable.as_ref(), &progress)
-                .map_err(ProtectError::Start)?;
+            bring_one(&mut appliers, goal, restorable.as_ref()).map_err(ProtectError::Start)?;
         }
 
         let (commands, command_queue) = channel();
@@ -209,12 +224,12 @@ impl Running {
             recording: "ring",
             paused: None,
             journal: options.journal.display().to_string(),
-            target: options.target.display().to_string(),
             collector: CollectorStatus::default(),
             durable_lsn: writer.durable(),
             journal_bytes: 0,
             last_mark: None,
             replica: ReplicaStatus::default(),
+            replicas: Vec::new(),
             origin: OriginStatus::default(),
             retention: None,
         };
@@ -239,37 +254,44 @@ impl Running {
             counts_before,
             info: info.clone(),
             journal_dir: options.journal.clone(),
-            target: options.target.clone(),
+            targets: named,
             journal: journal.clone(),
             journal_options: options.journal_options.clone(),
             mark_every: options.mark_every,
             freeze_timeout: options.freeze_timeout,
             hooks: options.hooks.clone(),
+            limits: options.limits,
             status: collector_status.clone(),
             progress: progress.clone(),
         };
-        let applied = progress.clone();
-        let (dir, target) = (options.journal.clone(), options.target.clone());
-        let open = move || Replica::open(&dir, &target, &info, false).map(|(replica, _)| replica);
-        let threads = vec![
-            spawn("collector", move || supervisor.run(writer, capture, command_queue))?,
-            spawn("applier", move || run_applier(replica, open, &journal, &applied))?,
-        ];
+        let mut threads = vec![spawn("collector", move || supervisor.run(writer, capture, command_queue))?];
+        for applier in appliers {
+            threads.push(spawn("applier", move || applier.run())?);
+        }
         if let Some(retention) = options.retention.clone() {
             let (dir, pruned) = (options.journal.clone(), progress.clone());
             spawn("retention", move || run_retention(&dir, &retention, &pruned))?;
         }
-        Ok(Running { commands, collector_status, progress, origin, threads, status, _lock: lock })
+        Ok(Running {
+            commands,
+            collector_status,
+            progress,
+            origin,
+            threads,
+            targets: options.targets.clone(),
+            status,
+            _lock: lock,
+        })
     }
 
     fn now(&self) -> Status {
         let collector = self.collector_status.lock().expect("nobody panics with the status locked").clone();
         let progress = self.progress.get().clone();
-        let age = progress.replica_mark.as_ref().map(|mark| {
-            let now = jiff::Timestamp::now().as_nanosecond();
-            u64::try_from((now - i128::from(mark.time.0)).max(0) / 1_000_000).unwrap_or(u64::MAX)
-        });
-        let lag_bytes = progress.lag_bytes();
+        let now = realtime();
+        let of = |(index, path): (usize, &PathBuf)| {
+            progress.replica_status(index, &path.display().to_string(), now)
+        };
+        let replicas: Vec<ReplicaStatus> = self.targets.iter().enumerate().map(of).collect();
         let on_bitmap = progress.paused.is_some() || collector.overrun;
         Status {
             collector,
@@ -278,15 +300,8 @@ impl Running {
             durable_lsn: progress.durable,
             journal_bytes: progress.journal_bytes,
             last_mark: progress.last_mark,
-            replica: ReplicaStatus {
-                applied_lsn: progress.applied,
-                consistent: progress.consistent,
-                mark: progress.replica_mark.map(|mark| mark.id),
-                age_ms: age,
-                lag_bytes,
-                error: progress.target_error,
-                written_bytes: progress.target_bytes,
-            },
+            replica: furthest_behind(&replicas),
+            replicas,
             origin: self.origin.status(),
             retention: progress.retention,
             ..self.status.clone()
@@ -304,7 +319,13 @@ impl Running {
                 }
             }
         }
-        self.progress.get().failure.clone()
+        let progress = self.progress.get();
+        let behind = |(target, of): (&PathBuf, &TargetProgress)| {
+            let why = of.error.as_ref()?;
+            Some(format!("{} could not be brought to the last mark: {why}", target.display()))
+        };
+        let behind = || self.targets.iter().zip(&progress.targets).find_map(behind);
+        progress.failure.clone().or_else(behind)
     }
 }
 

@@ -74,6 +74,7 @@ pub struct Reading {
     pub ring_used_bytes: u64,
     pub paused: Option<String>,
     pub journal: String,
+    /// Of a tree, which has one.
     pub target: String,
     pub counters: CountersRead,
     pub overrun: bool,
@@ -91,7 +92,10 @@ pub struct Reading {
     pub last_mark: Option<Point>,
     pub last_hook_error: Option<String>,
     pub last_mark_error: Option<String>,
+    /// The one that is furthest behind.
     pub replica: ReplicaRead,
+    /// One for each target.
+    pub replicas: Vec<ReplicaRead>,
     pub retention: Option<RetentionRead>,
     pub origin: OriginRead,
     /// Of a tree: changes nobody was told of.
@@ -119,6 +123,7 @@ pub struct CountersRead {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ReplicaRead {
+    pub target: String,
     pub consistent: bool,
     pub mark: Option<u64>,
     pub age_ms: Option<u64>,
@@ -164,6 +169,18 @@ impl Reading {
         self.kind == "tree"
     }
 
+    /// With its replica among `replicas` if it is the only one and told by itself, as of a tree.
+    pub fn with_replicas(mut self) -> Reading {
+        if self.replicas.is_empty() {
+            let target = match self.replica.target.is_empty() {
+                true => self.target.clone(),
+                false => self.replica.target.clone(),
+            };
+            self.replicas = vec![ReplicaRead { target, ..self.replica.clone() }];
+        }
+        self
+    }
+
     /// Whether every submission that was seen is accounted for. While writes come it may be off by those under way.
     pub fn adds_up(&self) -> bool {
         self.counters.seen == self.counters.emitted.saturating_add(self.counters.marked)
@@ -203,9 +220,11 @@ pub fn problems(read: &Reading) -> Vec<Problem> {
             "free space or mend the journal's disk; it goes on by itself",
         ));
     }
-    if let Some(why) = &read.replica.error {
+    for replica in &read.replicas {
+        let Some(why) = &replica.error else { continue };
+        let which = if read.replicas.len() > 1 { format!(" {}", replica.target) } else { String::new() };
         found.push(Problem::urgent(
-            format!("the target fails, the replica falls behind: {why}"),
+            format!("the target{which} fails, the replica falls behind: {why}"),
             "make it writable; it is tried again by itself",
         ));
     }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::model::Timestamp;
-use crate::service::reading::{Problem, Reading, Standing};
+use crate::service::reading::{Problem, Reading, ReplicaRead, Standing};
 use crate::service::survey::Seen;
 
 /// A moment after all that they tell of.
@@ -51,6 +51,20 @@ fn of(index: u64) -> Seen {
         _ => {}
     }
     Seen::told(name, read)
+}
+
+/// With two targets, of which the second fails.
+pub fn of_two_targets() -> Seen {
+    let mut read = reading(1);
+    let first = ReplicaRead { target: "/backup/1.img".into(), ..read.replica.clone() };
+    let second = ReplicaRead {
+        target: "/mnt/usb/1.img".into(),
+        consistent: false,
+        error: Some("no space left".into()),
+        ..first.clone()
+    };
+    (read.replica, read.replicas) = (second.clone(), vec![first, second]);
+    Seen::told("dm-1".into(), read)
 }
 
 /// Everything of it is given.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 
+use crate::apply::ReplicaFiles;
 use crate::capture::{Capture, Counters};
 use crate::collect::{
     Acknowledged, Begin, CollectError, Collector, CollectorOptions, CollectorParts, CollectorStatus, Command,
@@ -15,8 +16,9 @@ use crate::collect::{
 };
 use crate::io::{BlockDevice, IoCounts, Space};
 use crate::journal::{Journal, JournalError, JournalOptions, Writer};
-use crate::model::{ByteRangeSet, Point, VolumeInfo};
+use crate::model::{ByteRangeSet, Lsn, Point, VolumeInfo};
 use crate::service::device_source::{DeviceSource, ReplicaFile};
+use crate::service::limits::Limits;
 use crate::service::origin::OriginThread;
 use crate::service::pipeline::run_journal;
 use crate::service::prepare::same_as_replica;
@@ -36,12 +38,14 @@ pub struct Supervisor {
     pub counts_before: Option<IoCounts>,
     pub info: VolumeInfo,
     pub journal_dir: PathBuf,
-    pub target: PathBuf,
+    /// In the order of the progress.
+    pub targets: Vec<(PathBuf, ReplicaFiles)>,
     pub journal: Arc<Journal>,
     pub journal_options: JournalOptions,
     pub mark_every: Option<Duration>,
     pub freeze_timeout: Duration,
     pub hooks: Option<Hooks>,
+    pub limits: Limits,
     pub status: Arc<Mutex<CollectorStatus>>,
     pub progress: Arc<SharedProgress>,
 }
@@ -91,9 +95,7 @@ impl Supervisor {
         let begin = self.begin(&probes)?;
         let replica = match begin.same_as_replica.is_empty() {
             true => None,
-            false => ReplicaFile::open(&self.target, &self.journal_dir)
-                .inspect_err(|error| log::warn!("the replica can't be read, so all is copied: {error}"))
-                .ok(),
+            false => self.replica(&writer),
         };
         let acknowledged = Arc::new(Acknowledged::default());
         let (queue, entries) = sync_channel::<Entry>(JOURNAL_QUEUE);
@@ -111,6 +113,7 @@ impl Supervisor {
                 mark_every: self.mark_every,
                 freeze_timeout: self.freeze_timeout,
                 next_mark: writer.next_mark(),
+                scan_pace: self.limits.of_scan(),
             },
         };
         let collector = Collector::new(parts, begin)?;
@@ -132,6 +135,24 @@ impl Supervisor {
             }
             (Err(error), _) => Err(error.into()),
         }
+    }
+
+    /// One to compare with. Without any, all is copied.
+    fn replica(&self, writer: &Writer) -> Option<ReplicaFile> {
+        let goal = self.goal(writer);
+        let there = self.progress.get().targets_at(goal);
+        there.into_iter().find_map(|at| {
+            let (path, files) = &self.targets[at];
+            let failed = |error: &std::io::Error| {
+                log::warn!("the replica {} can't be read for comparing: {error}", path.display());
+            };
+            ReplicaFile::open(path, files).inspect_err(failed).ok()
+        })
+    }
+
+    /// What a replica has to be at to be compared with.
+    fn goal(&self, writer: &Writer) -> Lsn {
+        self.progress.get().restorable.as_ref().map_or(writer.durable(), |mark| mark.lsn)
     }
 
     /// Removes the probes. What they count must still be so after the kernel was asked what it has counted: then no write
@@ -205,11 +226,10 @@ impl Supervisor {
             }
         }
         let (writer, _) = Writer::open(&self.journal_dir, self.journal_options.clone())?;
-        let goal = self.progress.get().restorable.as_ref().map_or(writer.durable(), |mark| mark.lsn);
-        let applied = self.progress.get().applied;
-        if applied < goal && !probes.ledger().unscanned().is_empty() {
+        let goal = self.goal(&writer);
+        if self.progress.get().targets_at(goal).is_empty() && !probes.ledger().unscanned().is_empty() {
             bail!(
-                "the rest of the volume is to be compared with the replica, which has not come to record {goal} yet"
+                "the rest of the volume is to be compared with a replica, and none has come to record {goal} yet"
             );
         }
         Ok(writer)

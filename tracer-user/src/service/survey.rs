@@ -36,6 +36,7 @@ pub struct Seen {
 
 impl Seen {
     pub fn told(name: String, status: Reading) -> Seen {
+        let status = status.with_replicas();
         let (standing, problems) = (status.standing(), problems(&status));
         Seen { name, standing, status: Some(status), recorded_bytes: None, problems }
     }

@@ -12,13 +12,19 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::model::PointClass;
-use crate::service::{Reading, Seen, Standing};
+use crate::service::{Reading, ReplicaRead, Seen, Standing};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OfVolume {
     volume: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfTarget {
+    volume: String,
+    target: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -41,7 +47,6 @@ struct Facts {
     capture: String,
     rung: String,
     journal: String,
-    target: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -81,15 +86,6 @@ const GAUGES: &[(&str, &str, Value)] = &[
         Some(flag(r.every_write))
     }),
     ("paused", "1 while the journal can't be written", |r| Some(flag(r.paused.is_some()))),
-    ("replica_lag_bytes", "Stored bytes journaled in this session after the replica's mark", |r| {
-        volume(r)?;
-        Some(float(r.replica.lag_bytes))
-    }),
-    ("replica_lag_seconds", "Time since the replica's mark", |r| {
-        r.replica.age_ms.map(|ms| float(ms) / 1000.0)
-    }),
-    ("replica_consistent", "1 if the replica is at a mark", |r| Some(flag(r.replica.consistent))),
-    ("replica_error", "1 while the target can't be written", |r| Some(flag(r.replica.error.is_some()))),
     ("last_mark_timestamp_seconds", "When the last mark was made, of any class", |r| {
         r.last_mark.as_ref().map(|mark| float(mark.time.0) / 1e9)
     }),
@@ -112,6 +108,27 @@ const GAUGES: &[(&str, &str, Value)] = &[
     ("origin_bursts", "Programs of late that rewrote or removed many files", |r| {
         volume(r)?;
         Some(float(r.origin.bursts.len() as u64))
+    }),
+];
+
+type OfReplica = fn(&Reading, &ReplicaRead) -> Option<f64>;
+
+/// As `GAUGES`, one of each for each target.
+const REPLICA_GAUGES: &[(&str, &str, OfReplica)] = &[
+    (
+        "replica_lag_bytes",
+        "Stored bytes journaled in this session after the replica's mark",
+        |read, replica| {
+            volume(read)?;
+            Some(float(replica.lag_bytes))
+        },
+    ),
+    ("replica_lag_seconds", "Time since the replica's mark", |_, replica| {
+        replica.age_ms.map(|ms| float(ms) / 1000.0)
+    }),
+    ("replica_consistent", "1 if the replica is at a mark", |_, replica| Some(flag(replica.consistent))),
+    ("replica_error", "1 while the target can't be written", |_, replica| {
+        Some(flag(replica.error.is_some()))
     }),
 ];
 
@@ -174,11 +191,10 @@ pub fn encode(seen: &[Seen]) -> Result<String, fmt::Error> {
             capture: label(&read.capture),
             rung: label(&read.rung),
             journal: label(&read.journal),
-            target: label(&read.target),
         };
         facts.get_or_create(&labels).set(1);
     }
-    registry.register("volume_info", "What is protected, how it is captured, and where to", facts);
+    registry.register("volume_info", "What is protected, and how it is captured", facts);
     registry.register("last_mark_class", "1 for the class of the last mark, 0 for the others", classes);
 
     for (name, help, value) in GAUGES {
@@ -186,6 +202,18 @@ pub fn encode(seen: &[Seen]) -> Result<String, fmt::Error> {
         for (volume, read) in told() {
             if let Some(value) = value(read) {
                 family.get_or_create(&OfVolume { volume }).set(value);
+            }
+        }
+        registry.register(*name, *help, family);
+    }
+    for (name, help, value) in REPLICA_GAUGES {
+        let family = Family::<OfTarget, Gauge<f64, AtomicU64>>::default();
+        for (volume, read) in told() {
+            for replica in &read.replicas {
+                if let Some(value) = value(read, replica) {
+                    let target = label(&replica.target);
+                    family.get_or_create(&OfTarget { volume: volume.clone(), target }).set(value);
+                }
             }
         }
         registry.register(*name, *help, family);

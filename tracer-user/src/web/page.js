@@ -102,8 +102,11 @@ function facts(status, now) {
     list.append(fact('copied', `${bytes(status.scan_done_bytes)} of ${bytes(status.scan_total_bytes)}`, true, 'warn'));
   }
   list.append(fact('last mark', mark === null ? 'none yet' : `${mark.id} ${mark.class}, ${duration(now - seconds(mark.time))} ago`));
-  const age = status.replica.age_ms;
-  list.append(fact('replica lag', age === null ? 'not at a mark' : `${duration(age / 1000)}, ${bytes(status.replica.lag_bytes)}`));
+  const many = status.replicas.length > 1;
+  for (const { target, age_ms: age, lag_bytes: lag, error } of status.replicas) {
+    const stands = age === null ? 'not at a mark' : `${duration(age / 1000)}, ${bytes(lag)}`;
+    list.append(fact('replica lag', many ? `${target}: ${error === null ? stands : 'fails'}` : stands, many, error === null ? '' : 'warn'));
+  }
   list.append(fact('not journaled yet', bytes(status.pending_bytes)));
   if (status.kind !== 'tree') {
     const used = status.ring_bytes > 0 ? Math.ceil((100 * status.ring_used_bytes) / status.ring_bytes) : 0;

@@ -46,6 +46,19 @@ fn every_metric_has_a_help_and_ends_as_prometheus_wants_it() {
 }
 
 #[test]
+fn each_target_has_metrics_of_its_own() {
+    let text = metrics::encode(&[samples::of_two_targets()]).unwrap();
+    for (name, first, second) in [("error", "0.0", "1.0"), ("consistent", "1.0", "0.0")] {
+        for (target, value) in [("/backup/1.img", first), ("/mnt/usb/1.img", second)] {
+            let sample = format!("afterwrite_replica_{name}{{volume=\"dm-1\",target=\"{target}\"}} {value}");
+            assert!(text.lines().any(|line| line == sample), "{sample} in {text}");
+        }
+    }
+    // Of one that is told by itself, too.
+    assert!(encoded().contains("afterwrite_replica_error{volume=\"dm-1\",target=\"/backup/1.img\"} 0.0"));
+}
+
+#[test]
 fn names_from_outside_are_escaped() {
     let mut seen = samples::seen(1);
     seen[0].name = "a\"b\\c\nd} 1".into();

@@ -1,9 +1,9 @@
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::apply::ReplicaFiles;
 use crate::apply::hash_list::format::GRANULES_MAX;
 use crate::apply::hash_list::list::{HashList, new_id, target_hash};
-use crate::apply::hash_list::{HashListError, HashListHeader, HashListId, path};
+use crate::apply::hash_list::{HashListError, HashListHeader, HashListId};
 use crate::model::{Granules, VolumeId};
 use crate::target::{Op, TargetWriter};
 
@@ -18,7 +18,7 @@ pub(in crate::apply) struct KeptHashes {
 }
 
 struct Plan {
-    dir: PathBuf,
+    files: ReplicaFiles,
     header: HashListHeader,
     tried: Instant,
 }
@@ -34,10 +34,10 @@ impl KeptHashes {
         KeptHashes { list: Some(list), plan: None }
     }
 
-    /// The list in `dir` of `target`, which is the replica of `volume`: the one numbered `named` if the checkpoint names
+    /// The list of `target`, which is the replica of `volume`: the one numbered `named` if the checkpoint names
     /// one and it can be used, else a new one.
     pub(in crate::apply) fn open(
-        dir: &Path,
+        files: &ReplicaFiles,
         volume: VolumeId,
         target: &TargetWriter,
         named: Option<HashListId>,
@@ -48,14 +48,14 @@ impl KeptHashes {
             return KeptHashes::none();
         }
         let header = |id| HashListHeader { volume, id, granules, target: target_hash(target.identity()) };
-        let list = named.and_then(|id| match HashList::open(dir, header(id)) {
+        let list = named.and_then(|id| match HashList::open(files, header(id)) {
             Ok(list) => Some(list),
             Err(error) => {
                 log::warn!("{}; until the new one is filled, comparisons read the replica", told(&error));
                 None
             }
         });
-        let plan = Plan { dir: dir.to_owned(), header: header(HashListId(0)), tried: Instant::now() };
+        let plan = Plan { files: files.clone(), header: header(HashListId(0)), tried: Instant::now() };
         let mut kept = KeptHashes { list, plan: Some(plan) };
         if kept.list.is_none() {
             kept.begin();
@@ -95,10 +95,10 @@ impl KeptHashes {
     fn begin(&mut self) {
         let Some(plan) = &mut self.plan else { return };
         plan.tried = Instant::now();
-        let path = path(&plan.dir);
+        let path = plan.files.hash_list();
         let created = new_id()
             .map_err(|source| HashListError::Io { what: "number", path: path.clone(), source })
-            .and_then(|id| HashList::create(&plan.dir, HashListHeader { id, ..plan.header }));
+            .and_then(|id| HashList::create(&plan.files, HashListHeader { id, ..plan.header }));
         match created {
             Ok(list) => {
                 log::debug!("began the hash list {}", path.display());

@@ -1,13 +1,13 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
+use crate::apply::ReplicaFiles;
+use crate::apply::hash_list::HashListError;
 use crate::apply::hash_list::format::{ENTRY_LEN, HashListHeader, HashListId, entry_start};
 use crate::apply::hash_list::reader::read_header;
-use crate::apply::hash_list::{HashListError, path};
 use crate::model::GranuleHash;
 use crate::target::{Medium, MediumKind, Op, RawMedium, TargetWriter};
 
@@ -30,8 +30,8 @@ pub(in crate::apply) struct HashList {
 
 impl HashList {
     /// A new list in place of what is there, all of it unknown; durable when it returns.
-    pub(super) fn create(dir: &Path, header: HashListHeader) -> Result<HashList, HashListError> {
-        let path = path(dir);
+    pub(super) fn create(files: &ReplicaFiles, header: HashListHeader) -> Result<HashList, HashListError> {
+        let path = files.hash_list();
         let beside = path.with_extension("hashes.new");
         let failed = |what| {
             let path = path.clone();
@@ -44,14 +44,14 @@ impl HashList {
         file.write_all_at(&header.encode(), 0).map_err(failed("write"))?;
         file.sync_all().map_err(failed("sync"))?;
         fs::rename(&beside, &path).map_err(failed("replace"))?;
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync the directory of"))?;
+        File::open(files.dir()).and_then(|dir| dir.sync_all()).map_err(failed("sync the directory of"))?;
         let stale = GranuleSet::all(header.granules.count());
         Ok(HashList::of(header, Box::new(RawMedium::new(file, MediumKind::File)), stale))
     }
 
-    /// The list in `dir`, which has to be the one that `wanted` says.
-    pub(super) fn open(dir: &Path, wanted: HashListHeader) -> Result<HashList, HashListError> {
-        let path = path(dir);
+    /// The list that is there, which has to be the one that `wanted` says.
+    pub(super) fn open(files: &ReplicaFiles, wanted: HashListHeader) -> Result<HashList, HashListError> {
+        let path = files.hash_list();
         let failed = |what| {
             let path = path.clone();
             move |source| HashListError::Io { what, path, source }

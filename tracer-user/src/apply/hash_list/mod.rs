@@ -1,4 +1,4 @@
-//! The hash list: BLAKE3 of every granule of the replica, in the file `replica.hashes` beside the checkpoint.
+//! The hash list: BLAKE3 of every granule of the replica, in the file `replica.hashes` beside the checkpoint (`ReplicaFiles` has its name).
 //!
 //! One thing always holds while the checkpoint says that nothing is being applied: **an entry is unknown, or it is the
 //! hash of what was applied to its granule.** For
@@ -27,20 +27,13 @@ mod reader;
 mod tests;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub use format::{HashListHeader, HashListId, HeaderError};
 pub(super) use kept::KeptHashes;
 #[cfg(test)]
 pub(super) use list::HashList;
 pub use reader::HashListReader;
-
-const FILE_NAME: &str = "replica.hashes";
-
-/// Where the hash list of the journal in `dir` is.
-pub fn path(dir: &Path) -> PathBuf {
-    dir.join(FILE_NAME)
-}
 
 /// Why a hash list cannot be used. Nothing is lost with it: `protect` begins a new one.
 #[derive(Debug, thiserror::Error)]

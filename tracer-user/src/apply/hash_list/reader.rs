@@ -4,9 +4,9 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use crate::apply::Checkpoint;
+use crate::apply::hash_list::HashListError;
 use crate::apply::hash_list::format::{ENTRY_LEN, HEADER_LEN, HashListHeader, HeaderError, entry_start};
-use crate::apply::hash_list::{HashListError, path};
+use crate::apply::{Checkpoint, ReplicaFiles};
 use crate::model::GranuleHash;
 
 /// A hash list, only to be read, also while the applier writes it: an entry half-written is an unknown one. Many threads
@@ -30,10 +30,10 @@ impl HashListReader {
         Ok(HashListReader { file, path: path.to_owned(), header })
     }
 
-    /// The list of the replica of the journal in `dir`: the one that its checkpoint names.
-    pub fn of_replica(dir: &Path) -> Result<HashListReader, HashListError> {
-        let list = HashListReader::open(&path(dir))?;
-        let checkpoint = Checkpoint::read(dir).ok().flatten();
+    /// The list of a replica: the one that its checkpoint names.
+    pub fn of_replica(files: &ReplicaFiles) -> Result<HashListReader, HashListError> {
+        let list = HashListReader::open(&files.hash_list())?;
+        let checkpoint = Checkpoint::read(files).ok().flatten();
         match checkpoint.and_then(|checkpoint| checkpoint.hash_list) {
             Some(named) if named == list.header.id => Ok(list),
             _ => {

@@ -34,7 +34,7 @@ impl<'a> Bench<'a> {
     fn start(history: &'a History, target: Vec<u8>, mut hashes: Vec<u8>) -> Bench<'a> {
         let machine = Machine::default();
         let target = FaultyDisk::of(&machine, target);
-        let found = Checkpoint::read(&history.dir()).unwrap();
+        let found = Checkpoint::read(&history.files()).unwrap();
         let named = found.as_ref().and_then(|checkpoint| checkpoint.hash_list);
         let id = named.unwrap_or_else(|| {
             hashes.fill(0);
@@ -45,17 +45,17 @@ impl<'a> Bench<'a> {
         let list = HashList::over(header, Box::new(hashes.clone())).unwrap();
         let checkpoint = found.unwrap_or_else(|| Checkpoint::fresh(history.info.id, "test".as_ref(), "test"));
         let checkpoint = Checkpoint { hash_list: Some(id), ..checkpoint };
-        checkpoint.write(&history.dir()).unwrap();
+        checkpoint.write(&history.files()).unwrap();
         let medium = TargetWriter::over(target.clone(), SIZE as u64);
-        let mut replica =
-            Replica::of(&history.dir(), medium, checkpoint, KeptHashes::over(list)).checkpoint_every(20_000);
+        let mut replica = Replica::of(&history.files(), medium, checkpoint, KeptHashes::over(list))
+            .checkpoint_every(20_000);
         replica.machine = machine.clone();
         Bench { history, machine, target, hashes, header, replica }
     }
 
     fn empty(history: &'a History) -> Bench<'a> {
         // A checkpoint of the run before.
-        fs::remove_file(Checkpoint::path(&history.dir())).ok();
+        fs::remove_file(history.files().checkpoint()).ok();
         let hashes = vec![0; ENTRIES_START as usize + SIZE / GRANULE as usize * 32];
         Bench::start(history, vec![0xee; SIZE], hashes)
     }
@@ -172,7 +172,7 @@ fn a_list_that_cannot_be_written_is_given_up_and_the_replica_goes_on() {
             }
             assert_eq!(bench.replica.hashes.id(), None, "operation {fail_at}");
             // Whoever begins anew finds no list named, or, after a failed refresh, one that is true.
-            let named = Checkpoint::read(&history.dir()).unwrap().unwrap().hash_list;
+            let named = Checkpoint::read(&history.files()).unwrap().unwrap().hash_list;
             if let Some(id) = named {
                 assert_eq!(id, bench.header.id);
                 let list = HashList::over(bench.header, Box::new(bench.hashes.clone())).unwrap();
@@ -259,7 +259,7 @@ mod opening {
     use super::*;
 
     fn open(history: &History) -> Replica {
-        Replica::open(&history.dir(), &history.target("replica"), &history.info, false).unwrap().0
+        Replica::open(&history.files(), &history.target("replica"), &history.info, false).unwrap().0
     }
 
     fn built(history: &History) -> (Replica, Vec<Point>) {
@@ -274,7 +274,7 @@ mod opening {
 
     /// The entries as a reader beside sees them; those that are known are right.
     fn entries(history: &History) -> Vec<Option<GranuleHash>> {
-        let reader = HashListReader::of_replica(&history.dir()).unwrap();
+        let reader = HashListReader::of_replica(&history.files()).unwrap();
         let granules = reader.header().granules;
         let target = fs::read(history.target("replica")).unwrap();
         let entries = reader.read(0..granules.count()).unwrap();
@@ -297,16 +297,17 @@ mod opening {
         let replica = open(&history);
         assert_eq!(replica.checkpoint().hash_list, Some(id));
         assert!(entries(&history).iter().all(Option::is_some));
-        let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(path(&history.dir())).unwrap());
+        let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(history.files().hash_list()).unwrap());
         assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]
     fn a_list_that_cannot_be_used_is_begun_anew() {
         type Damage = fn(&History);
-        let file = |history: &History| fs::OpenOptions::new().write(true).open(path(&history.dir())).unwrap();
+        let file =
+            |history: &History| fs::OpenOptions::new().write(true).open(history.files().hash_list()).unwrap();
         fn rewrite(history: &History, change: impl Fn(&mut HashListHeader)) {
-            let path = path(&history.dir());
+            let path = history.files().hash_list();
             let mut bytes = fs::read(&path).unwrap();
             let mut header = HashListHeader::decode(&bytes).unwrap();
             change(&mut header);
@@ -314,16 +315,21 @@ mod opening {
             fs::write(&path, bytes).unwrap();
         }
         let damages: [(&str, Damage); 6] = [
-            ("missing", |history| fs::remove_file(path(&history.dir())).unwrap()),
+            ("missing", |history| fs::remove_file(history.files().hash_list()).unwrap()),
             ("cut", |history| {
-                fs::OpenOptions::new().write(true).open(path(&history.dir())).unwrap().set_len(4100).unwrap()
+                fs::OpenOptions::new()
+                    .write(true)
+                    .open(history.files().hash_list())
+                    .unwrap()
+                    .set_len(4100)
+                    .unwrap()
             }),
             ("of another volume", |history| rewrite(history, |header| header.volume = VolumeId([0; 16]))),
             ("of another target", |history| rewrite(history, |header| header.target = [1; 32])),
             ("an older one", |history| rewrite(history, |header| header.id = HashListId(1))),
             ("a directory", |history| {
-                fs::remove_file(path(&history.dir())).unwrap();
-                fs::create_dir(path(&history.dir())).unwrap();
+                fs::remove_file(history.files().hash_list()).unwrap();
+                fs::create_dir(history.files().hash_list()).unwrap();
             }),
         ];
         for (what, damage) in damages {
@@ -335,7 +341,7 @@ mod opening {
             let mut replica = open(&history);
             if what == "a directory" {
                 // It can't be replaced: there is no list, and all else goes on.
-                assert!(HashListReader::of_replica(&history.dir()).is_err());
+                assert!(HashListReader::of_replica(&history.files()).is_err());
                 assert_eq!(replica.checkpoint().hash_list, None);
                 let mut history = history;
                 history.round();
@@ -363,8 +369,8 @@ mod opening {
     fn a_target_that_is_emptied_has_a_new_list() {
         let history = History::new(43, 1);
         drop(built(&history));
-        fs::remove_file(Checkpoint::path(&history.dir())).unwrap();
-        let forced = Replica::open(&history.dir(), &history.target("replica"), &history.info, true);
+        fs::remove_file(history.files().checkpoint()).unwrap();
+        let forced = Replica::open(&history.files(), &history.target("replica"), &history.info, true);
         forced.unwrap();
         assert!(entries(&history).iter().all(Option::is_none));
     }
@@ -375,12 +381,12 @@ mod opening {
         let (replica, points) = built(&history);
         let there = replica.checkpoint().clone();
         drop(replica);
-        let path = Checkpoint::path(&history.dir());
+        let path = history.files().checkpoint();
         let text = fs::read_to_string(&path).unwrap();
         let lines = text.lines().filter(|line| !line.starts_with("hash_list") && !line.starts_with("blake3"));
         let old: String = lines.map(|line| line.replace("version = 2", "version = 1") + "\n").collect();
         fs::write(&path, format!("{old}blake3 = \"{}\"\n", blake3::hash(old.as_bytes()).to_hex())).unwrap();
-        let found = Checkpoint::read(&history.dir()).unwrap().unwrap();
+        let found = Checkpoint::read(&history.files()).unwrap().unwrap();
         assert_eq!(found, Checkpoint { hash_list: None, ..there });
         let replica = open(&history);
         assert_eq!(replica.checkpoint().mark, Some(points.last().unwrap().id));

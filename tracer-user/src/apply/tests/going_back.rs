@@ -97,7 +97,7 @@ impl<'a> Bench<'a> {
     fn assert_at(&self, lsn: Lsn) {
         let checkpoint = self.replica.checkpoint();
         assert_eq!((checkpoint.applied, checkpoint.applying), (lsn, None));
-        assert_eq!(Checkpoint::read(&self.history.dir()).unwrap().as_ref(), Some(checkpoint));
+        assert_eq!(Checkpoint::read(&self.history.files()).unwrap().as_ref(), Some(checkpoint));
         let mark =
             self.history.points().into_iter().find(|point| point.lsn == lsn && point.class.restorable());
         assert_eq!((checkpoint.consistent, checkpoint.mark), (mark.is_some(), mark.map(|mark| mark.id)));
@@ -146,7 +146,7 @@ fn only_what_was_touched_in_between_is_written_and_of_the_journal_nothing() {
     let last = *all.last().unwrap();
     let fresh = Checkpoint::fresh(history.info.id, "test".as_ref(), "test");
     let there = Checkpoint { applied: last, ..fresh };
-    there.write(&history.dir()).unwrap();
+    there.write(&history.files()).unwrap();
     let before = snapshot(&history.dir());
     for to in all {
         let records = history.journal().records(to.next(), last).unwrap();
@@ -163,7 +163,7 @@ fn only_what_was_touched_in_between_is_written_and_of_the_journal_nothing() {
         let mut bench = Bench::start(&history, bytes);
         bench.go_to(to).unwrap();
         assert!(bench.disk.bytes() == wanted, "to record {to}");
-        there.write(&history.dir()).unwrap();
+        there.write(&history.files()).unwrap();
     }
     assert!(snapshot(&history.dir()) == before);
 }
@@ -186,11 +186,11 @@ fn the_checkpoint_tells_of_a_way_back_before_anything_is_written_and_until_all_i
     };
     assert!(ops > 6);
     for op in 0..ops {
-        std::fs::remove_file(Checkpoint::path(&history.dir())).unwrap();
+        std::fs::remove_file(history.files().checkpoint()).unwrap();
         let mut bench = built(&history);
         bench.machine.fail_at(bench.machine.ops() + op, Fault::Crash);
         bench.go_to(first).unwrap_err();
-        let durable = Checkpoint::read(&history.dir()).unwrap().unwrap();
+        let durable = Checkpoint::read(&history.files()).unwrap().unwrap();
         if op == 0 {
             assert_eq!((durable.applied, durable.applying), (last, None));
             assert!(bench.disk.bytes() == history.state(last), "nothing was written yet");

@@ -10,8 +10,9 @@ use std::net::SocketAddr;
 use std::path::{Component, PathBuf};
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
+use crate::cli::protect::TARGETS_MAX;
 use crate::service::{Configuration, Group, Unit, UnitKind};
 
 /// What is wrong with a configuration.
@@ -60,7 +61,7 @@ pub fn parse(text: &str) -> Result<Configuration, Vec<Mistake>> {
 /// What is wrong with the text, without a look at this machine.
 #[cfg(any(fuzzing, test))]
 pub fn mistakes_of(text: &str) -> Vec<Mistake> {
-    let mut reader = Reader { text, listen: None, mistakes: Vec::new() };
+    let mut reader = Reader { text, listen: None, groups: Vec::new(), mistakes: Vec::new() };
     reader.document();
     reader.mistakes
 }
@@ -182,25 +183,40 @@ impl<'i> Reader<'i> {
     ) -> Option<Entry> {
         self.name(&name, line);
         let mut settings = self.options(value, line, Some(kind));
-        let mut path = |key: &str| {
-            let at = settings.iter().position(|setting| setting.key == key);
-            let Some(Setting { line, value, .. }) = at.map(|at| settings.swap_remove(at)) else {
+        let mut paths = |key: &str| {
+            let of_key: Vec<Setting> = settings.extract_if(.., |setting| setting.key == key).collect();
+            let line = of_key.first().map_or(line, |setting| setting.line);
+            let paths: Vec<PathBuf> =
+                of_key.into_iter().map(|setting| setting.value.unwrap_or_default().into()).collect();
+            let is_right = |path: &PathBuf| {
+                path.is_absolute() && path.components().all(|part| part != Component::ParentDir)
+            };
+            if paths.is_empty() {
                 self.wrong(line, format!("{name} has no `{key}`"));
                 return None;
-            };
-            let path = PathBuf::from(value.unwrap_or_default());
-            if !path.is_absolute() || path.components().any(|part| part == Component::ParentDir) {
+            }
+            if !paths.iter().all(is_right) {
                 self.wrong(
                     line,
                     format!("`{key}` has to be an absolute path without `..`, such as /dev/vg0/data"),
                 );
                 return None;
             }
-            Some((path, line))
+            Some((paths, line))
         };
-        let (source, journal, target) = (path("source"), path("journal"), path("target"));
-        let ((source, source_line), (journal, journal_line), (target, target_line)) =
-            (source?, journal?, target?);
+        let (source, journal, targets) = (paths("source"), paths("journal"), paths("target"));
+        let ((mut source, source_line), (mut journal, journal_line), (targets, target_line)) =
+            (source?, journal?, targets?);
+        let (source, journal) = (source.swap_remove(0), journal.swap_remove(0));
+        match kind {
+            UnitKind::Tree if targets.len() > 1 => {
+                self.wrong(target_line, "a tree has one target".into());
+            }
+            _ if targets.len() > TARGETS_MAX => {
+                self.wrong(target_line, format!("{} targets; there may be {TARGETS_MAX}", targets.len()));
+            }
+            _ => {}
+        }
         for default in defaults {
             let is_set = settings.iter().any(|setting| setting.key == default.key);
             if !is_set && option::is_of(&default.key, kind) {
@@ -209,7 +225,8 @@ impl<'i> Reader<'i> {
         }
         settings.sort_by(|a, b| a.key.cmp(&b.key));
         let mut arguments: Vec<OsString> = vec!["protect".into(), source.clone().into()];
-        for (option, path) in [("--journal=", &journal), ("--target=", &target)] {
+        let targets_of = targets.iter().map(|target| ("--target=", target));
+        for (option, path) in std::iter::once(("--journal=", &journal)).chain(targets_of) {
             let mut argument = OsString::from(option);
             argument.push(path);
             arguments.push(argument);
@@ -218,7 +235,7 @@ impl<'i> Reader<'i> {
         if let Err(what) = option::check_together(&arguments) {
             self.wrong(line, what);
         }
-        let unit = Unit { name, kind, source, journal, target, arguments };
+        let unit = Unit { name, kind, source, journal, targets, arguments };
         Some(Entry { unit, source_line, journal_line, target_line })
     }
 
@@ -229,6 +246,10 @@ impl<'i> Reader<'i> {
             let line = self.line(key.span().start);
             let key = key.into_inner().to_string();
             let value = match value.into_inner() {
+                DeValue::Array(targets) if key == "target" && kind.is_some() => {
+                    settings.extend(self.targets(targets, line));
+                    continue;
+                }
                 DeValue::String(text) => Some(text.to_string()),
                 DeValue::Integer(number) => Some(number.to_string()),
                 DeValue::Boolean(true) => None,
@@ -249,6 +270,21 @@ impl<'i> Reader<'i> {
             settings.push(setting);
         }
         settings
+    }
+
+    /// Several for one volume: each is a setting.
+    fn targets(&mut self, targets: DeArray<'i>, line: usize) -> Vec<Setting> {
+        let text = |target: &Table<'i>| target.get_ref().as_str().map(str::to_owned);
+        let paths: Option<Vec<String>> = targets.iter().map(text).collect();
+        let Some(paths) = paths else {
+            self.wrong(
+                line,
+                "`target` takes a text, or several: [\"/backup/a.img\", \"/backup/b.img\"]".into(),
+            );
+            return Vec::new();
+        };
+        let setting = |path| Setting { key: "target".to_owned(), value: Some(path), line };
+        paths.into_iter().map(setting).collect()
     }
 
     fn table(&mut self, value: Table<'i>, line: usize) -> DeTable<'i> {
@@ -351,10 +387,35 @@ target = "/backup/home"
     }
 
     #[test]
+    fn a_volume_may_have_several_targets() {
+        let targets = |list: &str| {
+            let text = with("target = \"/backup/data.img\"", &format!("target = [{list}]"));
+            parse(&text).map(|configuration| configuration.units[0].clone())
+        };
+        let unit = targets("\"/backup/data.img\", \"/dev/vg1/data\"").unwrap();
+        assert_eq!(unit.targets, ["/backup/data.img", "/dev/vg1/data"].map(PathBuf::from));
+        let given: Vec<_> =
+            unit.arguments.iter().filter_map(|of| of.to_str()?.strip_prefix("--target=")).collect();
+        assert_eq!(given, ["/backup/data.img", "/dev/vg1/data"]);
+        let many = |count: usize| (0..count).map(|at| format!("\"/t/{at}\"")).collect::<Vec<_>>().join(", ");
+        assert!(targets(&many(TARGETS_MAX)).is_ok());
+        assert!(targets(&many(TARGETS_MAX + 1)).unwrap_err()[0].what.contains("there may be"));
+    }
+
+    #[test]
     fn each_mistake_is_told_with_its_line_and_a_hint() {
         let cases = [
             (with("mark-every = \"10s\"", "mark-evry = \"10s\""), 11, "mark-every"),
             (with("mark-every = \"10s\"", "mark-every = \"10\""), 11, "such as 30s"),
+            (with("target = \"/backup/data.img\"", "target = []"), 7, "no `target`"),
+            (with("target = \"/backup/data.img\"", "target = [\"/backup/data.img\", 1]"), 10, "or several"),
+            (with("target = \"/backup/data.img\"", "target = [\"/a\", \"b\"]"), 10, "absolute"),
+            (with("source = \"/home\"", "source = [\"/home\"]"), 15, "a text"),
+            (with("target = \"/backup/home\"", "target = [\"/a\", \"/b\"]"), 17, "one target"),
+            (with("daily = 7", "limit-apply = \"fast\""), 5, "50MiB"),
+            (with("daily = 7", "limit-baseline = 0"), 5, "50MiB"),
+            (with("daily = 7", "yield = true"), 5, "on, off"),
+            (with("daily = 7", "target = [\"/a\"]"), 5, "a text"),
             (with("capture = \"payload\"", "capture = \"bytes\""), 4, "extents, payload"),
             (with("daily = 7", "daily = -1"), 5, "daily"),
             (with("daily = 7", "force = true"), 5, "by hand"),
@@ -410,6 +471,9 @@ target = "/backup/home"
             (with("journal = \"/backup/home.journal\"", "journal = \"/backup/data.journal/x\""), 16, "data"),
             (with("target = \"/backup/home\"", "target = \"/backup/data.img\""), 17, "data"),
             (with("target = \"/backup/data.img\"", "target = \"/home/data.img\""), 10, "home"),
+            (with("target = \"/backup/data.img\"", "target = [\"/a\", \"/home/data.img\"]"), 10, "home"),
+            (with("target = \"/backup/data.img\"", "target = [\"/a\", \"/b\", \"/a\"]"), 10, "data"),
+            (with("target = \"/backup/home\"", "target = [\"/backup/data.img\"]"), 17, "data"),
             (with("journal = \"/backup/data.journal\"", "journal = \"/home/j\""), 9, "home"),
         ];
         for (text, line, other) in cases {

@@ -19,11 +19,9 @@ pub(super) fn check(entries: &[Entry], mistakes: &mut Vec<Mistake>) {
     let places: Vec<Place<'_>> = entries
         .iter()
         .flat_map(|of| {
-            let place = |role, path, line| Place { of, role, path: real(path), line };
-            [
-                place(Role::Journal, &of.unit.journal, of.journal_line),
-                place(Role::Target, &of.unit.target, of.target_line),
-            ]
+            let place = |role, path: &PathBuf, line| Place { of, role, path: real(path), line };
+            let targets = of.unit.targets.iter().map(move |path| place(Role::Target, path, of.target_line));
+            std::iter::once(place(Role::Journal, &of.unit.journal, of.journal_line)).chain(targets)
         })
         .collect();
     for (at, entry) in entries.iter().enumerate() {

@@ -24,6 +24,8 @@ const AGES: [(u64, &str, char, Color); 4] = [
     (600, "10 min", '▒', Color::LightBlue),
     (3600, "1 h", '░', Color::Blue),
 ];
+/// Of a target's path; longer ones lose their middle.
+const TARGET_MAX: usize = 40;
 const EARLIER: (char, Color) = ('·', Color::DarkGray);
 
 /// How much of the screen it takes.
@@ -53,6 +55,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, watched: &Watched, seen: &
     };
     let [left, right] = Layout::horizontal(columns).spacing(u16::from(beside) * 2).areas(inner);
     let mut lines = problems(seen);
+    lines.extend(seen.status.as_ref().map_or(Vec::new(), targets));
     lines.extend(marks(watched.marks.get(&seen.name), watched.now, beside));
     let text = Paragraph::new(lines).wrap(Wrap { trim: false });
     let Some(read) = &seen.status else {
@@ -134,6 +137,22 @@ fn problems(seen: &Seen) -> Vec<Line<'static>> {
     lines
 }
 
+/// Of one alone all is said above.
+fn targets(read: &Reading) -> Vec<Line<'static>> {
+    if read.replicas.len() < 2 {
+        return Vec::new();
+    }
+    let told = read.replicas.iter().map(|replica| {
+        let stands = match (&replica.error, replica.age_ms) {
+            (Some(_), _) => "fails".to_owned(),
+            (None, None) => "not at a mark".to_owned(),
+            (None, Some(ms)) => format!("{}, {}", age(ms / 1000), size(replica.lag_bytes)),
+        };
+        Line::raw(format!("  {}: {stands}", shortened(&replica.target, TARGET_MAX)))
+    });
+    std::iter::once(Line::raw("targets")).chain(told).collect()
+}
+
 /// One a line, or all in one.
 fn marks(marks: Option<&Marks>, now: Timestamp, one_a_line: bool) -> Vec<Line<'static>> {
     let points = match marks.map(|marks| &marks.points) {
@@ -158,5 +177,20 @@ fn marks(marks: Option<&Marks>, now: Timestamp, one_a_line: bool) -> Vec<Line<'s
             let told = told.take(8).map(|mark| mark.replace(' ', "\u{a0}"));
             vec![Line::raw(told.collect::<Vec<_>>().join("; "))]
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::samples;
+
+    #[test]
+    fn each_of_several_targets_has_a_line() {
+        let text = |read: &Reading| targets(read).iter().map(Line::to_string).collect::<Vec<_>>();
+        let two = samples::of_two_targets();
+        let expected = ["targets", "  /backup/1.img: 12 s, 64.0 KiB", "  /mnt/usb/1.img: fails"];
+        assert_eq!(text(two.status.as_ref().unwrap()), expected);
+        assert!(text(&samples::reading(1).with_replicas()).is_empty());
     }
 }

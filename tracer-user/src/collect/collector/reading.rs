@@ -40,7 +40,13 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         // The scan will read these later, and journal all of them.
         spans.retain(|span| !self.scan.will_copy(span.range));
         // However much is written: the scan goes on.
-        let steps = self.scan.take_steps(if spans.len() < SPANS_MAX / 2 { SCAN_STEPS } else { 1 });
+        let begun = Instant::now();
+        let steps_max = match self.options.scan_pace.wait(begun).is_zero() {
+            false => 0,
+            true if spans.len() < SPANS_MAX / 2 => SCAN_STEPS,
+            true => 1,
+        };
+        let steps = self.scan.take_steps(steps_max);
         if spans.is_empty() && steps.is_empty() {
             return Ok(false);
         }
@@ -55,6 +61,10 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         }
         let mut read = self.readers.read(&wanted).into_iter();
         self.has_read();
+        if !steps.is_empty() {
+            let bytes = steps.iter().map(|step| step.range().len()).sum();
+            self.options.scan_pace.did(bytes, begun, Instant::now(), self.source.is_busy());
+        }
         for (span, read) in spans.iter().zip(read.by_ref()) {
             if let Some(read) = self.readable(span.range, read) {
                 self.journal_parts(span.range.start, &read.bytes, span.parts.iter().copied());

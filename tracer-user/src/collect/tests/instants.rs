@@ -289,6 +289,10 @@ impl Source for Shared {
         Some(!disk.under_way.is_empty())
     }
 
+    fn is_busy(&self) -> bool {
+        false
+    }
+
     fn completions_name_ranges(&self) -> bool {
         true
     }

@@ -164,6 +164,10 @@ impl Source for Shared {
         Some(!self.disk().under_way.is_empty())
     }
 
+    fn is_busy(&self) -> bool {
+        false
+    }
+
     fn completions_name_ranges(&self) -> bool {
         false
     }
@@ -247,7 +251,12 @@ fn start<D: Probes + Source + Clone + Send + 'static>(
         commands: receiver,
         acknowledged: acknowledged.clone(),
         status: Arc::default(),
-        options: CollectorOptions { mark_every: None, freeze_timeout: Duration::from_secs(1), next_mark },
+        options: CollectorOptions {
+            mark_every: None,
+            freeze_timeout: Duration::from_secs(1),
+            next_mark,
+            scan_pace: Pace::new(None, 0, Instant::now()),
+        },
     };
     (Collector::new(parts, begin).unwrap(), commands, entries, acknowledged)
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::apply::{ApplyError, Checkpoint};
+use crate::apply::ApplyError;
 use crate::journal::{JournalOptions, Writer};
 use crate::model::MarkId;
 
@@ -12,7 +12,7 @@ fn protected(seed: u64, rounds: usize) -> History {
     let mut history = History::new(seed, rounds);
     history.rest();
     let target = history.target("replica");
-    let (mut replica, _) = Replica::open(&history.dir(), &target, &history.info, false).unwrap();
+    let (mut replica, _) = Replica::open(&history.files(), &target, &history.info, false).unwrap();
     for point in history.points() {
         replica.advance(&history.journal(), point.lsn, Some(&point)).unwrap();
     }
@@ -59,7 +59,7 @@ fn a_rewound_replica_is_what_a_replay_gives_and_its_hashes_are_true() {
             Err(error) => assert!(matches!(error, VerifyHashesError::NothingKnown), "{error}"),
         }
         if id % 2 == 0 {
-            let opened = Replica::open(&history.dir(), &history.target("replica"), &history.info, false);
+            let opened = Replica::open(&history.files(), &history.target("replica"), &history.info, false);
             let mut replica = opened.unwrap().0;
             while replica.refresh_hashes(7) {}
         }
@@ -75,7 +75,7 @@ fn a_rewound_replica_goes_on_with_a_journal_that_went_on() {
     history.sync();
     history.rest();
     let last = history.points().pop().unwrap();
-    let opened = Replica::open(&history.dir(), &history.target("replica"), &history.info, false);
+    let opened = Replica::open(&history.files(), &history.target("replica"), &history.info, false);
     let (mut replica, _) = opened.unwrap();
     assert_eq!(replica.checkpoint().mark, Some(MarkId(2)));
     replica.advance(&history.journal(), last.lsn, Some(&last)).unwrap();
@@ -165,7 +165,7 @@ fn what_is_not_this_journals_replica_is_refused_and_nothing_is_changed() {
     fs::copy(history.target("replica"), &other).unwrap();
     let error = refused(&history, &RewindOptions { target: other, ..to(&history, "mark:1") });
     assert!(
-        matches!(&error, RewindError::NotTheReplica { replica, .. } if replica.ends_with("replica")),
+        matches!(&error, RewindError::NotTheReplica { replicas, .. } if replicas.ends_with("replica")),
         "{error}"
     );
 
@@ -180,7 +180,7 @@ fn what_is_not_this_journals_replica_is_refused_and_nothing_is_changed() {
     let RewindError::NotBegun { source, .. } = &error else { panic!("{error:?}") };
     assert!(matches!(source, ApplyError::Target(TargetError::TooSmall { .. })), "{source}");
 
-    let path = Checkpoint::path(&history.dir());
+    let path = history.files().checkpoint();
     let checkpoint = fs::read(&path).unwrap();
     fs::write(&path, &checkpoint[..100]).unwrap();
     assert!(matches!(refused(&history, &to(&history, "mark:1")), RewindError::Checkpoint(_)));
@@ -201,7 +201,7 @@ fn while_somebody_writes_the_journal_or_holds_the_replica_it_is_refused() {
         assert!(matches!(error, RewindError::InUse { .. }), "{error}");
     }
     drop(writer);
-    let held = Replica::open(&dir, &history.target("replica"), &history.info, false).unwrap();
+    let held = Replica::open(&history.files(), &history.target("replica"), &history.info, false).unwrap();
     let error = go(&to(&history, "mark:1")).unwrap_err();
     let RewindError::NotBegun { source, .. } = &error else { panic!("{error:?}") };
     assert!(matches!(source, ApplyError::Target(TargetError::Busy { .. })), "{source}");
@@ -217,7 +217,7 @@ fn before_the_first_copy_is_finished_there_is_nowhere_to_go() {
     history.sync();
     history.rest();
     let target = history.target("replica");
-    let (mut replica, _) = Replica::open(&history.dir(), &target, &history.info, false).unwrap();
+    let (mut replica, _) = Replica::open(&history.files(), &target, &history.info, false).unwrap();
     replica.advance(&history.journal(), Lsn(2), None).unwrap();
     drop(replica);
     let forced = RewindOptions { force: true, ..to(&history, "lsn:1") };

@@ -52,7 +52,8 @@ pub struct Unit {
     pub kind: UnitKind,
     pub source: PathBuf,
     pub journal: PathBuf,
-    pub target: PathBuf,
+    /// One at least; of a tree exactly one.
+    pub targets: Vec<PathBuf>,
     /// Of `afterwrite`, `protect` and what is above among them.
     pub arguments: Vec<OsString>,
 }

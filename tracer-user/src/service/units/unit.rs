@@ -42,7 +42,7 @@ pub struct UnitStatus {
     pub kind: String,
     pub source: String,
     pub journal: String,
-    pub target: String,
+    pub targets: Vec<String>,
     /// running, failed (and started again), paused, stopping
     pub state: String,
     pub pid: Option<u32>,
@@ -123,7 +123,7 @@ impl Supervised {
 
     /// Other options, or other places. What that means for its process.
     pub fn replace(&mut self, unit: Unit) -> Option<Order> {
-        let places = |unit: &Unit| (unit.source.clone(), unit.journal.clone(), unit.target.clone());
+        let places = |unit: &Unit| (unit.source.clone(), unit.journal.clone(), unit.targets.clone());
         let order = if places(&unit) == places(&self.unit) { self.hand_over() } else { Order::Stop };
         self.unit = unit;
         if self.is_going() {
@@ -170,7 +170,7 @@ impl Supervised {
             },
             source: text(&self.unit.source),
             journal: text(&self.unit.journal),
-            target: text(&self.unit.target),
+            targets: self.unit.targets.iter().map(|target| text(target)).collect(),
             state: state.into(),
             pid: self.pid(),
             failures: self.failures,
@@ -193,7 +193,7 @@ mod tests {
             kind,
             source: "/dev/data".into(),
             journal: "/j".into(),
-            target: "/t".into(),
+            targets: vec!["/t".into()],
             arguments: vec!["protect".into(), option.into()],
         }
     }

@@ -67,7 +67,7 @@ mod tests {
             let begun = Instant::now();
             let mut pace = Pace::new(NonZeroU64::new(10 * MIB), 4, begun);
             let done = done_in(&mut pace, begun, 100, step, Duration::from_millis(work_ms), false);
-            assert!((990 * MIB..=1000 * MIB + step).contains(&done), "{step}: {done}");
+            assert!((990 * MIB..=1000 * MIB + 2 * step).contains(&done), "{step}: {done}");
         }
     }
 

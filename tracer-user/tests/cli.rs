@@ -375,7 +375,7 @@ fn rewind_refuses_what_it_must_not_touch_and_says_what_to_do() {
     let before = (bench.hash(), fs::read(bench.path("target.img")).unwrap());
     fs::copy(bench.path("target.img"), bench.path("copy.img")).unwrap();
     for (target, to, said) in [
-        ("copy.img", "latest", "is not the replica that this journal keeps, which is"),
+        ("copy.img", "latest", "is not a replica that this journal keeps, which is"),
         ("none.img", "latest", "does not exist"),
         ("TARGET", "mark:loose", "is fuzzy"),
         ("TARGET", "lsn:4", "--force takes it all the same"),

@@ -14,6 +14,10 @@ pub(super) const LATELY: Duration = Duration::from_secs(60);
 /// How often what is older is forgotten.
 const FORGETS: Duration = Duration::from_secs(10);
 
+/// More are not remembered one by one.
+const LINKS_MAX: usize = 1 << 16;
+const RENAME_EXCHANGE: u32 = 2;
+
 /// Names from the root of the tree on.
 type Path = Vec<Vec<u8>>;
 
@@ -21,24 +25,38 @@ type Path = Vec<Vec<u8>>;
 #[derive(Debug, Default)]
 pub struct Links {
     lately: BTreeMap<Path, Instant>,
+    /// Since when there may have been one anywhere.
+    anywhere: Option<Instant>,
     forgot: Option<Instant>,
 }
 
 impl Links {
-    fn note(&mut self, path: Path, now: Instant) {
+    fn forget(&mut self, now: Instant) {
+        let is_old = |at: Instant| now.duration_since(at) >= LATELY;
+        self.anywhere = self.anywhere.filter(|since| !is_old(*since));
         if self.forgot.is_none_or(|forgot| now.duration_since(forgot) > FORGETS) {
             self.forgot = Some(now);
-            self.lately.retain(|_, noted| now.duration_since(*noted) < LATELY);
+            self.lately.retain(|_, noted| !is_old(*noted));
+        }
+    }
+
+    fn note(&mut self, path: Path, now: Instant) {
+        if self.lately.len() >= LINKS_MAX {
+            self.lately.clear();
+            self.anywhere = Some(now);
         }
         self.lately.insert(path, now);
     }
 
     fn contains(&self, path: &[Vec<u8>]) -> bool {
-        self.lately.contains_key(path)
+        self.anywhere.is_some() || self.lately.contains_key(path)
     }
 
-    /// What is at `from`, or below, is or was at `to`, too.
+    /// What is at `from`, or below, is or was at `to`, too. Nothing moves into itself.
     fn moves(&mut self, from: &[Vec<u8>], to: &[Vec<u8>], now: Instant) {
+        if to.starts_with(from) {
+            return;
+        }
         let below = self.lately.range(from.to_vec()..).take_while(|(path, _)| path.starts_with(from));
         let moved: Vec<Path> = below.map(|(path, _)| [to, &path[from.len()..]].concat()).collect();
         moved.into_iter().for_each(|path| self.note(path, now));
@@ -53,18 +71,19 @@ impl<W: World> Collector<W> {
             Name::Entry { .. } => None,
         };
         let paths: Vec<Path> = change.names.iter().filter_map(path).collect();
-        self.note_links(change.op, &paths, now);
+        self.links.forget(now);
+        self.note_links(change, &paths, now);
         paths.iter().any(|path| self.may_mislead(path, change.follows))
     }
 
-    fn note_links(&mut self, op: FileOp, paths: &[Path], now: Instant) {
-        match (op, paths) {
+    fn note_links(&mut self, change: &Change, paths: &[Path], now: Instant) {
+        match (change.op, paths) {
             (FileOp::Symlink, [path, ..]) => self.links.note(path.clone(), now),
             // What came from elsewhere may be a link, or a directory with links.
             (FileOp::Rename, [path]) => self.links.note(path.clone(), now),
             (FileOp::Rename, [from, to, ..]) => {
-                // They may have changed places.
-                for (from, to) in [(from, to), (to, from)] {
+                let exchanged = change.detail & RENAME_EXCHANGE != 0;
+                for (from, to) in [(from, to)].into_iter().chain(exchanged.then_some((to, from))) {
                     self.links.moves(from, to, now);
                     for below in self.links_below(from) {
                         self.links.note([from, &below[..]].concat(), now);
@@ -167,7 +186,24 @@ mod tests {
         links.moves(&path("a"), &path("c/d"), t + Duration::from_secs(30));
         assert!(links.contains(&path("c/d/b/link")) && links.contains(&path("a/b/link")));
         assert!(!links.contains(&path("c/d2/link")) && !links.contains(&path("c/d/link")));
-        links.note(path("e"), t + Duration::from_secs(61));
+        links.forget(t + Duration::from_secs(61));
         assert!(!links.contains(&path("a/b/link")) && links.contains(&path("c/d/b/link")));
+    }
+
+    #[test]
+    fn however_directories_move_not_more_is_remembered_than_there_is_room_for() {
+        let (mut links, t) = (Links::default(), Instant::now());
+        links.note(path("a/link"), t);
+        for _ in 0..10_000 {
+            links.moves(&path("a"), &path("a/b"), t);
+        }
+        assert_eq!(links.lately.len(), 1);
+        for _ in 0..100 {
+            links.moves(&path("a"), &path("b/c"), t);
+            links.moves(&path("b"), &path("a/d"), t);
+        }
+        assert!(links.lately.len() <= LINKS_MAX && links.contains(&path("b/c/link")));
+        links.forget(t + LATELY);
+        assert!(!links.contains(&path("b/c/link")));
     }
 }

@@ -168,6 +168,98 @@ fn changes_through_symbolic_links_are_in_the_next_mark() -> Result<()> {
     protect.stop()
 }
 
+/// As rsync copies: a name for the time being, by which the file is written and gets its attributes, then its own.
+fn copy_in(dir: &Path, bytes: &[u8], pause: Duration) -> Result<u64> {
+    fs::create_dir(dir)?;
+    let (before, file) = (dir.join(".file.Xy1z"), dir.join("file"));
+    let mut written = File::create_new(&before)?;
+    for piece in bytes.chunks(512 << 10) {
+        std::io::Write::write_all(&mut written, piece)?;
+        std::thread::sleep(pause);
+    }
+    set_time(&before, 1_000_000_000)?;
+    fs::rename(&before, &file)?;
+    let link = dir.join("link");
+    std::os::unix::fs::symlink("file", &link)?;
+    std::os::unix::fs::lchown(&link, Some(7), Some(8))?;
+    set_time(&link, 1_100_000_000)?;
+    Ok(bytes.len() as u64)
+}
+
+/// Of a link its own.
+fn set_time(path: &Path, seconds: i64) -> Result<()> {
+    let time = nix::sys::time::TimeSpec::new(seconds, 0);
+    let how = nix::sys::stat::UtimensatFlags::NoFollowSymlink;
+    Ok(nix::sys::stat::utimensat(nix::fcntl::AT_FDCWD, path, &time, &time, how)?)
+}
+
+#[test]
+fn what_is_copied_into_a_tree_is_journaled_once_and_nothing_is_looked_at_again() -> Result<()> {
+    const TRIES: u64 = 5;
+    let (_mount, _disk, tree) = tree()?;
+    let mut random = Random::new(seed());
+    for tried in 0..TRIES {
+        let protection = protection(&tree)?;
+        let mut protect = protection.start()?;
+        let before = protect.volume_status()?;
+        let top = tree.join(format!("copy{tried}"));
+        fs::create_dir(&top)?;
+        // Of the large ones much is read before they have their name.
+        let mut bytes = 0;
+        for number in 0..400 {
+            let (size, pause) = if number % 100 == 0 { (4 << 20, 60) } else { (20_000, 0) };
+            let pause = Duration::from_millis(pause);
+            bytes += copy_in(&top.join(number.to_string()), &random.bytes(size), pause)?;
+        }
+        mark_is(&mut protect, "copied")?;
+        let after = protect.volume_status()?;
+        verify(&tree, protection.target())?;
+        protect.stop()?;
+        // Somebody's io_uring, on the rung `syscall`: it may have been here.
+        if after["counters"]["unseen"] != before["counters"]["unseen"] {
+            continue;
+        }
+        let of = |status: &serde_json::Value| status["data_bytes"].as_u64().unwrap_or(0);
+        let journaled = of(&after) - of(&before);
+        ensure!(after["rescans"] == before["rescans"] && after["lost"] == false, "{after}");
+        ensure!(journaled < bytes + bytes / 5, "{journaled} bytes were journaled of {bytes}");
+        return Ok(());
+    }
+    anyhow::bail!("io_uring was at work on this machine {TRIES} times of {TRIES}")
+}
+
+#[test]
+fn changes_through_links_that_are_gone_are_in_the_next_mark() -> Result<()> {
+    let (_mount, _disk, tree) = tree()?;
+    let protection = protection(&tree)?;
+    fs::create_dir(tree.join("dir"))?;
+    fs::create_dir(tree.join("other"))?;
+    fs::write(tree.join("dir/file"), vec![7; 100_000])?;
+    let link = |path: &Path| std::os::unix::fs::symlink(tree.join("dir"), path);
+    link(&tree.join("known"))?;
+    link(&tree.join("other/moved"))?;
+    let mut protect = protection.start()?;
+    let ways: [(&str, &dyn Fn() -> std::io::Result<PathBuf>); 3] = [
+        ("known", &|| Ok(tree.join("known"))),
+        ("new", &|| link(&tree.join("new")).map(|()| tree.join("new"))),
+        ("moved", &|| {
+            fs::rename(tree.join("other"), tree.join("another"))?;
+            Ok(tree.join("another/moved"))
+        }),
+    ];
+    for (size, (name, way)) in (1..).zip(ways) {
+        // By the time it looks the link is gone.
+        protect.signal(Signal::SIGSTOP)?;
+        let link = way()?;
+        nix::unistd::truncate(&link.join("file"), size * 10_000)?;
+        fs::remove_file(&link)?;
+        protect.signal(Signal::SIGCONT)?;
+        mark_is(&mut protect, name)?;
+        verify(&tree, protection.target())?;
+    }
+    protect.stop()
+}
+
 #[test]
 fn when_the_ring_overflows_all_is_looked_at_again_and_the_next_mark_is_right() -> Result<()> {
     let (_mount, _disk, tree) = tree()?;

@@ -9,7 +9,7 @@
 //! `SEEN`, `EMITTED`, `LOST` and `READ_FAILED` are of those.
 
 /// Grows with every change of an event.
-pub const EVENT_VERSION: u64 = 1;
+pub const EVENT_VERSION: u64 = 2;
 
 /// A file's content or attributes are about to change: a [`ChangeEvent`].
 pub const KIND_CHANGE: u8 = 1;
@@ -71,6 +71,8 @@ pub const LENGTH_UNKNOWN: u64 = u64::MAX;
 pub const COMM_BYTES: usize = 16;
 /// Bytes of a name; it ends at the first 0.
 pub const NAME_BYTES: usize = 256;
+/// In `detail` of a [`PathEvent`] that could mean the link or where it leads: it means the link.
+pub const NOT_FOLLOWED: u32 = 1 << 31;
 /// Bytes of a path, in a short or a long [`PathEvent`].
 pub const PATH_BYTES_SHORT: usize = 256;
 pub const PATH_BYTES_LONG: usize = 4096;
@@ -137,8 +139,8 @@ pub struct EntryEvent {
 pub const ENTRY_EVENT_BYTES: usize = CHANGE_EVENT_BYTES + 48 + 2 * NAME_BYTES;
 const _: () = assert!(size_of::<EntryEvent>() == ENTRY_EVENT_BYTES);
 
-/// `event.inode` is the directory the path begins at, if it does not begin with `/`. Of two paths (rename, link) each has an
-/// event, with the same `seq`.
+/// `event.inode` is the directory the path begins at, if it does not begin with `/`; `event.detail` may have
+/// [`NOT_FOLLOWED`]. Of two paths (rename, link) each has an event, with the same `seq`.
 #[repr(C)]
 pub struct PathEvent<const N: usize> {
     pub event: ChangeEvent,

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
 use tracer_common::vfs::{
-    Inode, KIND_PATH, LENGTH_UNKNOWN, PATH_BYTES_LONG, PATH_BYTES_SHORT, PathEvent, counter, op,
+    Inode, KIND_PATH, LENGTH_UNKNOWN, NOT_FOLLOWED, PATH_BYTES_LONG, PATH_BYTES_SHORT, PathEvent, counter, op,
 };
 
 use crate::hooks::{self, FICLONE, FICLONERANGE, FIDEDUPERANGE, FS_IOC_FSSETXATTR, FS_IOC_SETFLAGS};
@@ -21,6 +21,8 @@ use crate::report::{
 use crate::settings as at;
 
 const AT_FDCWD: i32 = -100;
+const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
+const AT_SYMLINK_FOLLOW: u64 = 0x400;
 const O_CREAT: u64 = 0o100;
 const O_TRUNC: u64 = 0o1000;
 const O_TMPFILE: u64 = 0o20_000_000;
@@ -207,16 +209,19 @@ fn plan(call: Call, number: u64) -> Result<Plan, Unreadable> {
         82 => two_paths(call, op::RENAME, 0, (Current, 0), (Current, 1)),
         264 => two_paths(call, op::RENAME, 0, (At(0), 1), (At(2), 3)),
         316 => two_paths(call, op::RENAME, call.arg(4)? as u32, (At(0), 1), (At(2), 3)),
-        86 => two_paths(call, op::LINK, 0, (Current, 0), (Current, 1)),
-        265 => two_paths(call, op::LINK, 0, (At(0), 1), (At(2), 3)),
+        86 => two_paths(call, op::LINK, NOT_FOLLOWED, (Current, 0), (Current, 1)),
+        265 => two_paths(call, op::LINK, follows_if(call.arg(4)?), (At(0), 1), (At(2), 3)),
         76 => path(call, op::TRUNCATE, Current, 0),
-        90 | 92 | 94 | 132 | 235 => path(call, op::ATTRIBUTES, Current, 0), // chmod, chown, lchown, utime, utimes
-        268 | 260 | 452 | 261 => path(call, op::ATTRIBUTES, At(0), 1), // fchmodat, fchownat, fchmodat2, futimesat
+        90 | 92 | 132 | 235 => path(call, op::ATTRIBUTES, Current, 0), // chmod, chown, utime, utimes
+        94 => path_with(call, op::ATTRIBUTES, NOT_FOLLOWED, Current, 0), // lchown
+        268 | 261 => path(call, op::ATTRIBUTES, At(0), 1),             // fchmodat, futimesat
+        260 => path_with(call, op::ATTRIBUTES, follows_unless(call.arg(4)?), At(0), 1), // fchownat
         280 if call.arg(1)? == 0 => file_changes(call, op::ATTRIBUTES), // utimensat of a descriptor
-        280 => path(call, op::ATTRIBUTES, At(0), 1),
-        188 | 189 | 197 | 198 => path(call, op::XATTR, Current, 0), // (l)setxattr, (l)removexattr
-        463 | 466 => path(call, op::XATTR, At(0), 1),               // setxattrat, removexattrat
-        469 => path(call, op::FLAGS, At(0), 1),                     // file_setattr
+        452 | 280 => path_with(call, op::ATTRIBUTES, follows_unless(call.arg(3)?), At(0), 1), // fchmodat2
+        188 | 197 => path(call, op::XATTR, Current, 0),                // setxattr, removexattr
+        189 | 198 => path_with(call, op::XATTR, NOT_FOLLOWED, Current, 0), // lsetxattr, lremovexattr
+        463 | 466 => path_with(call, op::XATTR, follows_unless(call.arg(2)?), At(0), 1), // setxattrat, removexattrat
+        469 => path_with(call, op::FLAGS, follows_unless(call.arg(4)?), At(0), 1),       // file_setattr
         _ => Ok(Plan::Nothing),
     }
 }
@@ -463,9 +468,24 @@ fn opened(descriptor: i64) -> Result<(), Unreadable> {
 
 #[inline(always)]
 fn path(call: Call, op: u8, base: Base, path: usize) -> Result<Plan, Unreadable> {
+    path_with(call, op, 0, base, path)
+}
+
+#[inline(always)]
+fn path_with(call: Call, op: u8, detail: u32, base: Base, path: usize) -> Result<Plan, Unreadable> {
     let size = if op == op::TRUNCATE { call.arg(1)? } else { 0 };
     let named = Named { base: base_of(call, base)?, path: call.arg(path)? };
-    Ok(Plan::Path(Change { op, detail: 0, offset: size, length: 0 }, named))
+    Ok(Plan::Path(Change { op, detail, offset: size, length: 0 }, named))
+}
+
+#[inline(always)]
+fn follows_unless(flags: u64) -> u32 {
+    if flags & AT_SYMLINK_NOFOLLOW != 0 { NOT_FOLLOWED } else { 0 }
+}
+
+#[inline(always)]
+fn follows_if(flags: u64) -> u32 {
+    if flags & AT_SYMLINK_FOLLOW != 0 { 0 } else { NOT_FOLLOWED }
 }
 
 #[inline(always)]

@@ -223,7 +223,8 @@ fn tree_options(args: ProtectArgs) -> anyhow::Result<TreeOptions> {
     {
         anyhow::bail!(
             "{} is a directory, and of a tree all history is kept, and its changes are captured by the probes of files; \
-             leave retention, hooks, limits, --capture, --ring, --rung and --trust-reboot away (--origin-rung and --origin-ring are for those)",
+             leave retention, hooks, limits, --capture, --ring, --rung and --trust-reboot away (--origin-rung and --origin-ring are for those). \
+             To be rid of old history, stop it, start it with a new --journal and --force, and remove the old journal",
             args.device.display()
         );
     }

@@ -11,7 +11,6 @@ mod watch;
 
 pub use aggregate::Aggregate;
 pub use burst::{Bursts, NewBurst};
-pub use places::look_up;
 pub use placing::{Placing, Unplaced};
 pub use random::looks_random;
 pub use tree::{Paths, Tree};

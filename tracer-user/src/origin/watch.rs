@@ -4,9 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::capture::CaptureError;
 use crate::capture::vfs::{Named, VfsCapture, VfsChange, VfsCounters, VfsEvent, VfsRung};
-use crate::io::mount_table::{MountPoint, mount_table};
+use crate::io::mount_table::{MountPoint, locate, mount_table};
 use crate::model::{FileId, FileOp};
-use crate::origin::places::{Place, follow, look_up};
+use crate::origin::places::{Lookups, Place, follow};
 use crate::origin::tree::{Paths, Tree};
 
 /// Calls with two paths of which only the first has come.
@@ -32,6 +32,8 @@ pub struct FileWatch {
     probes: VfsCapture,
     tree: Tree,
     mounts: Vec<MountPoint>,
+    /// Of what is drained at once.
+    lookups: Lookups,
     watched: BTreeSet<u32>,
     /// The first path of a call with two, by the number of the change.
     halves: HashMap<u64, Half>,
@@ -46,9 +48,9 @@ struct Half {
 
 impl FileWatch {
     pub fn new(probes: VfsCapture) -> FileWatch {
-        let (tree, mounts) = (Tree::default(), Vec::new());
+        let (tree, mounts, lookups) = (Tree::default(), Vec::new(), Lookups::default());
         let (watched, halves) = (BTreeSet::new(), HashMap::new());
-        FileWatch { probes, tree, mounts, watched, halves, names_lost: 0 }
+        FileWatch { probes, tree, mounts, lookups, watched, halves, names_lost: 0 }
     }
 
     pub fn rung(&self) -> VfsRung {
@@ -83,6 +85,7 @@ impl FileWatch {
     /// What was seen since, at most `max` events.
     pub fn drain(&mut self, max: usize) -> Vec<Seen> {
         let mut seen = Vec::new();
+        self.lookups.clear();
         for _ in 0..max {
             match self.probes.next_event() {
                 None => break,
@@ -121,19 +124,21 @@ impl FileWatch {
 
     /// A call that has not looked its paths up yet.
     fn take_path(&mut self, change: VfsChange) -> Option<Seen> {
-        let Named::Path { base, path, which } = &change.name else { return None };
+        let Named::Path { base, path, which, followed } = &change.name else { return None };
+        let follows = *followed && change.op.may_follow_links();
         // Of the file itself, by its descriptor.
-        let place = if path.is_empty() && base.inode != 0 {
-            self.tree.path(*base).map(|path| (base.dev, path))
-        } else {
-            look_up(&self.mounts, &self.tree, *base, path)
+        let itself = path.is_empty() && base.inode != 0;
+        let seen_from = (&self.mounts[..], &self.tree);
+        let real = match itself {
+            true => None,
+            false => self.lookups.real_name(seen_from, (*base, path), change.time_ns),
+        };
+        let place = match itself {
+            true => self.tree.path(*base).map(|path| (base.dev, path)),
+            false => real.as_ref().and_then(|real| locate(&self.mounts, real)),
         };
         let ours = |place: Option<Place>| place.filter(|(dev, _)| self.watched.contains(dev));
-        // The call says which it means, the link or where it leads; its event does not.
-        let followed = match change.op.may_follow_links() {
-            true => ours(follow(&self.mounts, &self.tree, *base, path)),
-            false => None,
-        };
+        let followed = real.filter(|_| follows).and_then(|real| ours(follow(&self.mounts, &real)));
         let ours = ours(place);
         let two = matches!(change.op, FileOp::Rename | FileOp::Link);
         if two && *which == 0 {

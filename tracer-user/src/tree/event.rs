@@ -29,6 +29,8 @@ pub struct Change {
     /// `None`: not known.
     pub length: Option<u64>,
     pub names: Vec<Name>,
+    /// What is meant may be where a symbolic link of that name leads.
+    pub follows: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

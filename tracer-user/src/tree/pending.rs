@@ -93,6 +93,14 @@ impl Pending {
         item.touch(call, due);
     }
 
+    /// What was taken and is still to be read; it has rested.
+    pub fn again(&mut self, inode: u64, left: &Content, now: Instant) {
+        let item = self.contents.entry(inode).or_insert(Item::new(Content::default(), now));
+        left.ranges.iter().for_each(|range| item.what.ranges.insert(range));
+        item.what.clean |= left.clean;
+        item.touch(None, now);
+    }
+
     /// Names to look at now. `all`: also those that should rest; those whose change is not known to be over stay besides.
     pub fn take_names(&mut self, now: Instant, all: bool) -> Vec<Name> {
         self.forget_calls(now);

@@ -78,6 +78,15 @@ impl Source {
         &self.path
     }
 
+    pub fn dir(&self) -> &File {
+        &self.root
+    }
+
+    /// Not of another file system that is mounted inside.
+    pub fn is_of(&self, metadata: &Metadata) -> bool {
+        metadata.dev() == self.dev
+    }
+
     pub fn root(&self) -> io::Result<Found> {
         let file = self.root.try_clone()?;
         Ok(Found { metadata: file.metadata()?, handle: handle_of(&file)?, file })
@@ -99,7 +108,7 @@ impl Source {
             file => file?,
         };
         let metadata = file.metadata()?;
-        if metadata.dev() != self.dev {
+        if !self.is_of(&metadata) {
             return Ok(None);
         }
         Ok(Some(Found { handle: handle_of(&file)?, metadata, file }))

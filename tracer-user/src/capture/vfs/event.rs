@@ -2,7 +2,7 @@
 
 use tracer_common::vfs::{
     CHANGE_EVENT_BYTES, COMM_BYTES, ChangeEvent, ENTRY_EVENT_BYTES, INODE_BYTES, Inode, KIND_CHANGE,
-    KIND_END, KIND_ENTRY, KIND_NAME, KIND_PATH, LENGTH_UNKNOWN, NAME_BYTES, NAME_EVENT_BYTES,
+    KIND_END, KIND_ENTRY, KIND_NAME, KIND_PATH, LENGTH_UNKNOWN, NAME_BYTES, NAME_EVENT_BYTES, NOT_FOLLOWED,
     PATH_BYTES_LONG, PATH_BYTES_SHORT, PATH_EVENT_HEAD_BYTES,
 };
 
@@ -56,6 +56,8 @@ pub enum Named {
         base: FileId,
         path: Vec<u8>,
         which: u32,
+        /// Of a symbolic link at its end it may be meant where that leads, by an operation that may follow links.
+        followed: bool,
     },
 }
 
@@ -125,8 +127,10 @@ fn parse_path(bytes: &[u8]) -> Option<VfsEvent> {
         return None;
     }
     let which = u32::from_ne_bytes(*bytes.get(CHANGE_EVENT_BYTES..)?.first_chunk()?);
-    let named = Named::Path { base: file_id(event.inode), path: up_to_zero(path)?, which };
-    change(&ChangeEvent { inode: Inode::default(), ..event }, named).map(VfsEvent::Change)
+    let followed = event.detail & NOT_FOLLOWED == 0;
+    let named = Named::Path { base: file_id(event.inode), path: up_to_zero(path)?, which, followed };
+    let detail = event.detail & !NOT_FOLLOWED;
+    change(&ChangeEvent { inode: Inode::default(), detail, ..event }, named).map(VfsEvent::Change)
 }
 
 fn parse_name(bytes: &[u8]) -> Option<VfsEvent> {

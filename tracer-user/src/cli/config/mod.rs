@@ -426,7 +426,11 @@ target = "/backup/home"
             (with("source = \"/home\"", "source = \"home\""), 15, "absolute"),
             (with("source = \"/home\"", "source = \"/home/../data\""), 15, "absolute"),
             (with("source = \"/home\"", ""), 14, "no `source`"),
-            (with("target = \"/backup/home\"", "target = \"/backup/home\"\nkeep-all = \"1d\""), 18, "tree"),
+            (
+                with("target = \"/backup/home\"", "target = \"/backup/home\"\nkeep-all = \"1d\""),
+                18,
+                "another `journal`",
+            ),
             (with("drop-labelled = true", "before-mark = \"true\""), 7, "after-mark"),
             (with("[defaults]", "[defaults"), 2, ""),
             ("[defaults]\n".into(), 1, "nothing is to be protected"),

@@ -8,6 +8,7 @@ use clap::{Args, FromArgMatches};
 
 use crate::cli::config::Setting;
 use crate::cli::protect::ProtectArgs;
+use crate::cli::retention::RetentionArgs;
 use crate::service::UnitKind;
 
 /// What is for the one start that somebody looks at.
@@ -18,6 +19,11 @@ const OF_TREES: [&str; 5] = ["freeze-timeout", "mark-every", "origin-ring", "ori
 
 pub fn is_of(key: &str, kind: UnitKind) -> bool {
     kind == UnitKind::Volume || OF_TREES.contains(&key)
+}
+
+fn is_retention(key: &str) -> bool {
+    let command = RetentionArgs::augment_args(clap::Command::new("retention"));
+    command.get_arguments().any(|argument| argument.get_long() == Some(key))
 }
 
 /// Whether `protect` has such an option, and takes this for it; else what is wrong.
@@ -34,6 +40,12 @@ pub fn check(setting: &Setting, kind: Option<UnitKind>) -> Result<(), String> {
     let command = ProtectArgs::augment_args(clap::Command::new("protect"));
     let is_known = command.get_arguments().any(|argument| argument.get_long() == Some(key));
     if is_known && kind == Some(UnitKind::Tree) && !is_of(key, UnitKind::Tree) {
+        if is_retention(key) {
+            return Err(format!(
+                "of a tree all history is kept, so it has no `{key}`. To be rid of old history, `pause` it, name another \
+                 `journal` here, run `afterwrite protect` once by hand with that and --force, and remove the old journal"
+            ));
+        }
         return Err(format!("a tree has no `{key}`; it has {}", OF_TREES.join(", ")));
     }
     let arguments = ["protect", "/source", "--journal=/journal", "--target=/target", &setting.argument()];

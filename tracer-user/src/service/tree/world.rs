@@ -80,7 +80,9 @@ impl Probes {
                     .collect()
             }
         };
-        Change { op: *op, detail: *detail, thread: *tid, inode, offset: *offset, length: *length, names }
+        let follows = matches!(name, Named::Path { followed: true, .. }) && op.may_follow_links();
+        let (op, detail, thread, offset, length) = (*op, *detail, *tid, *offset, *length);
+        Change { op, detail, thread, inode, offset, length, names, follows }
     }
 
     /// The names from the root of the tree on.

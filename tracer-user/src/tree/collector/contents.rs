@@ -30,7 +30,10 @@ impl<W: World> Collector<W> {
         }
         let mut budget = if all { u64::MAX } else { TURN_BYTES };
         for (number, content) in contents {
-            self.read_inode(number, content, &mut budget)?;
+            match budget {
+                0 => self.pending.again(number, &content, Instant::now()),
+                _ => self.read_inode(number, content, &mut budget)?,
+            }
         }
         Ok(names || any)
     }
@@ -103,11 +106,11 @@ impl<W: World> Collector<W> {
             }
         }
         self.unreadable.remove(&number);
-        let left = !ranges.is_empty();
-        for range in ranges.iter() {
-            self.pending.content(number, Some(range), clean, None, Instant::now());
+        if !ranges.is_empty() {
+            self.pending.again(number, &Content { ranges, clean }, Instant::now());
+            return Ok(false);
         }
-        Ok(!left)
+        Ok(true)
     }
 
     /// Journals the attributes if they are others than known. `read`: the content was read before that, if there is any.

@@ -3,6 +3,7 @@
 //! events, nor on what a path means by now, and an event too many does no harm.
 
 mod contents;
+mod links;
 mod marks;
 mod names;
 
@@ -16,6 +17,7 @@ use crate::io::clock::realtime;
 use crate::journal::{JournalError, Writer};
 use crate::model::{ByteRange, FileOp, NodeId, RecordBody, Timestamp, TreeChange};
 use crate::tree::catalog::Catalog;
+use crate::tree::collector::links::Links;
 use crate::tree::event::{Change, Event, World};
 use crate::tree::pending::{END, Name, Pending};
 use crate::tree::source::Source;
@@ -58,8 +60,17 @@ struct Scan {
     dir: NodeId,
     /// Those left; none before it is its turn.
     names: Vec<Vec<u8>>,
-    /// All below it, too, and whether files are as they are known.
-    deep: bool,
+    depth: Depth,
+}
+
+/// What is looked at of a directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    Names,
+    /// All below it, too.
+    Below,
+    /// That, and whether files are as they are known.
+    Contents,
 }
 
 /// What `status` shows of it.
@@ -100,8 +111,9 @@ pub struct Collector<W: World> {
     frozen: bool,
     /// Names come as paths: what moves is looked at whole.
     by_path: bool,
-    /// When symbolic links last came or moved, by path.
-    links_moved: Option<Instant>,
+    links: Links,
+    /// When a file's length was last changed by its path.
+    cut_by_path: Option<Instant>,
     /// Written back before it is read: a store through a mapping is told only of pages that were clean.
     always_clean: bool,
     missing: u64,
@@ -144,7 +156,8 @@ impl<W: World> Collector<W> {
             rescanned: None,
             frozen: false,
             by_path: false,
-            links_moved: None,
+            links: Links::default(),
+            cut_by_path: None,
             always_clean,
             missing,
             heard_until: Timestamp(0),
@@ -164,7 +177,7 @@ impl<W: World> Collector<W> {
                 source: root.inode(false),
             })?;
         }
-        collector.scan(NodeId::ROOT, true);
+        collector.scan(NodeId::ROOT, Depth::Contents);
         Ok(collector)
     }
 
@@ -197,7 +210,7 @@ impl<W: World> Collector<W> {
         self.rescanned = Some(now);
         self.status.rescans += 1;
         self.scans.clear();
-        self.scan(NodeId::ROOT, true);
+        self.scan(NodeId::ROOT, Depth::Contents);
     }
 
     /// All was looked at.
@@ -318,19 +331,26 @@ impl<W: World> Collector<W> {
         for name in names {
             if let Name::Path(path) = &name {
                 self.by_path = true;
-                if let Some(inode) = self.inode_of_path(path) {
-                    self.pending.content(inode, range, mapped, call, now);
+                // What only its attributes are new of is looked at by its name.
+                if range.is_some() {
+                    self.cut_by_path = Some(now);
+                    if let Some(found) = self.found_at(path) {
+                        self.pending.content(found.number, range, mapped, call, now);
+                    }
                 }
             }
             self.pending.name(name, call, now);
         }
     }
 
-    fn scan(&mut self, dir: NodeId, deep: bool) {
-        self.scans.push_back(Scan { dir, names: Vec::new(), deep });
+    fn scan(&mut self, dir: NodeId, depth: Depth) {
+        self.scans.push_back(Scan { dir, names: Vec::new(), depth });
     }
 
     fn emit(&mut self, change: TreeChange) -> Result<(), TreeError> {
+        if self.by_path {
+            self.note_links_gone(&change);
+        }
         self.catalog.apply(&change);
         self.note_unsettled(&change);
         if let TreeChange::Data { bytes, .. } = &change {

@@ -7,15 +7,13 @@ use std::time::Instant;
 
 use rustix::fs::OFlags;
 
-use crate::model::{ByteRange, FileOp, NodeId, NodeKind, TreeChange};
-use crate::tree::collector::{Collector, TURN_NAMES, TreeError};
-use crate::tree::event::{Change, World};
-use crate::tree::inode::{changed, modified};
+use crate::model::{ByteRange, NodeId, NodeKind, TreeChange};
+use crate::tree::collector::links::LATELY;
+use crate::tree::collector::{Collector, Depth, TURN_NAMES, TreeError};
+use crate::tree::event::World;
+use crate::tree::inode::{changed, modified, open_path};
 use crate::tree::pending::{END, Name};
 use crate::tree::source::Found;
-
-/// So long after one moved a path that leads nowhere may have led through it.
-const LINKS_MOVED: std::time::Duration = std::time::Duration::from_secs(60);
 
 impl<W: World> Collector<W> {
     /// Goes on with the directories that are gone through. Says whether there were any.
@@ -49,11 +47,11 @@ impl<W: World> Collector<W> {
         if let Some(dir) = &dir {
             for name in scan.names.drain(..count) {
                 if self
-                    .see(scan.dir, dir, &name, scan.deep)?
-                    .is_some_and(|child| child.fresh_or_deep(scan.deep))
+                    .see(scan.dir, dir, &name, scan.depth)?
+                    .is_some_and(|child| child.is_new || scan.depth != Depth::Names)
                 {
                     let child = self.catalog.entry(scan.dir, &name);
-                    child.into_iter().for_each(|child| self.scan(child, scan.deep));
+                    child.into_iter().for_each(|child| self.scan(child, scan.depth));
                 }
             }
         }
@@ -68,6 +66,8 @@ impl<W: World> Collector<W> {
     pub(super) fn look_at_names(&mut self, all: bool) -> Result<bool, TreeError> {
         let names = self.pending.take_names(Instant::now(), all);
         let any = !names.is_empty();
+        // Paths come in order: of one that shares directories with the one before, only the rest is looked at.
+        let mut way: Vec<(Vec<u8>, NodeId)> = Vec::new();
         for name in names {
             match name {
                 Name::Entry { dir, name } => {
@@ -76,29 +76,36 @@ impl<W: World> Collector<W> {
                         self.look_at(node, &name)?;
                     }
                 }
-                Name::Path(path) => {
-                    let mut dir = NodeId::ROOT;
-                    for name in path {
-                        match self.look_at(dir, &name)? {
-                            Some(node) => dir = node,
-                            None => break,
-                        }
-                    }
-                }
+                Name::Path(path) => self.look_along(&path, &mut way)?,
             }
+            self.hear_meanwhile()?;
         }
         Ok(any)
+    }
+
+    /// Each name of the path; `way` is what was looked at just now, and what it led to.
+    fn look_along(&mut self, path: &[Vec<u8>], way: &mut Vec<(Vec<u8>, NodeId)>) -> Result<(), TreeError> {
+        let shared = way.iter().zip(path).take_while(|((seen, _), name)| seen == *name).count();
+        way.truncate(shared);
+        for name in &path[shared..] {
+            let dir = way.last().map_or(NodeId::ROOT, |(_, node)| *node);
+            match self.look_at(dir, name)? {
+                Some(node) => way.push((name.clone(), node)),
+                None => break,
+            }
+        }
+        Ok(())
     }
 
     fn look_at(&mut self, dir: NodeId, name: &[u8]) -> Result<Option<NodeId>, TreeError> {
         let Some(open) = self.open_dir(dir)? else { return Ok(None) };
         let before = self.catalog.entry(dir, name);
-        let seen = self.see(dir, &open, name, false)?;
+        let seen = self.see(dir, &open, name, Depth::Names)?;
         let node = self.catalog.entry(dir, name);
         if let (Some(seen), Some(node)) = (&seen, node)
             && (seen.is_new || seen.moved && self.by_path)
         {
-            self.scan(node, true);
+            self.scan(node, Depth::Below);
         }
         if before != node {
             // Its times are others.
@@ -123,7 +130,13 @@ impl<W: World> Collector<W> {
     }
 
     /// Brings one name of the catalog to what it leads to now. Says what is to be done about a directory.
-    fn see(&mut self, dir: NodeId, open: &File, name: &[u8], deep: bool) -> Result<Option<Seen>, TreeError> {
+    fn see(
+        &mut self,
+        dir: NodeId,
+        open: &File,
+        name: &[u8],
+        depth: Depth,
+    ) -> Result<Option<Seen>, TreeError> {
         let known = self.catalog.entry(dir, name);
         let found = match self.source.look(open, name) {
             Ok(found) => found,
@@ -135,8 +148,9 @@ impl<W: World> Collector<W> {
             }
         };
         let Some(found) = found else {
-            if known.is_some() {
+            if let Some(known) = known {
                 self.emit(TreeChange::Unlink { dir, name: name.to_vec() })?;
+                self.refresh_others(known)?;
             }
             return Ok(None);
         };
@@ -154,11 +168,12 @@ impl<W: World> Collector<W> {
         let moved = known != Some(node);
         if moved {
             self.emit(TreeChange::Link { dir, name: name.to_vec(), node })?;
+            known.map_or(Ok(()), |known| self.refresh_others(known))?;
         }
         if !is_new {
-            if deep {
+            if depth == Depth::Contents {
                 self.doubt(node, &found);
-            } else if moved && self.by_path {
+            } else if moved || depth == Depth::Below {
                 self.doubt_moved(node, &found);
             }
             self.refresh_found(node, &found)?;
@@ -193,6 +208,14 @@ impl<W: World> Collector<W> {
         Ok(Some(node))
     }
 
+    /// A file that lost a name by which its attributes may have been changed just before: by another name, if it has one.
+    fn refresh_others(&mut self, node: NodeId) -> Result<(), TreeError> {
+        match self.catalog.node(node).is_some_and(|node| !node.places.is_empty()) {
+            true => self.refresh(node, false),
+            false => Ok(()),
+        }
+    }
+
     /// A file that may have changed while nobody looked.
     fn doubt(&mut self, node: NodeId, found: &Found) {
         let Some(known) = self.catalog.node(node) else { return };
@@ -204,13 +227,16 @@ impl<W: World> Collector<W> {
         }
     }
 
-    /// Of calls with a path that leads nowhere any more it is not known which file they changed; of others it is.
+    /// Of a file whose length was changed by path, which led nowhere any more, it is not known which it was; of others it is.
     fn doubt_moved(&mut self, node: NodeId, found: &Found) {
+        if self.cut_by_path.is_none_or(|at| at.elapsed() > LATELY) {
+            return;
+        }
         let Some(known) = self.catalog.node(node) else { return };
         let number = found.metadata.ino();
         let unchanged = known.attributes.modified == modified(&found.metadata)
             && known.attributes.size == found.metadata.size();
-        if known.kind() == NodeKind::File && !unchanged && !self.pending.has_inode(number) {
+        if known.kind() == NodeKind::File && !unchanged {
             self.read_all_of(number);
         }
     }
@@ -225,65 +251,28 @@ impl<W: World> Collector<W> {
         );
     }
 
-    /// A path may have led through a symbolic link that is not there any more, or another one: then nobody knows what was changed.
-    pub(super) fn is_misled(&mut self, change: &Change, now: Instant) -> bool {
-        let paths = change.names.iter().filter_map(|name| match name {
-            Name::Path(path) => Some(path),
-            Name::Entry { .. } => None,
-        });
-        let mut misled = false;
-        for path in paths {
-            let moves = change.op == FileOp::Symlink
-                || change.op == FileOp::Rename
-                    && matches!(self.catalog_at(path), Some((NodeKind::Symlink | NodeKind::Dir, _)));
-            if moves {
-                self.links_moved = Some(now);
-            }
-            let led = if change.op.may_follow_links() {
-                &path[..]
-            } else {
-                path.split_last().map_or(&path[..], |(_, dirs)| dirs)
-            };
-            let there = self.inode_of_path(led);
-            if led.is_empty() || there.is_some() && there == self.catalog_at(led).map(|(_, number)| number) {
-                continue;
-            }
-            let recently = self.links_moved.is_some_and(|moved| now.duration_since(moved) < LINKS_MOVED);
-            let is_link = |len| matches!(self.catalog_at(&led[..len]), Some((NodeKind::Symlink, _)));
-            let was_link = (1..=led.len()).any(is_link);
-            misled |= recently || was_link;
-        }
-        misled
-    }
-
-    /// What the catalog has there, and its number.
-    fn catalog_at(&self, path: &[Vec<u8>]) -> Option<(NodeKind, u64)> {
-        let mut node = NodeId::ROOT;
+    /// What is at the path now.
+    pub(super) fn found_at(&self, path: &[Vec<u8>]) -> Option<FoundAt> {
+        let mut dir = None::<File>;
         for name in path {
-            node = self.catalog.entry(node, name)?;
+            dir = Some(open_path(dir.as_ref().unwrap_or(self.source.dir()), name).ok()?);
         }
-        self.catalog.node(node).map(|node| (node.kind(), node.source.number))
+        let metadata = dir.as_ref().unwrap_or(self.source.dir()).metadata().ok()?;
+        let is_link = metadata.is_symlink();
+        self.source.is_of(&metadata).then(|| FoundAt { number: metadata.ino(), is_link })
     }
+}
 
-    pub(super) fn inode_of_path(&self, path: &[Vec<u8>]) -> Option<u64> {
-        let mut found = self.source.root().ok()?;
-        for name in path {
-            found = self.source.look(&found.file, name).ok()??;
-        }
-        Some(found.metadata.ino())
-    }
+/// What a path leads to, without following a link at its end.
+pub(super) struct FoundAt {
+    pub number: u64,
+    pub is_link: bool,
 }
 
 /// A directory that a name leads to.
 struct Seen {
     is_new: bool,
     moved: bool,
-}
-
-impl Seen {
-    fn fresh_or_deep(&self, deep: bool) -> bool {
-        self.is_new || deep
-    }
 }
 
 /// Removed or truncated while it was read.

@@ -82,7 +82,7 @@ pub(super) fn config(command: &ConfigCommand, out: &mut Output) -> anyhow::Resul
 }
 
 /// What the file says, or all that is wrong with it.
-fn read(path: &Path) -> anyhow::Result<Result<Configuration, Vec<String>>> {
+pub(super) fn read(path: &Path) -> anyhow::Result<Result<Configuration, Vec<String>>> {
     let text = std::fs::read_to_string(path).with_context(|| {
         format!(
             "cannot read {}: `afterwrite init` writes one, docs/OPERATIONS.md says what may be in it",

@@ -3,6 +3,7 @@
 mod call_share;
 mod control;
 mod device_source;
+mod early;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod memory;
@@ -29,6 +30,7 @@ mod unwatched;
 
 pub use control::{Client, ControlError};
 pub use device_source::volume_extent;
+pub use early::{AttachError, Attached, FinishError, attach, finish};
 pub use origin::OriginStatus;
 pub use prepare::PrepareError;
 pub use privileges::{PrivilegesError, give_up_privileges};

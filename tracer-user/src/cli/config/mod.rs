@@ -4,6 +4,8 @@
 mod option;
 mod paths;
 
+pub use option::volume_options;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Component, PathBuf};

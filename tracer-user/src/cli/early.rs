@@ -20,6 +20,9 @@ use crate::service::{Attached, ProtectOptions, UnitKind, attach, finish};
 pub struct AttachArgs {
     /// Block devices; without, the volumes of the configuration that say `early = true`
     devices: Vec<PathBuf>,
+    /// Attach nothing: print the volumes of the configuration that say `early = true`; exit 1 if there is none
+    #[arg(long, conflicts_with = "devices")]
+    list: bool,
     /// The configuration of the service
     #[arg(long, value_name = "FILE", default_value = config::PATH)]
     config: PathBuf,
@@ -39,6 +42,11 @@ pub struct FinishArgs {
 }
 
 pub fn attach_all(args: &AttachArgs, out: &mut Output) -> anyhow::Result<Outcome> {
+    if args.list {
+        let volumes = early(&args.config)?;
+        volumes.iter().try_for_each(|volume| out.line(volume.source.display()))?;
+        return Ok(if volumes.is_empty() { Outcome::Wrong } else { Outcome::Done });
+    }
     let volumes: Vec<(PathBuf, CaptureOptions)> = match args.devices.is_empty() {
         true => early(&args.config)?.into_iter().map(|volume| (volume.source, volume.capture)).collect(),
         false => args.devices.iter().map(|device| (device.clone(), CaptureOptions::default())).collect(),

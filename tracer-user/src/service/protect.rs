@@ -196,6 +196,12 @@ impl Running {
         if unchanged {
             capture.ledger().keep_unscanned(&ByteRangeSet::new());
         }
+        if options.early && origin == Origin::New && resumed {
+            log::warn!(
+                "what was written before this start is not known, as no probes were at work: is `afterwrite attach` in the \
+                 initramfs (`update-initramfs -u`, or `dracut --force`)?"
+            );
+        }
         let unscanned = capture.ledger().unscanned();
         show(ProtectEvent::Attached { rung, resumed, origin, unscanned_bytes: unscanned.bytes() });
         if origin == Origin::New || (origin == Origin::Early && !unchanged) {

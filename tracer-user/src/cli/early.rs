@@ -59,7 +59,7 @@ pub fn attach_all(args: &AttachArgs, out: &mut Output) -> anyhow::Result<Outcome
                 Attached::Now => "its writes are recorded from here on",
                 Attached::Already => "its writes are recorded already",
             };
-            Ok(out.line(format_args!("{}: {what}", source.display()))?)
+            out.line(format_args!("{}: {what}", source.display()))
         },
     )
 }

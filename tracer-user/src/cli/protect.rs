@@ -136,6 +136,9 @@ pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
     screen.clear();
     let status = summary.last;
     say_stopped(&status.source, &status.target, status.replica.mark, status.last_mark.as_ref());
+    if options.early {
+        say("its probes stay at work until `afterwrite finish` (`afterwrite detach` removes them, too)");
+    }
     Ok(Outcome::Done)
 }
 

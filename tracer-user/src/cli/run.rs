@@ -63,6 +63,13 @@ pub(super) fn config(command: &ConfigCommand, out: &mut Output) -> anyhow::Resul
                 let (source, journal, target) = (source.display(), journal.display(), target.display());
                 out.line(format_args!("{name}: {source}, journal {journal}, target {target}"))?;
             }
+            let is_early = |unit: &&Unit| unit.arguments.iter().any(|argument| argument == "--early");
+            for unit in units.iter().filter(is_early) {
+                say(&format!(
+                    "{}: attached at boot once `update-initramfs -u` (or `dracut --force`) has put this into the initramfs",
+                    unit.name
+                ));
+            }
             for unit in units.iter().filter(|unit| !unit.source.exists()) {
                 say(&format!(
                     "{}: there is no {} at the moment; it will be waited for",

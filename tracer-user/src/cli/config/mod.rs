@@ -339,6 +339,7 @@ target = "/backup/home"
             (with("source = \"/home\"", ""), 14, "no `source`"),
             (with("target = \"/backup/home\"", "target = \"/backup/home\"\nkeep-all = \"1d\""), 18, "tree"),
             (with("drop-labelled = true", "before-mark = \"true\""), 7, "after-mark"),
+            (with("drop-labelled = true", "early = true"), 7, "trust-reboot"),
             (with("[defaults]", "[defaults"), 2, ""),
             ("[defaults]\n".into(), 1, "nothing is to be protected"),
         ];

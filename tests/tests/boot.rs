@@ -232,6 +232,26 @@ fn a_disk_that_went_after_attach_is_another_one() -> Result<()> {
     machine.finish_in_order(&protection)
 }
 
+/// At the end of a shutdown and in the initramfs the place of the journal is a directory of the root.
+#[test]
+fn a_journal_that_is_not_mounted_is_not_taken_for_one_on_the_volume() -> Result<()> {
+    let disk = Loop::new(SIZE)?;
+    let mount = Mount::make(Fs::Ext4, disk.path())?;
+    let (config, place) = (mount.point().join("config.toml"), mount.point().join("backup"));
+    let (source, place) = (disk.path().display(), place.display());
+    let text = format!(
+        "[volume.root]\nsource = \"{source}\"\njournal = \"{place}/j\"\ntarget = \"{place}/t\"\n\
+         trust-reboot = true\nearly = true\n"
+    );
+    std::fs::write(&config, text)?;
+    let protection = Protection::new(disk.path())?;
+    let list = run(protection.client().args(["attach", "--list", "--config"]).arg(&config))?;
+    ensure!(list.trim() == source.to_string(), "{list}");
+    run(protection.client().args(["attach", "--config"]).arg(&config))?;
+    let finished = finish(protection.client().args(["finish", "--config"]).arg(&config), PATIENCE)?;
+    says(&finished, 2, &["/etc/fstab"]).map(drop)
+}
+
 #[test]
 fn what_cannot_be_finished_is_said() -> Result<()> {
     let mut machine = Machine::new()?;

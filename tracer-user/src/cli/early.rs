@@ -81,7 +81,7 @@ pub fn finish_all(args: &FinishArgs) -> anyhow::Result<Outcome> {
 
 /// Of the configuration.
 fn early(config: &Path) -> anyhow::Result<Vec<ProtectOptions>> {
-    let units = match run::read(config)? {
+    let units = match run::read_by(config::parse_unmounted, config)? {
         Ok(configuration) => configuration.units,
         Err(mistakes) => bail!("the configuration is wrong:\n{}", mistakes.join("\n")),
     };

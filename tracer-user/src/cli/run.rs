@@ -89,7 +89,15 @@ pub(super) fn config(command: &ConfigCommand, out: &mut Output) -> anyhow::Resul
 }
 
 /// What the file says, or all that is wrong with it.
-pub(super) fn read(path: &Path) -> anyhow::Result<Result<Configuration, Vec<String>>> {
+fn read(path: &Path) -> anyhow::Result<Result<Configuration, Vec<String>>> {
+    read_by(config::parse, path)
+}
+
+/// By [`config::parse`] or [`config::parse_unmounted`].
+pub(super) fn read_by(
+    parse: fn(&str) -> Result<Configuration, Vec<Mistake>>,
+    path: &Path,
+) -> anyhow::Result<Result<Configuration, Vec<String>>> {
     let text = std::fs::read_to_string(path).with_context(|| {
         format!(
             "cannot read {}: `afterwrite init` writes one, docs/OPERATIONS.md says what may be in it",
@@ -97,5 +105,5 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Result<Configuration, Vec<Stri
         )
     })?;
     let at = |mistake: Mistake| format!("{}:{}: {}", path.display(), mistake.line, mistake.what);
-    Ok(config::parse(&text).map_err(|mistakes| mistakes.into_iter().map(at).collect()))
+    Ok(parse(&text).map_err(|mistakes| mistakes.into_iter().map(at).collect()))
 }

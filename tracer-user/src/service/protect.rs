@@ -46,7 +46,7 @@ pub struct ProtectOptions {
     pub origin: Option<VfsOptions>,
     /// Nothing else than this system writes to the source, nor does this system when protect has stopped to shut down.
     pub trust_reboot: bool,
-    /// The probes stay at work after the stop, for what is written until [`finish`].
+    /// The probes stay at work after the stop, for what is written until `finish`.
     pub early: bool,
     /// What of the history is kept; all of it when not given.
     pub retention: Option<PruneOptions>,

@@ -46,9 +46,21 @@ pub fn is_of_names(c: char) -> bool {
 
 /// What is to be protected, in the order of the names, and how the service is to be; or all that is wrong.
 pub fn parse(text: &str) -> Result<Configuration, Vec<Mistake>> {
+    parse_and(text, paths::check)
+}
+
+/// The same where journals and targets need not be mounted, so that they seem to be on the root.
+pub fn parse_unmounted(text: &str) -> Result<Configuration, Vec<Mistake>> {
+    parse_and(text, |_, _| {})
+}
+
+fn parse_and(
+    text: &str,
+    check: impl FnOnce(&[Entry], &mut Vec<Mistake>),
+) -> Result<Configuration, Vec<Mistake>> {
     let mut reader = Reader { text, listen: None, mistakes: Vec::new() };
     let entries = reader.document();
-    paths::check(&entries, &mut reader.mistakes);
+    check(&entries, &mut reader.mistakes);
     if reader.mistakes.is_empty() {
         let units = entries.into_iter().map(|entry| entry.unit).collect();
         return Ok(Configuration { units, listen: reader.listen });

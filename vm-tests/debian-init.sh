@@ -13,26 +13,7 @@ done < /modules/order
 root=$(sed -n 's/^root=//p' /disks)
 until [ -b "$root" ]; do sleep 0.1; done
 mount -t ext4 "$root" /mnt || poweroff -f
-mkdir -p /mnt/scenario
-cp /lib.sh /disks /mnt/
-cp /scenario.sh /debian-run.sh /mnt/scenario/
-cat > /mnt/etc/systemd/system/scenario.service <<'UNIT'
-[Unit]
-Description=The scenario
-After=multi-user.target
-[Service]
-ExecStart=/bin/sh /scenario/debian-run.sh
-StandardOutput=journal+console
-StandardError=journal+console
-TimeoutStopSec=1s
-UNIT
-# What nobody waits for takes the emulated processor half a minute.
-for unit in getty@.service serial-getty@.service systemd-logind.service apt-daily.timer apt-daily-upgrade.timer \
-    dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer systemd-update-utmp.service; do
-    ln -sf /dev/null "/mnt/etc/systemd/system/$unit"
-done
-mkdir -p /mnt/etc/systemd/system/multi-user.target.wants
-ln -sf ../scenario.service /mnt/etc/systemd/system/multi-user.target.wants/scenario.service
+sh /debian-setup.sh /mnt /
 echo "guest: $(uname -r), up $(cut -d' ' -f1 /proc/uptime) s, to systemd"
 umount /proc /sys
 mount --move /dev /mnt/dev

@@ -1,8 +1,9 @@
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use crate::{PATIENCE, run, scratch, wait_until};
@@ -17,8 +18,12 @@ pub struct Loop {
     path: PathBuf,
     image: PathBuf,
     partitions: Vec<u32>,
+    /// The device is to go from the kernel, too.
+    number: Option<i32>,
     _dir: Option<TempDir>,
 }
+
+nix::ioctl_write_int_bad!(loop_ctl_remove, 0x4c81);
 
 impl Loop {
     pub fn new(size_bytes: u64) -> Result<Loop> {
@@ -49,6 +54,23 @@ impl Loop {
         Loop::attach(image, &["--read-only"])
     }
 
+    /// As [`Loop::over`], at a device that the kernel has counted no I/O of, as after a boot.
+    pub fn fresh(image: &Path) -> Result<Loop> {
+        for number in 64..1024 {
+            if Path::new(&format!("/sys/block/loop{number}")).exists() {
+                continue;
+            }
+            let path = PathBuf::from(format!("/dev/loop{number}"));
+            // Another test may have been faster.
+            if run(Command::new("losetup").arg(&path).arg(image)).is_ok() {
+                wait_for_node(&path)?;
+                let image = image.to_owned();
+                return Ok(Loop { path, image, partitions: Vec::new(), number: Some(number), _dir: None });
+            }
+        }
+        bail!("there is no number left for a loop device")
+    }
+
     pub fn image(&self) -> &Path {
         &self.image
     }
@@ -70,7 +92,8 @@ impl Loop {
             wait_for_node(path.trim().as_ref())?;
             Ok(path.trim().into())
         };
-        let this = |path| Loop { path, image: image.to_owned(), partitions: Vec::new(), _dir: None };
+        let this =
+            |path| Loop { path, image: image.to_owned(), partitions: Vec::new(), number: None, _dir: None };
         let first = this(attach()?);
         if options.contains(&"--read-only") || !first.refuses_writes()? {
             return Ok(first);
@@ -100,6 +123,13 @@ impl Drop for Loop {
             tell(run(Command::new("delpart").arg(&self.path).arg(number.to_string())));
         }
         tell(run(Command::new("losetup").arg("--detach").arg(&self.path)));
+        if let Some(number) = self.number {
+            tell(wait_until(&format!("{} can be removed", self.path.display()), PATIENCE, || {
+                let control = File::open("/dev/loop-control")?;
+                // SAFETY: the descriptor is open, and the argument is a number.
+                Ok(unsafe { loop_ctl_remove(control.as_raw_fd(), number) }.is_ok())
+            }));
+        }
     }
 }
 

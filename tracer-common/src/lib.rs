@@ -146,6 +146,19 @@ pub mod session {
     pub const FAILURES_HANDLED: u32 = 16;
     /// 1 if they copy what is written.
     pub const PAYLOAD: u32 = 17;
+    /// 1 until a journal is told of the volume: the probes were attached before one could be read, and VOLUME_ID means
+    /// nothing yet.
+    pub const UNCLAIMED: u32 = 18;
+    /// 1 if the words that follow say what the disk was when the probes had just been attached …
+    pub const FOUND: u32 = 19;
+    /// … what the kernel had counted of its I/O, and whether it was told to …
+    pub const FOUND_COUNTED: u32 = 20;
+    pub const FOUND_WRITES: u32 = 21;
+    pub const FOUND_WRITTEN_SECTORS: u32 = 22;
+    pub const FOUND_DISCARDS: u32 = 23;
+    pub const FOUND_DISCARDED_SECTORS: u32 = 24;
+    /// … and BLAKE3 of the volume's beginning, 32 bytes in four words.
+    pub const FOUND_HEAD: u32 = 25;
     pub const COUNT: u32 = 32;
 
     /// "AWSESS" and version 1.

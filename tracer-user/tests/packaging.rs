@@ -36,6 +36,41 @@ fn the_unit_starts_commands_that_there_are_with_options_that_they_take() {
 }
 
 #[test]
+fn the_scripts_call_commands_that_there_are_and_are_packaged() {
+    let manifest = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml")).unwrap();
+    for name in [
+        "initramfs-tools/hooks/afterwrite",
+        "initramfs-tools/scripts/afterwrite",
+        "dracut/90afterwrite/module-setup.sh",
+        "dracut/90afterwrite/attach.sh",
+        "systemd-shutdown/afterwrite",
+        "debian/postinst",
+        "debian/prerm",
+        "debian/postrm",
+    ] {
+        let script = dist(name);
+        let parsed = Command::new("sh").arg("-n").arg(&script).output().unwrap();
+        assert!(parsed.status.success(), "{name}: {}", String::from_utf8_lossy(&parsed.stderr));
+        let folder = Path::new(name).parent().unwrap().display().to_string();
+        assert!(manifest.contains(&format!("../dist/{folder}")), "{name} is in no package");
+        let text = std::fs::read_to_string(&script).unwrap();
+        for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let at = words.iter().position(|word| word.rsplit('/').next() == Some("afterwrite"));
+            // A command, not a path or a name among others.
+            let Some([command, rest @ ..]) = at.map(|at| &words[at + 1..]) else { continue };
+            if !["attach", "finish", "detach"].contains(command) {
+                continue;
+            }
+            let help = String::from_utf8(afterwrite(&[command, "--help"]).stdout).unwrap();
+            for option in rest.iter().take_while(|word| word.starts_with("--")) {
+                assert!(help.contains(option.trim_end_matches(';')), "{name}: there is no {option}");
+            }
+        }
+    }
+}
+
+#[test]
 fn the_example_of_a_configuration_is_a_right_one() {
     let example = dist("config.toml");
     let checked = afterwrite(&["config", "check", "--config", example.to_str().unwrap()]);

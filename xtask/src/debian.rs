@@ -5,10 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{run, setup};
+use crate::kernel::Unpacked;
+use crate::scenario::Scenario;
+use crate::{image, run, setup};
 
 const SUITE: &str = "bookworm";
 const PACKAGES: &str = "systemd,systemd-sysv,udev,dbus,kmod,e2fsprogs";
+/// Of one that boots by its own initramfs.
+const BOOT_PACKAGES: &str = "initramfs-tools,busybox-static,zstd";
 const BYTES: u64 = 1 << 30;
 
 /// The image, made once; a run works on a copy.
@@ -17,20 +21,78 @@ pub fn root_image(dir: &Path) -> Result<PathBuf> {
     if image.exists() {
         return Ok(image);
     }
-    setup::setup_mmdebstrap()?;
     let tree = dir.join(format!("debian-{SUITE}.tree"));
+    bootstrap(&tree, PACKAGES)?;
+    into_image(&tree, &image)?;
+    Ok(image)
+}
+
+/// A root disk and its initramfs, which Debian's tools have made of the package and the scenario's configuration.
+pub fn bootable(
+    dir: &Path,
+    scenario: &Scenario,
+    config: &Path,
+    kernel: &Unpacked,
+    package: &Path,
+) -> Result<(PathBuf, PathBuf)> {
+    let (image, initrd) = (dir.join("bootable.img"), dir.join("bootable.initrd"));
+    let tree = dir.join("bootable.tree");
+    bootstrap(&tree, &format!("{PACKAGES},{BOOT_PACKAGES}"))?;
+    let release = kernel.modules_dir.file_name().context("a kernel has a release")?;
+    let modules = tree.join("usr/lib/modules");
+    fs::create_dir_all(&modules)?;
+    run::run(run::program("cp")?.arg("-a").args([&kernel.modules_dir, &modules]))?;
+    run::run(run::program("cp")?.args([&kernel.config, &tree.join("boot")]))?;
+    fs::create_dir_all(tree.join("etc/afterwrite"))?;
+    fs::copy(config, tree.join("etc/afterwrite/config.toml"))?;
+    fs::write(tree.join("etc/fstab"), "/dev/vda / ext4 defaults 0 1\n")?;
+    fs::copy(package, tree.join("afterwrite.deb"))?;
+    let chroot = || -> Result<std::process::Command> {
+        let mut chroot = run::program("chroot")?;
+        chroot.arg(&tree).env("DEBIAN_FRONTEND", "noninteractive");
+        Ok(chroot)
+    };
+    run::run(chroot()?.arg("depmod").arg(release))?;
+    // All it depends on is there.
+    run::run(chroot()?.args(["dpkg", "--install", "/afterwrite.deb"]))?;
+    fs::remove_file(tree.join("afterwrite.deb"))?;
+    run::run(chroot()?.args(["update-initramfs", "-c", "-k"]).arg(release))?;
+    let made = tree.join("boot").join(format!("initrd.img-{}", release.to_string_lossy()));
+    fs::copy(&made, &initrd).with_context(|| format!("there is no {}", made.display()))?;
+    fs::remove_file(&made)?;
+
+    let files = dir.join("bootable.files");
+    fs::create_dir_all(&files)?;
+    let vm_tests = run::root().join("vm-tests");
+    for library in ["lib.sh", "debian-run.sh"] {
+        fs::copy(vm_tests.join(library), files.join(library))?;
+    }
+    fs::copy(&scenario.script, files.join("scenario.sh"))?;
+    fs::write(files.join("disks"), image::disks(scenario))?;
+    run::run(run::program("sh")?.arg(vm_tests.join("debian-setup.sh")).args([&tree, &files]))?;
+    fs::remove_dir_all(&files)?;
+    into_image(&tree, &image)?;
+    Ok((image, initrd))
+}
+
+/// A new tree of Debian's packages.
+fn bootstrap(tree: &Path, packages: &str) -> Result<()> {
+    setup::setup_mmdebstrap()?;
     // Of an interrupted run.
     if tree.exists() {
-        fs::remove_dir_all(&tree).with_context(|| format!("cannot remove {}", tree.display()))?;
+        fs::remove_dir_all(tree).with_context(|| format!("cannot remove {}", tree.display()))?;
     }
-    let packages = format!("--include={PACKAGES}");
-    run::run(run::program("mmdebstrap")?.args(["--variant=minbase", &packages, SUITE]).arg(&tree))?;
+    let packages = format!("--include={packages}");
+    run::run(run::program("mmdebstrap")?.args(["--variant=minbase", &packages, SUITE]).arg(tree))
+}
+
+/// The tree becomes an image.
+fn into_image(tree: &Path, image: &Path) -> Result<()> {
     let unfinished = image.with_extension("new");
     File::create(&unfinished)?.set_len(BYTES)?;
-    run::run(run::program("mkfs.ext4")?.args(["-q", "-d"]).args([&tree, &unfinished]))?;
-    fs::remove_dir_all(&tree).with_context(|| format!("cannot remove {}", tree.display()))?;
-    fs::rename(&unfinished, &image)?;
-    Ok(image)
+    run::run(run::program("mkfs.ext4")?.args(["-q", "-d"]).args([tree, &unfinished]))?;
+    fs::remove_dir_all(tree).with_context(|| format!("cannot remove {}", tree.display()))?;
+    Ok(fs::rename(&unfinished, image)?)
 }
 
 /// A copy of it for one run, with these packages in /scenario.

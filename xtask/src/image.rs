@@ -60,7 +60,7 @@ pub fn build(scenario: &Scenario, kernel: &Unpacked, afterwrite: &Path) -> Resul
 
     let init = if scenario.debian.is_some() { "debian-init.sh" } else { "init.sh" };
     archive.executable("/init", read(&run::root().join("vm-tests").join(init))?);
-    for library in ["lib.sh", "devices.sh", "logged.sh", "debian-run.sh"] {
+    for library in ["lib.sh", "devices.sh", "logged.sh", "debian-setup.sh", "debian-run.sh"] {
         archive.file(&format!("/{library}"), read(&run::root().join("vm-tests").join(library))?);
     }
     archive.file("/scenario.sh", read(&scenario.script)?);
@@ -71,7 +71,7 @@ pub fn build(scenario: &Scenario, kernel: &Unpacked, afterwrite: &Path) -> Resul
 
 /// What lib.sh reads to know the disks: `source=/dev/vda`, a line each. Kernels name NVMe and SCSI disks in no
 /// particular order: lib.sh finds them by their number, `source=nvme:1`.
-fn disks(scenario: &Scenario) -> String {
+pub fn disks(scenario: &Scenario) -> String {
     let mut text = String::new();
     let virtio = ('a'..='z').map(|letter| format!("/dev/vd{letter}"));
     let nvme = (1..).map(|number| format!("nvme:{number}"));

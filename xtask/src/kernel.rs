@@ -50,7 +50,9 @@ impl FromStr for Kernel {
 pub struct Unpacked {
     pub image: PathBuf,
     /// `lib/modules/RELEASE`
-    modules_dir: PathBuf,
+    pub modules_dir: PathBuf,
+    /// `boot/config-RELEASE`
+    pub config: PathBuf,
     dependencies: Dependencies,
 }
 
@@ -75,6 +77,7 @@ pub fn unpack(kernel: Kernel, dir: &Path) -> Result<Unpacked> {
     };
     Ok(Unpacked {
         image: tree.join("boot").join(format!("vmlinuz-{release}")),
+        config: tree.join("boot").join(format!("config-{release}")),
         dependencies: Dependencies::parse(&read("modules.dep")?, &read("modules.builtin")?),
         modules_dir,
     })

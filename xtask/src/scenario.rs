@@ -19,6 +19,7 @@
 //! # cuts: 3 30
 //! # log-writes: log source journal 40
 //! # debian: root
+//! # initramfs: root.toml
 //! ```
 //!
 //! `disks` are virtio-blk, `nvme` the namespaces of one NVMe controller, `scsi` disks of one virtio-scsi adapter; a
@@ -29,7 +30,8 @@
 //! cuts by default and in full (`cuts.rs`), with `timeout` for each boot. `log-writes` names the disks of the log, of the volume under it and of
 //! the journal (`log_writes.rs`), and of how many instants are compared besides the marks. `debian`
 //! names the disk that holds a Debian with systemd, which the scenario runs in, once each boot; it finds packages of this afterwrite of two
-//! versions in /scenario. A word and a colon that is none of these is an error: a misspelt
+//! versions in /scenario. With `initramfs` it boots as a Debian does, by the initramfs that it has made of itself, the package installed; the
+//! file beside the scenario is the configuration of afterwrite. A word and a colon that is none of these is an error: a misspelt
 //! directive must not be silently ignored.
 
 use std::fs;
@@ -65,6 +67,8 @@ pub struct Scenario {
     pub log_writes: Option<LogWrites>,
     /// The disk with its root directory.
     pub debian: Option<String>,
+    /// The configuration of the afterwrite that is in its own initramfs.
+    pub initramfs: Option<PathBuf>,
 }
 
 /// How often the machine loses its power.
@@ -151,6 +155,7 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
         cuts: None,
         log_writes: None,
         debian: None,
+        initramfs: None,
     };
     let mut default = None;
     for line in text.lines().take_while(|line| line.starts_with('#')) {
@@ -173,6 +178,7 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
             "cuts" => scenario.cuts = Some(cuts(value)?),
             "log-writes" => scenario.log_writes = Some(log_writes(value)?),
             "debian" => scenario.debian = Some(value.to_owned()),
+            "initramfs" => scenario.initramfs = Some(script.with_file_name(value)),
             _ => bail!("`{key}:` is no directive of a scenario (see xtask/src/scenario.rs)"),
         }
     }
@@ -192,6 +198,7 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
     for name in compared.chain(logged).chain(&scenario.fsck).chain(&scenario.debian) {
         ensure!(scenario.disks.iter().any(|disk| disk.name == *name), "there is no disk `{name}`");
     }
+    ensure!(scenario.initramfs.is_none() || scenario.debian.is_some(), "initramfs: that of a `# debian:`");
     Ok(scenario)
 }
 
@@ -301,7 +308,7 @@ mod tests {
              # compare: source@1M+134217728 target\n# compare: target@4K source\n# nvme: fast=4M/4096\n\
              # parameters: brd.rd_nr=1\n# cmdline: nvme_core.multipath=N\n\
              # fsck: target\n# programs: ways\n# cuts: 3 30\n# log-writes: target source source 5\n\
-             # debian: source",
+             # debian: source\n# initramfs: part.toml",
         )
         .expect("a good head");
         assert_eq!(read.name, "part");
@@ -321,6 +328,7 @@ mod tests {
         assert_eq!((&*read.fsck, &*read.programs), (&["target".to_owned()][..], &["ways".to_owned()][..]));
         assert_eq!(read.cuts, Some(Cuts { by_default: 3, in_full: 30 }));
         assert_eq!(read.debian.as_deref(), Some("source"));
+        assert_eq!(read.initramfs.as_deref(), Some(Path::new("/x/part.toml")));
         let log_writes = read.log_writes.expect("named");
         assert_eq!((&*log_writes.log, log_writes.instants), ("target", 5));
     }

@@ -239,14 +239,23 @@ impl Machine<'_> {
             fs::remove_dir_all(dir).with_context(|| format!("cannot empty {}", dir.display()))?;
         }
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-        let initrd = dir.join("initrd.cpio");
-        let mut file = BufWriter::new(File::create(&initrd)?);
-        image::build(scenario, kernel, afterwrite)?.write(&mut file)?;
-        file.flush()?;
+        let mut initrd = dir.join("initrd.cpio");
+        let mut root = None;
+        if let (Some(config), Some(debian)) = (&scenario.initramfs, self.debian) {
+            let made = debian::bootable(dir, scenario, config, kernel, &debian.packages[0])?;
+            (root, initrd) = (Some(made.0), made.1);
+        } else {
+            let mut file = BufWriter::new(File::create(&initrd)?);
+            image::build(scenario, kernel, afterwrite)?.write(&mut file)?;
+            file.flush()?;
+        }
         for disk in &scenario.disks {
             let image = disk_image(dir, &disk.name);
             if let Some(debian) = self.debian.filter(|_| scenario.debian.as_ref() == Some(&disk.name)) {
-                debian::copy_root(&debian.root, &image, &debian.packages)?;
+                match &root {
+                    Some(root) => fs::rename(root, &image)?,
+                    None => debian::copy_root(&debian.root, &image, &debian.packages)?,
+                }
             }
             File::options().create(true).append(true).open(&image)?.set_len(disk.bytes)?;
         }
@@ -324,8 +333,9 @@ impl Machine<'_> {
         let mut qemu = run::program("qemu-system-x86_64")?;
         // Words with `=` that the kernel does not know become the environment of process 1.
         let full = if self.full { " FULL=1" } else { "" };
+        let root = if self.scenario.initramfs.is_some() { " root=/dev/vda ro" } else { "" };
         let words = format!(
-            "console=ttyS0 panic=-1 quiet mitigations=off BOOT={boot}{full} {}",
+            "console=ttyS0 panic=-1 quiet mitigations=off BOOT={boot}{full}{root} {}",
             self.scenario.cmdline.join(" ")
         );
         // Emulated, on one thread: with one thread per guest CPU both kernels broke when probes were attached under I/O.

@@ -14,7 +14,9 @@ use crate::capture::payload::PayloadAccess;
 use crate::capture::pins::{self, Generation};
 use crate::capture::positions::RingPositions;
 use crate::capture::probes::{Capture, Skips};
-use crate::capture::session::{Session, is_foreign, set_ready, settled_mark};
+use crate::capture::session::{
+    Found, Session, claim, is_foreign, is_unclaimed, set_ready, set_unclaimed, settled_mark,
+};
 use crate::capture::{CaptureError, CaptureOptions, VolumeExtent, object};
 use crate::model::{MarkId, VolumeId};
 
@@ -31,6 +33,8 @@ pub enum Origin {
     Adopted,
     /// The same, and they were replaced by this program's own while both were at work.
     Replaced,
+    /// They were attached by [`attach`], before the journal was there.
+    Early,
 }
 
 impl Capture {
@@ -82,12 +86,14 @@ impl Capture {
             left = find(generation)?.or(left);
         }
         let left = left.filter(|left| left.session.is_of_disk(&volume));
-        if let Some(other) = left.as_ref().filter(|left| left.session.volume != id) {
+        let is_others = |left: &&Left| !left.unclaimed && left.session.volume != id;
+        if let Some(other) = left.as_ref().filter(is_others) {
             return Err(CaptureError::OtherJournal { name: name.to_owned(), volume: other.session.volume });
         }
         // Marks that let the ledger forget are not in this journal: it is an older copy.
         let left = left.filter(|left| left.settled_mark <= newest_mark.unwrap_or(MarkId(0)));
 
+        let early = left.as_ref().is_some_and(|left| left.unclaimed);
         let (mut capture, origin) = match left {
             Some(left) if left.is_what_one_would_attach(options) => (left.open(volume)?, Origin::Adopted),
             Some(left) => {
@@ -109,8 +115,46 @@ impl Capture {
             generation.remove().map_err(pin_failed)?;
         }
         capture.in_use = Some(in_use);
+        if early {
+            claim(&capture.session, id);
+            return Ok((capture, Origin::Early));
+        }
         Ok((capture, origin))
     }
+}
+
+/// Attaches and pins the probes of a volume whose journal is not there yet; the next [`Capture::open`] takes them over. `look` is
+/// called when they are at work, and says what the disk is. Whether they are new: those there are already are left alone.
+pub fn attach(
+    volume: &VolumeExtent,
+    name: &str,
+    options: &CaptureOptions,
+    look: impl FnOnce() -> Option<Found>,
+) -> Result<bool, CaptureError> {
+    object::inspect_embedded()?;
+    let failed = |source| CaptureError::Pin { path: name.into(), source };
+    let root = pins::root().map_err(failed)?;
+    let Some(_in_use) = pins::lock(&root, name).map_err(failed)? else { return Ok(false) };
+    let generations = Generation::all(&root, name).map_err(failed)?;
+    for generation in &generations {
+        if find(generation)?.is_some_and(|left| left.session.is_of_disk(volume)) {
+            return Ok(false);
+        }
+    }
+    let next = generations.last().map_or(1, |last| last.number + 1);
+    let pin_new = || Generation::create(&root, name, next).map_err(failed);
+    let new = attach_new(volume, VolumeId([0; 16]), options, Some(&pin_new))?;
+    if !new.is_pinned() {
+        return Err(failed(std::io::Error::other("probes that end with this process are of no use")));
+    }
+    new.ledger.scan_all();
+    if let Some(found) = look() {
+        found.write(&new.session);
+    }
+    set_unclaimed(&new.session);
+    set_ready(&new.session);
+    generations.iter().try_for_each(Generation::remove).map_err(failed)?;
+    Ok(true)
 }
 
 /// Removes the probes of a volume and all they recorded. Says whether there were any.
@@ -161,6 +205,8 @@ struct Left {
     generation: Generation,
     session: Session,
     settled_mark: MarkId,
+    /// By any journal.
+    unclaimed: bool,
     ring_bytes: u32,
 }
 
@@ -180,8 +226,8 @@ fn find(generation: &Generation) -> Result<Option<Left>, CaptureError> {
     let Some(session) = Session::read(&words) else { return Ok(None) };
     let ring = open_map(generation, "EVENTS")?;
     let ring_bytes = ring.info().map_err(|e| map_failed("EVENTS", e))?.max_entries();
-    let settled_mark = settled_mark(&words);
-    Ok(Some(Left { generation: generation.clone(), session, settled_mark, ring_bytes }))
+    let (settled_mark, unclaimed) = (settled_mark(&words), is_unclaimed(&words));
+    Ok(Some(Left { generation: generation.clone(), session, settled_mark, unclaimed, ring_bytes }))
 }
 
 impl Left {
@@ -247,6 +293,12 @@ fn hand_over(mut old: Capture, new: &Capture) {
     old.lost_track();
     new.ledger.take_over(&old.ledger);
     new.session.set(words_of::SETTLED_MARK, old.session.get(words_of::SETTLED_MARK));
+    if let Some(found) = Found::read(&old.session) {
+        found.write(&new.session);
+    }
+    if is_unclaimed(&old.session) {
+        set_unclaimed(&new.session);
+    }
 }
 
 /// On the best rung that works; pinned, if that works.

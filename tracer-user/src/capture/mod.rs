@@ -27,7 +27,7 @@ mod tracefs;
 pub mod vfs;
 mod volume;
 
-pub use adopt::{Origin, are_at_work, detach, recorded_bytes, unattended_volumes};
+pub use adopt::{Origin, are_at_work, attach, detach, recorded_bytes, unattended_volumes};
 pub use event::{Change, Counters, Event, Payload, Skipped};
 pub use features::{Features, Rung, choose_rung, probe_features};
 pub use ledger::Ledger;
@@ -35,6 +35,7 @@ pub use object::{ObjectReport, inspect_embedded};
 pub use payload::payload_obstacle;
 pub use positions::Positions;
 pub use probes::Capture;
+pub use session::Found;
 pub use volume::{CaptureOptions, VolumeExtent};
 
 /// Why capture can't start. Every variant says what to do next.

@@ -14,6 +14,7 @@ use crate::capture::ledger::Ledger;
 use crate::capture::mapped::MappedArray;
 use crate::capture::pins::{Generation, InUse};
 use crate::capture::positions::{Positions, RingPositions};
+use crate::capture::session::Found;
 use crate::capture::{CaptureError, Counters, Event, Skipped, VolumeExtent};
 use crate::model::{ByteRangeSet, Granules, MarkId};
 
@@ -106,6 +107,11 @@ impl Capture {
         self.ledger.scan_all();
         self.session.set(session::FAILURES_HANDLED, failures);
         true
+    }
+
+    /// Of probes that were attached before there was a journal, if the disk was at rest then.
+    pub fn found(&self) -> Option<Found> {
+        Found::read(&self.session)
     }
 
     pub fn ledger(&self) -> &Ledger {

@@ -5,6 +5,7 @@ use tracer_common::{EVENT_VERSION, SECTOR_BYTES, session};
 use crate::capture::features::{LADDER, Rung};
 use crate::capture::mapped::MappedArray;
 use crate::capture::{VolumeExtent, object};
+use crate::io::IoCounts;
 use crate::model::{ByteRange, MarkId, VolumeId};
 
 /// All that decides whether probes can be taken over.
@@ -45,15 +46,8 @@ impl Session {
         if words.get(session::FORMAT) != session::FORMAT_V1 || words.get(session::READY) != 1 {
             return None;
         }
-        let bytes = |index: u32, out: &mut [u8]| {
-            for (word, chunk) in (index..).zip(out.chunks_mut(8)) {
-                chunk.copy_from_slice(&words.get(word).to_le_bytes());
-            }
-        };
-        let mut volume = VolumeId([0; 16]);
-        bytes(session::VOLUME_ID, &mut volume.0);
-        let mut object = [0; 32];
-        bytes(session::OBJECT, &mut object);
+        let volume = VolumeId(read_bytes(words, session::VOLUME_ID));
+        let object = read_bytes(words, session::OBJECT);
         let (start, end) = (words.get(session::VOLUME_START), words.get(session::VOLUME_END));
         if start > end || end > u64::MAX / SECTOR_BYTES {
             return None;
@@ -73,13 +67,8 @@ impl Session {
 
     /// All but [`set_ready`].
     pub fn write(&self, words: &MappedArray) {
-        let bytes = |index: u32, from: &[u8]| {
-            for (word, chunk) in (index..).zip(from.chunks(8)) {
-                words.set(word, u64::from_le_bytes(chunk.try_into().expect("whole words")));
-            }
-        };
         words.set(session::FORMAT, session::FORMAT_V1);
-        bytes(session::VOLUME_ID, &self.volume.0);
+        write_bytes(words, session::VOLUME_ID, &self.volume.0);
         words.set(session::DISK_SEQUENCE, self.disk_sequence);
         words.set(session::DISK_DEV, self.disk_dev.into());
         words.set(session::VOLUME_START, self.on_disk.start / SECTOR_BYTES);
@@ -88,7 +77,7 @@ impl Session {
         words.set(session::RUNG, rung as u64);
         words.set(session::REQUEST_BASED, self.request_based.into());
         words.set(session::PAYLOAD, self.payload.into());
-        bytes(session::OBJECT, &self.object);
+        write_bytes(words, session::OBJECT, &self.object);
         words.set(session::EVENT_VERSION, self.event_version);
     }
 
@@ -103,6 +92,70 @@ impl Session {
 
 pub fn set_ready(words: &MappedArray) {
     words.set(session::READY, 1);
+}
+
+/// What a disk was when its probes had just been attached, and no write was under way: what had been written before is in it,
+/// what was written later was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What the kernel had counted.
+    pub counts: IoCounts,
+    /// BLAKE3 of the volume's beginning, where file systems note that they were mounted for writing.
+    pub head: [u8; 32],
+}
+
+impl Found {
+    pub(super) fn read(words: &MappedArray) -> Option<Found> {
+        (words.get(session::FOUND) == 1).then(|| Found {
+            counts: IoCounts {
+                counted: words.get(session::FOUND_COUNTED) != 0,
+                reads: 0,
+                writes: words.get(session::FOUND_WRITES),
+                written_sectors: words.get(session::FOUND_WRITTEN_SECTORS),
+                discards: words.get(session::FOUND_DISCARDS),
+                discarded_sectors: words.get(session::FOUND_DISCARDED_SECTORS),
+            },
+            head: read_bytes(words, session::FOUND_HEAD),
+        })
+    }
+
+    pub(super) fn write(&self, words: &MappedArray) {
+        words.set(session::FOUND_COUNTED, self.counts.counted.into());
+        words.set(session::FOUND_WRITES, self.counts.writes);
+        words.set(session::FOUND_WRITTEN_SECTORS, self.counts.written_sectors);
+        words.set(session::FOUND_DISCARDS, self.counts.discards);
+        words.set(session::FOUND_DISCARDED_SECTORS, self.counts.discarded_sectors);
+        write_bytes(words, session::FOUND_HEAD, &self.head);
+        words.set(session::FOUND, 1);
+    }
+}
+
+pub fn is_unclaimed(words: &MappedArray) -> bool {
+    words.get(session::UNCLAIMED) == 1
+}
+
+pub fn set_unclaimed(words: &MappedArray) {
+    words.set(session::UNCLAIMED, 1);
+}
+
+/// From here on they record for this volume's journal. Killed before the last step, nobody has claimed them.
+pub fn claim(words: &MappedArray, volume: VolumeId) {
+    write_bytes(words, session::VOLUME_ID, &volume.0);
+    words.set(session::UNCLAIMED, 0);
+}
+
+fn read_bytes<const N: usize>(words: &MappedArray, index: u32) -> [u8; N] {
+    let mut bytes = [0; N];
+    for (word, chunk) in (index..).zip(bytes.chunks_mut(8)) {
+        chunk.copy_from_slice(&words.get(word).to_le_bytes());
+    }
+    bytes
+}
+
+fn write_bytes(words: &MappedArray, index: u32, bytes: &[u8]) {
+    for (word, chunk) in (index..).zip(bytes.chunks(8)) {
+        words.set(word, u64::from_le_bytes(chunk.try_into().expect("whole words")));
+    }
 }
 
 /// Whether these are probes of another version of this program, which this one can't speak for.

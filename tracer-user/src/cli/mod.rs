@@ -15,6 +15,8 @@ mod copy;
 mod detach;
 #[cfg(feature = "capture")]
 mod doctor;
+#[cfg(feature = "capture")]
+mod early;
 mod files;
 #[cfg(all(feature = "capture", any(test, fuzzing)))]
 pub(crate) mod fuzzing;
@@ -107,6 +109,10 @@ enum Command {
     #[cfg(feature = "capture")]
     Detach(detach::DetachArgs),
     #[cfg(feature = "capture")]
+    Attach(early::AttachArgs),
+    #[cfg(feature = "capture")]
+    Finish(early::FinishArgs),
+    #[cfg(feature = "capture")]
     Changes(changes::Args),
     Map(map::Args),
     Copy(copy::Args),
@@ -191,6 +197,10 @@ fn run(cli: Cli, out: &mut Output) -> anyhow::Result<Outcome> {
         Command::Serve(args) => serve::run(&args),
         #[cfg(feature = "capture")]
         Command::Detach(args) => detach::run(&args, out),
+        #[cfg(feature = "capture")]
+        Command::Attach(args) => early::attach_all(&args, out),
+        #[cfg(feature = "capture")]
+        Command::Finish(args) => early::finish_all(&args),
         #[cfg(feature = "capture")]
         Command::Freezer => Ok(crate::collect::serve_freezer().map(|()| Outcome::Done)?),
         #[cfg(feature = "capture")]

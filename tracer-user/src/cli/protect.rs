@@ -78,7 +78,7 @@ pub struct ProtectArgs {
     /// Size of the ring for changes of files, a power of two
     #[arg(long, value_name = "SIZE", value_parser = parse_ring, default_value = "8MiB")]
     origin_ring: u32,
-    /// After a reboot compare nothing, if the volume was not mounted when protect stopped, and was not written since the boot.
+    /// After a reboot compare nothing, if nobody could write to the volume when protect stopped, and it was not written since the boot.
     /// Only for a disk that nothing but this system writes to, not while it shuts down either
     #[arg(long)]
     trust_reboot: bool,
@@ -91,6 +91,10 @@ pub struct ProtectArgs {
     /// Pause copying and applying while others read or write DEV: on (they go on at a part of their speed), off
     #[arg(long = "yield", value_name = "WHETHER", default_value = "on")]
     yields: Whether,
+    /// The probes stay at work after the stop, until `afterwrite finish` at the end of the shutdown; and `afterwrite attach` is called
+    /// for it in the initramfs. For the root and what else is written before the service starts and after it stops
+    #[arg(long, requires = "trust_reboot")]
+    early: bool,
     /// Overwrite a target that is not empty
     #[arg(long)]
     force: bool,
@@ -159,7 +163,21 @@ pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
     if args.device.is_dir() {
         return protect_tree::run(&tree_options(args)?);
     }
-    let options = ProtectOptions {
+    let options = volume_options(args);
+    let mut screen = Screen::new();
+    let summary = protect(&options, &mut |event| screen.show(&event))?;
+    screen.clear();
+    let status = summary.last;
+    say_all_stopped(&status);
+    if options.early {
+        say("its probes stay at work until `afterwrite finish` (`afterwrite detach` removes them, too)");
+    }
+    Ok(Outcome::Done)
+}
+
+/// Of a block device.
+pub(super) fn volume_options(args: ProtectArgs) -> ProtectOptions {
+    ProtectOptions {
         hooks: args.hooks(),
         source: args.device,
         journal: args.journal,
@@ -184,16 +202,16 @@ pub fn run(args: ProtectArgs) -> anyhow::Result<Outcome> {
             yields: args.yields == Whether::On,
         },
         trust_reboot: args.trust_reboot,
+        early: args.early,
         retention: args.retention.are_given().then(|| args.retention.options(true)),
-    };
-    let mut screen = Screen::new();
-    let summary = protect(&options, &mut |event| screen.show(&event))?;
-    screen.clear();
-    let status = summary.last;
+    }
+}
+
+/// At which marks the targets of a volume were left.
+pub(super) fn say_all_stopped(status: &Status) {
     for replica in &status.replicas {
         say_stopped(&status.source, &replica.target, replica.mark, status.last_mark.as_ref());
     }
-    Ok(Outcome::Done)
 }
 
 /// At which mark the target was left.
@@ -218,12 +236,13 @@ fn tree_options(args: ProtectArgs) -> anyhow::Result<TreeOptions> {
         || args.capture != Mode::Extents
         || args.before_mark.is_some()
         || args.trust_reboot
+        || args.early
         || args.limit_baseline.is_some()
         || args.limit_apply.is_some()
     {
         anyhow::bail!(
             "{} is a directory, and of a tree all history is kept, and its changes are captured by the probes of files; \
-             leave retention, hooks, limits, --capture, --ring, --rung and --trust-reboot away (--origin-rung and --origin-ring are for those). \
+             leave retention, hooks, limits, --capture, --ring, --rung, --trust-reboot and --early away (--origin-rung and --origin-ring are for those). \
              To be rid of old history, stop it, start it with a new --journal and --force, and remove the old journal",
             args.device.display()
         );
@@ -252,7 +271,7 @@ fn tree_options(args: ProtectArgs) -> anyhow::Result<TreeOptions> {
 }
 
 /// What a person sees on stderr: a bar on a terminal, lines elsewhere.
-struct Screen {
+pub(super) struct Screen {
     bar: Option<ProgressBar>,
     last_line: Option<(State, Instant)>,
     last_error: Option<String>,
@@ -260,7 +279,7 @@ struct Screen {
 }
 
 impl Screen {
-    fn new() -> Screen {
+    pub(super) fn new() -> Screen {
         Screen {
             bar: std::io::stderr().is_terminal().then(ProgressBar::new_spinner),
             last_line: None,
@@ -276,13 +295,13 @@ impl Screen {
         }
     }
 
-    fn clear(&self) {
+    pub(super) fn clear(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }
 
-    fn show(&mut self, event: &ProtectEvent<'_>) {
+    pub(super) fn show(&mut self, event: &ProtectEvent<'_>) {
         match event {
             ProtectEvent::Recovered { bytes } => {
                 self.say(&format!(
@@ -297,9 +316,12 @@ impl Screen {
             }
             ProtectEvent::Attached { rung, resumed, origin, unscanned_bytes } => {
                 let next = match (origin, resumed, unscanned_bytes) {
-                    (Origin::New, false, _) => "copying the volume",
+                    (Origin::New | Origin::Early, false, _) => "copying the volume",
                     (Origin::New, true, 0) => "nothing was written since the last stop",
-                    (Origin::New, true, _) => {
+                    (Origin::Early, true, 0) => {
+                        "nothing was written between the last stop and the early attach, so only what was recorded since is read"
+                    }
+                    (Origin::New | Origin::Early, true, _) => {
                         "comparing the volume with the target, since writes may have gone unseen meanwhile"
                     }
                     (Origin::Adopted | Origin::Replaced, ..) => {

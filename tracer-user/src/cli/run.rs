@@ -67,6 +67,13 @@ pub(super) fn config(command: &ConfigCommand, out: &mut Output) -> anyhow::Resul
                 let (many, targets) = (if targets.len() == 1 { "" } else { "s" }, targets.join(", "));
                 out.line(format_args!("{name}: {source}, journal {journal}, target{many} {targets}"))?;
             }
+            let is_early = |unit: &&Unit| unit.arguments.iter().any(|argument| argument == "--early");
+            for unit in units.iter().filter(is_early) {
+                say(&format!(
+                    "{}: attached at boot once `update-initramfs -u` (or `dracut --force`) has put this into the initramfs",
+                    unit.name
+                ));
+            }
             let mut outcome = Outcome::Done;
             for unit in &units {
                 if !unit.source.exists() {
@@ -111,6 +118,14 @@ fn protectable(unit: &Unit) -> anyhow::Result<()> {
 
 /// What the file says, or all that is wrong with it.
 fn read(path: &Path) -> anyhow::Result<Result<Configuration, Vec<String>>> {
+    read_by(config::parse, path)
+}
+
+/// By [`config::parse`] or [`config::parse_unmounted`].
+pub(super) fn read_by(
+    parse: fn(&str) -> Result<Configuration, Vec<Mistake>>,
+    path: &Path,
+) -> anyhow::Result<Result<Configuration, Vec<String>>> {
     let text = std::fs::read_to_string(path).with_context(|| {
         format!(
             "cannot read {}: `afterwrite init` writes one, docs/OPERATIONS.md says what may be in it",
@@ -118,5 +133,5 @@ fn read(path: &Path) -> anyhow::Result<Result<Configuration, Vec<String>>> {
         )
     })?;
     let at = |mistake: Mistake| format!("{}:{}: {}", path.display(), mistake.line, mistake.what);
-    Ok(config::parse(&text).map_err(|mistakes| mistakes.into_iter().map(at).collect()))
+    Ok(parse(&text).map_err(|mistakes| mistakes.into_iter().map(at).collect()))
 }

@@ -38,6 +38,8 @@ pub struct MountedFs {
     pub number: DeviceNumber,
     /// How many devices are between it and the volume: 0 on the volume itself or on a partition of it.
     pub depth: usize,
+    /// Its super block is: nobody can write to it by any mount of it.
+    pub read_only: bool,
     mount_id: u64,
 }
 
@@ -86,6 +88,7 @@ fn topmost_first(
             fs_type: mount.fs_type.clone(),
             number: mount.number,
             depth,
+            read_only: mount.read_only,
             mount_id: mount.id,
         };
         let covered =
@@ -108,6 +111,7 @@ pub(super) struct Mount {
     /// As this process reaches it.
     pub(super) path: PathBuf,
     pub(super) fs_type: String,
+    read_only: bool,
     source: PathBuf,
     options: Vec<(String, PathBuf)>,
 }
@@ -116,6 +120,7 @@ impl Mount {
     fn parse(line: &str, root: &Path) -> Option<Mount> {
         let info = procfs::process::MountInfo::from_line(line).ok()?;
         let point = unescape(info.mount_point.to_str()?);
+        let read_only = info.super_options.contains_key("ro");
         let options = info.super_options.into_iter();
         Some(Mount {
             id: u64::try_from(info.mnt_id).ok()?,
@@ -125,6 +130,7 @@ impl Mount {
                 false => root.join(point.strip_prefix("/").ok()?),
             },
             fs_type: info.fs_type,
+            read_only,
             source: unescape(&info.mount_source.unwrap_or_default()),
             options: options.filter_map(|(key, value)| Some((key, unescape(&value?)))).collect(),
         })

@@ -4,6 +4,7 @@ mod applier;
 mod call_share;
 mod control;
 mod device_source;
+mod early;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod limits;
@@ -32,6 +33,7 @@ mod unwatched;
 
 pub use control::{Client, ControlError};
 pub use device_source::volume_extent;
+pub use early::{AttachError, Attached, FinishError, attach, finish};
 pub use limits::Limits;
 pub use origin::OriginStatus;
 pub use prepare::PrepareError;

@@ -25,7 +25,7 @@ use crate::service::progress::{
 };
 use crate::service::retention::run_retention;
 use crate::service::run_dir;
-use crate::service::stopped::Stopped;
+use crate::service::stopped::{Stopped, look};
 use crate::service::supervisor::{Supervisor, first_state};
 use crate::service::unwatched::Unwatched;
 
@@ -51,6 +51,8 @@ pub struct ProtectOptions {
     pub origin: Option<VfsOptions>,
     /// Nothing else than this system writes to the source, nor does this system when protect has stopped to shut down.
     pub trust_reboot: bool,
+    /// The probes stay at work after the stop, for what is written until `finish`.
+    pub early: bool,
     /// What of the history is kept; all of it when not given.
     pub retention: Option<PruneOptions>,
 }
@@ -107,6 +109,25 @@ pub fn protect(
     options: &ProtectOptions,
     show: &mut dyn FnMut(ProtectEvent<'_>),
 ) -> Result<ProtectSummary, ProtectError> {
+    run(options, false, show)
+}
+
+/// Journals what the probes recorded that an earlier protection left at work, makes a last mark, removes them, and leaves the marker
+/// of a clean stop.
+pub fn finish(
+    options: &ProtectOptions,
+    show: &mut dyn FnMut(ProtectEvent<'_>),
+) -> Result<ProtectSummary, ProtectError> {
+    // What hooks would tell has ended by now.
+    let last = ProtectOptions { hooks: None, origin: None, retention: None, early: false, ..options.clone() };
+    run(&last, true, show)
+}
+
+fn run(
+    options: &ProtectOptions,
+    is_last: bool,
+    show: &mut dyn FnMut(ProtectEvent<'_>),
+) -> Result<ProtectSummary, ProtectError> {
     limit_allocator();
     let run_dir = run_dir::path();
     let prepared = prepare(
@@ -122,6 +143,10 @@ pub fn protect(
     }
     let socket = run_dir::socket(&run_dir, &prepared.device.name);
     let running = Running::start(prepared, options, show)?;
+    if is_last {
+        // That it has ended by itself is found out as well.
+        let _ = running.commands.send(Command::Stop);
+    }
     let mut shows = |shown: Shown<'_, Status>| {
         show(match shown {
             Shown::Progress(status) => ProtectEvent::Progress(status),
@@ -167,14 +192,25 @@ impl Running {
         let stopped = Stopped::take(&options.journal)
             .context("the marker of a clean stop can't be taken from the journal")
             .map_err(ProtectError::Start)?;
+        let found = match origin {
+            Origin::New => look(&device),
+            Origin::Early => capture.found(),
+            Origin::Adopted | Origin::Replaced => None,
+        };
         let unchanged =
-            stopped.is_some_and(|stopped| stopped.still_holds(&device, newest, options.trust_reboot));
-        if unchanged && origin == Origin::New {
+            stopped.is_some_and(|stopped| stopped.still_holds(&device, found, newest, options.trust_reboot));
+        if unchanged {
             capture.ledger().keep_unscanned(&ByteRangeSet::new());
+        }
+        if options.early && origin == Origin::New && resumed {
+            log::warn!(
+                "what was written before this start is not known, as no probes were at work: is `afterwrite attach` in the \
+                 initramfs (`update-initramfs -u`, or `dracut --force`)?"
+            );
         }
         let unscanned = capture.ledger().unscanned();
         show(ProtectEvent::Attached { rung, resumed, origin, unscanned_bytes: unscanned.bytes() });
-        if origin == Origin::New {
+        if origin == Origin::New || (origin == Origin::Early && !unchanged) {
             await_idle(&device)?;
         }
         let progress = Arc::new(SharedProgress::new(Progress {
@@ -257,6 +293,7 @@ impl Running {
             targets: named,
             journal: journal.clone(),
             journal_options: options.journal_options.clone(),
+            keep_probes: options.early,
             mark_every: options.mark_every,
             freeze_timeout: options.freeze_timeout,
             hooks: options.hooks.clone(),

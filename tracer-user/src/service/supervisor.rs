@@ -42,6 +42,8 @@ pub struct Supervisor {
     pub targets: Vec<(PathBuf, ReplicaFiles)>,
     pub journal: Arc<Journal>,
     pub journal_options: JournalOptions,
+    /// After a stop in order, too.
+    pub keep_probes: bool,
     pub mark_every: Option<Duration>,
     pub freeze_timeout: Duration,
     pub hooks: Option<Hooks>,
@@ -60,7 +62,8 @@ enum End {
 }
 
 impl Supervisor {
-    /// Until the end. Stopped in order, nothing of the probes stays behind; after an error they do, and go on recording.
+    /// Until the end. Stopped in order, nothing of the probes stays behind unless they are to be kept; after an error they do, and go
+    /// on recording.
     pub fn run(self, writer: Writer, probes: Capture, commands: Receiver<Command>) {
         match self.supervise(writer, probes, commands) {
             Ok(()) => self.progress.update(|p| p.journal_ended = true),
@@ -158,6 +161,9 @@ impl Supervisor {
     /// Removes the probes. What they count must still be so after the kernel was asked what it has counted: then no write
     /// falls in between.
     fn end(&self, probes: Capture, at_rest: Option<u64>) -> anyhow::Result<()> {
+        if self.keep_probes && probes.is_pinned() {
+            return Ok(());
+        }
         let mark = self.progress.get().restorable.as_ref().map(|mark| mark.id);
         let stopped = mark.zip(at_rest).and_then(|(mark, seen)| {
             let stopped = Stopped::of(&self.device, mark, self.counts_before.as_ref()?)?;

@@ -5,6 +5,8 @@ mod group;
 mod option;
 mod paths;
 
+pub use option::volume_options;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Component, PathBuf};
@@ -46,9 +48,21 @@ pub fn is_of_names(c: char) -> bool {
 
 /// What is to be protected, in the order of the names, and how the service is to be; or all that is wrong.
 pub fn parse(text: &str) -> Result<Configuration, Vec<Mistake>> {
+    parse_and(text, paths::check)
+}
+
+/// The same where journals and targets need not be mounted, so that they seem to be on the root.
+pub fn parse_unmounted(text: &str) -> Result<Configuration, Vec<Mistake>> {
+    parse_and(text, |_, _| {})
+}
+
+fn parse_and(
+    text: &str,
+    check: impl FnOnce(&[Entry], &mut Vec<Mistake>),
+) -> Result<Configuration, Vec<Mistake>> {
     let mut reader = Reader { text, listen: None, groups: Vec::new(), mistakes: Vec::new() };
     let entries = reader.document();
-    paths::check(&entries, &mut reader.mistakes);
+    check(&entries, &mut reader.mistakes);
     if reader.mistakes.is_empty() {
         let units = entries.into_iter().map(|entry| entry.unit).collect();
         return Ok(Configuration { units, groups: reader.groups, listen: reader.listen });
@@ -432,6 +446,7 @@ target = "/backup/home"
                 "another `journal`",
             ),
             (with("drop-labelled = true", "before-mark = \"true\""), 7, "after-mark"),
+            (with("drop-labelled = true", "early = true"), 7, "trust-reboot"),
             (with("[defaults]", "[defaults"), 2, ""),
             ("[defaults]\n".into(), 1, "nothing is to be protected"),
         ];

@@ -7,9 +7,9 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, FromArgMatches};
 
 use crate::cli::config::Setting;
-use crate::cli::protect::ProtectArgs;
+use crate::cli::protect::{self, ProtectArgs};
 use crate::cli::retention::RetentionArgs;
-use crate::service::UnitKind;
+use crate::service::{ProtectOptions, Unit, UnitKind};
 
 /// What is for the one start that somebody looks at.
 const BY_HAND: &str = "force";
@@ -75,6 +75,14 @@ pub fn check(setting: &Setting, kind: Option<UnitKind>) -> Result<(), String> {
         Some(value) => format!("`{key}` cannot be {value:?}: {expected}"),
         None => format!("`{key}` needs a value: {expected}"),
     })
+}
+
+/// How the volume of a configuration is protected.
+pub fn volume_options(unit: &Unit) -> ProtectOptions {
+    let command = ProtectArgs::augment_args(clap::Command::new("protect"));
+    let matches = command.try_get_matches_from(&unit.arguments);
+    let args = matches.and_then(|matches| ProtectArgs::from_arg_matches(&matches));
+    protect::volume_options(args.expect("the arguments of a configuration were checked"))
 }
 
 /// Whether options that are right by themselves go together.

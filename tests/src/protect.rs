@@ -117,6 +117,18 @@ impl Protection {
         Ok(protect)
     }
 
+    /// Starts it, and waits until the replica is at a mark of this life. Its status then.
+    pub fn start_and_settle(&self) -> Result<(Protect<'_>, Value)> {
+        let mut protect = self.start()?;
+        protect.mark("settled")?;
+        protect.wait_for("has brought the replica to the mark", |status| {
+            status[0]["replica"]["mark"] == status[0]["last_mark"]["id"]
+                && !status[0]["last_mark"]["id"].is_null()
+        })?;
+        let status = protect.volume_status()?;
+        Ok((protect, status))
+    }
+
     /// Starts it and waits for nothing.
     pub fn spawn(&self) -> Result<Protect<'_>> {
         let life = self.lives.fetch_add(1, Ordering::Relaxed);

@@ -25,18 +25,6 @@ fn pins(device: &Path) -> PathBuf {
     Path::new("/sys/fs/bpf/afterwrite").join(device.file_name().expect("a device has a name"))
 }
 
-/// Starts it, and waits until the replica is at a mark of this life. Its status then.
-fn start_and_settle(protection: &Protection) -> Result<(Protect<'_>, Value)> {
-    let mut protect = protection.start()?;
-    protect.mark("settled")?;
-    protect.wait_for("has brought the replica to the mark", |status| {
-        status[0]["replica"]["mark"] == status[0]["last_mark"]["id"]
-            && !status[0]["last_mark"]["id"].is_null()
-    })?;
-    let status = protect.volume_status()?;
-    Ok((protect, status))
-}
-
 fn stop_and_compare(protect: Protect<'_>, protection: &Protection, device: &Path) -> Result<()> {
     protect.stop()?;
     assert_identical(device, protection.target())?;
@@ -49,7 +37,7 @@ fn killed_it_goes_on_without_reading_the_volume() -> Result<()> {
     let disk = Loop::new(SIZE)?;
     fill_random(disk.path(), SIZE, &mut random)?;
     let protection = Protection::new(disk.path())?;
-    let (protect, status) = start_and_settle(&protection)?;
+    let (protect, status) = protection.start_and_settle()?;
     ensure!(status["probes"] == "new" && status["pinned"] == true, "{status}");
     write_blocks(disk.path(), (0..100).map(|n| n * 17), &mut random)?;
     protect.kill()?;
@@ -62,7 +50,7 @@ fn killed_it_goes_on_without_reading_the_volume() -> Result<()> {
         recording.as_array().and_then(|all| all.iter().find(|volume| volume["volume"] == name.as_str()));
     ensure!(entry.is_some_and(|volume| volume["state"] == "recording"), "{recording}");
 
-    let (protect, status) = start_and_settle(&protection)?;
+    let (protect, status) = protection.start_and_settle()?;
     ensure!(status["probes"] == "adopted", "{status}");
     let journaled = status["journaled_bytes"].as_u64().context("no journaled_bytes")?;
     ensure!((200 * 4096..16 * MIB).contains(&journaled), "{journaled} bytes were read again: {status}");
@@ -88,17 +76,17 @@ fn after_a_clean_stop_the_volume_is_read_only_if_it_was_written_since() -> Resul
     for disk in [Box::new(Loop::new(SIZE)?) as Box<dyn Device>, Box::new(Zram::new(SIZE)?)] {
         fill_random(disk.path(), SIZE, &mut random)?;
         let protection = Protection::new(disk.path())?;
-        let (protect, _) = start_and_settle(&protection)?;
+        let (protect, _) = protection.start_and_settle()?;
         write_blocks(disk.path(), [5, 6], &mut random)?;
         protect.stop()?;
-        let (protect, status) = start_and_settle(&protection)?;
+        let (protect, status) = protection.start_and_settle()?;
         ensure!(status["probes"] == "new", "{status}");
         ensure!(status["journaled_bytes"].as_u64() < Some(MIB), "{status}");
         ensure!(!protect.log().contains("comparing"), "{}", protect.log());
         protect.stop()?;
         // One block, one time as it was before: it is written, all the same.
         write_blocks(disk.path(), [7], &mut random)?;
-        let (protect, _) = start_and_settle(&protection)?;
+        let (protect, _) = protection.start_and_settle()?;
         ensure!(protect.log().contains("comparing"), "{}", protect.log());
         stop_and_compare(protect, &protection, disk.path())?;
     }
@@ -111,7 +99,7 @@ fn detach_ends_the_recording_and_the_next_start_compares() -> Result<()> {
     let disk = Zram::new(64 * MIB)?;
     fill_random(disk.path(), 64 * MIB, &mut random)?;
     let protection = Protection::new(disk.path())?;
-    let (protect, _) = start_and_settle(&protection)?;
+    let (protect, _) = protection.start_and_settle()?;
 
     let detach = || finish(protection.client().arg("detach").arg(disk.path()), PATIENCE);
     says(&detach()?, 2, &["already protected", "afterwrite status"])?;
@@ -121,7 +109,7 @@ fn detach_ends_the_recording_and_the_next_start_compares() -> Result<()> {
     // Nobody sees this one.
     write_blocks(disk.path(), [7, 900], &mut random)?;
 
-    let (protect, status) = start_and_settle(&protection)?;
+    let (protect, status) = protection.start_and_settle()?;
     ensure!(status["probes"] == "new", "{status}");
     stop_and_compare(protect, &protection, disk.path())
 }
@@ -132,7 +120,7 @@ fn other_probes_take_over_without_a_gap() -> Result<()> {
     let disk = Loop::new(SIZE)?;
     fill_random(disk.path(), SIZE, &mut random)?;
     let mut protection = Protection::new(disk.path())?.arg("--ring=4KiB");
-    let (protect, _) = start_and_settle(&protection)?;
+    let (protect, _) = protection.start_and_settle()?;
     protect.kill()?;
     // Far more than the ring holds: the rest is in the bitmap.
     write_blocks(disk.path(), (0..300).map(|n| n * 80), &mut random)?;
@@ -146,7 +134,7 @@ fn other_probes_take_over_without_a_gap() -> Result<()> {
     std::fs::write(&upgraded, bytes)?;
     run(Command::new("chmod").arg("+x").arg(&upgraded))?;
     protection = protection.binary(&upgraded);
-    let (protect, status) = start_and_settle(&protection)?;
+    let (protect, status) = protection.start_and_settle()?;
     ensure!(status["probes"] == "replaced", "{status}");
     ensure!(status["journaled_bytes"].as_u64() < Some(32 * MIB), "the volume was read again: {status}");
     write_blocks(disk.path(), [11, 12], &mut random)?;
@@ -154,12 +142,12 @@ fn other_probes_take_over_without_a_gap() -> Result<()> {
 
     // The same upgrade again is none; another size of the ring is one.
     write_blocks(disk.path(), [13, 24_000], &mut random)?;
-    let (protect, status) = start_and_settle(&protection)?;
+    let (protect, status) = protection.start_and_settle()?;
     ensure!(status["probes"] == "adopted", "{status}");
     protect.kill()?;
     write_blocks(disk.path(), [14, 24_001], &mut random)?;
     protection = protection.plain().arg("--ring=1MiB").arg("--rung=raw_tp");
-    let (protect, status) = start_and_settle(&protection)?;
+    let (protect, status) = protection.start_and_settle()?;
     ensure!(status["probes"] == "replaced" && status["rung"] == "raw_tp", "{status}");
     stop_and_compare(protect, &protection, disk.path())
 }
@@ -183,13 +171,13 @@ fn a_device_that_was_another_meanwhile_is_compared() -> Result<()> {
     fill_random(&image, 64 * MIB, &mut random)?;
     let disk = Loop::over(&image)?;
     let protection = Protection::new(disk.path())?;
-    let (protect, _) = start_and_settle(&protection)?;
+    let (protect, _) = protection.start_and_settle()?;
     protect.kill()?;
     // The same file at the same device again, changed in between.
     run(Command::new("losetup").arg("--detach").arg(disk.path()))?;
     write_blocks(&image, [5, 6000], &mut random)?;
     run(Command::new("losetup").arg(disk.path()).arg(&image))?;
-    let (protect, status) = start_and_settle(&protection)?;
+    let (protect, status) = protection.start_and_settle()?;
     ensure!(status["probes"] == "new", "{status}");
     stop_and_compare(protect, &protection, disk.path())
 }
@@ -207,7 +195,7 @@ fn killed_in_the_baseline_it_goes_on_with_the_rest() -> Result<()> {
     })?;
     protect.kill()?;
     write_blocks(disk.path(), [1, 45_000], &mut random)?;
-    let (protect, status) = start_and_settle(&protection)?;
+    let (protect, status) = protection.start_and_settle()?;
     ensure!(status["probes"] == "adopted", "{status}");
     stop_and_compare(protect, &protection, disk.path())
 }

@@ -7,7 +7,6 @@ use std::process::Command;
 
 use afterwrite_tests::*;
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
 const SIZE: u64 = 96 * MIB;
 
@@ -81,24 +80,12 @@ impl Machine {
 
     fn first_boot_of(&mut self, disk: &Loop) -> Result<()> {
         let protection = self.protection(disk)?;
-        let (protect, _) = start_and_settle(&protection)?;
+        let (protect, _) = protection.start_and_settle()?;
         protect.stop()?;
         ensure!(protection.is_in_kernel(), "a stop removed the probes");
         self.write(disk.path(), [3, 4])?;
         self.finish_in_order(&protection)
     }
-}
-
-/// Starts it, and waits until the replica is at a mark of this life. Its status then.
-fn start_and_settle(protection: &Protection) -> Result<(Protect<'_>, Value)> {
-    let mut protect = protection.start()?;
-    protect.mark("settled")?;
-    protect.wait_for("has brought the replica to the mark", |status| {
-        status[0]["replica"]["mark"] == status[0]["last_mark"]["id"]
-            && !status[0]["last_mark"]["id"].is_null()
-    })?;
-    let status = protect.volume_status()?;
-    Ok((protect, status))
 }
 
 fn compared(protect: &Protect<'_>) -> bool {
@@ -116,7 +103,7 @@ fn only_what_is_written_between_attach_and_protect_is_read() -> Result<()> {
         let protection = machine.protection(&disk)?;
         ensure!(machine.attach(&protection)?.contains("from here on"));
         machine.write(disk.path(), (0..100).map(|n| n * 17 + round))?;
-        let (protect, status) = start_and_settle(&protection)?;
+        let (protect, status) = protection.start_and_settle()?;
         ensure!(status["probes"] == "early" && !compared(&protect), "{status}\n{}", protect.log());
         let journaled = status["journaled_bytes"].as_u64().context("no journaled_bytes")?;
         ensure!((100 * 4096..2 * MIB).contains(&journaled), "{journaled} bytes were journaled: {status}");
@@ -140,11 +127,11 @@ fn a_second_attach_changes_nothing() -> Result<()> {
     ensure!(attach(disk.path())?.contains("from here on"));
     machine.write(disk.path(), [7, 70, 700])?;
     ensure!(attach(disk.path())?.contains("already"));
-    let (protect, status) = start_and_settle(&protection)?;
+    let (protect, status) = protection.start_and_settle()?;
     ensure!(status["probes"] == "early" && status["counters"]["seen"] == 3, "{status}");
     ensure!(attach(disk.path())?.contains("already"), "attached beside protect");
     protect.kill()?;
-    let (protect, status) = start_and_settle(&protection)?;
+    let (protect, status) = protection.start_and_settle()?;
     ensure!(status["probes"] == "adopted" && !compared(&protect), "{status}");
     protect.stop()?;
     machine.finish_in_order(&protection)
@@ -164,7 +151,7 @@ fn what_is_written_behind_the_back_of_both_is_found() -> Result<()> {
         machine.attach(&protection)?;
         machine.write(disk.path(), [6000])?;
         protection = protection.plain().arg("--trust-reboot").arg("--early").arg(ring);
-        let (protect, status) = start_and_settle(&protection)?;
+        let (protect, status) = protection.start_and_settle()?;
         ensure!(status["probes"] == "early", "{status}");
         ensure!(compared(&protect) == written, "{}", protect.log());
         protect.stop()?;
@@ -193,7 +180,7 @@ fn a_reboot_is_trusted_if_the_volume_was_mounted_read_only_and_not_mounted_for_w
         let mount = Mount::with_options(disk.path(), "ext4", "ro")?;
         mount.remount("rw")?;
         std::fs::write(mount.point().join(boot), [7; 9999])?;
-        let (protect, status) = start_and_settle(&protection)?;
+        let (protect, status) = protection.start_and_settle()?;
         if boot != "first" {
             ensure!(compared(&protect) == is_compared, "{boot}: {status}\n{}", protect.log());
         }
@@ -208,7 +195,7 @@ fn a_reboot_is_trusted_if_the_volume_was_mounted_read_only_and_not_mounted_for_w
     let disk = Loop::fresh(&machine.image)?;
     let protection = machine.protection(&disk)?;
     machine.attach(&protection)?;
-    let (protect, status) = start_and_settle(&protection)?;
+    let (protect, status) = protection.start_and_settle()?;
     ensure!(compared(&protect), "{status}\n{}", protect.log());
     protect.stop()?;
     machine.finish_in_order(&protection)
@@ -226,7 +213,7 @@ fn a_disk_that_went_after_attach_is_another_one() -> Result<()> {
     run(Command::new("losetup").arg(disk.path()).arg(&machine.image))?;
     ensure!(machine.attach(&protection)?.contains("from here on"));
     machine.write(disk.path(), [8000])?;
-    let (protect, status) = start_and_settle(&protection)?;
+    let (protect, status) = protection.start_and_settle()?;
     ensure!(status["probes"] == "early" && compared(&protect), "{status}");
     protect.stop()?;
     machine.finish_in_order(&protection)

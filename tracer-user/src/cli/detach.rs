@@ -6,7 +6,7 @@ use crate::service::{detach, recorded};
 /// Remove the probes that a killed `protect` left at work, and what they recorded
 ///
 /// As long as they are there, the next `protect` goes on without reading the volume. Afterwards it compares all of it. A `protect` that
-/// is stopped (Ctrl-C, SIGTERM) leaves none. What is left of any volume is in /sys/fs/bpf/afterwrite; when that is empty, nothing is.
+/// is stopped (Ctrl-C, SIGTERM) leaves none, unless it is --early. What is left of any volume is in /sys/fs/bpf/afterwrite; when that is empty, nothing is.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  afterwrite detach /dev/sdb\n  afterwrite detach --all")]
 pub struct DetachArgs {

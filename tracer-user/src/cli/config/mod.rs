@@ -72,14 +72,6 @@ fn parse_and(
     Err(reader.mistakes)
 }
 
-/// What is wrong with the text, without a look at this machine.
-#[cfg(any(fuzzing, test))]
-pub fn mistakes_of(text: &str) -> Vec<Mistake> {
-    let mut reader = Reader { text, listen: None, groups: Vec::new(), mistakes: Vec::new() };
-    reader.document();
-    reader.mistakes
-}
-
 struct Reader<'i> {
     text: &'i str,
     listen: Option<SocketAddr>,
@@ -246,7 +238,7 @@ impl<'i> Reader<'i> {
             arguments.push(argument);
         }
         arguments.extend(settings.iter().map(|setting| setting.argument().into()));
-        if let Err(what) = option::check_together(&arguments) {
+        if let Err(what) = option::together(&arguments) {
             self.wrong(line, what);
         }
         let unit = Unit { name, kind, source, journal, targets, arguments };

@@ -79,18 +79,10 @@ pub fn check(setting: &Setting, kind: Option<UnitKind>) -> Result<(), String> {
 
 /// How the volume of a configuration is protected.
 pub fn volume_options(unit: &Unit) -> ProtectOptions {
-    let command = ProtectArgs::augment_args(clap::Command::new("protect"));
-    let matches = command.try_get_matches_from(&unit.arguments);
-    let args = matches.and_then(|matches| ProtectArgs::from_arg_matches(&matches));
-    protect::volume_options(args.expect("the arguments of a configuration were checked"))
+    protect::volume_options(together(&unit.arguments).expect("the arguments of a configuration were checked"))
 }
 
-/// Whether options that are right by themselves go together.
-pub fn check_together(arguments: &[OsString]) -> Result<(), String> {
-    together(arguments).map(drop)
-}
-
-/// What `protect` makes of them.
+/// What `protect` makes of options that are right by themselves; else why they do not go together.
 pub fn together(arguments: &[OsString]) -> Result<ProtectArgs, String> {
     let command =
         clap::Command::new("afterwrite").subcommand(ProtectArgs::augment_args(clap::Command::new("protect")));

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
 use crate::instants::{Point, Stretch, choose, marks};
@@ -15,13 +15,14 @@ pub enum Capture {
     Extents,
     /// Every instant can.
     Payload,
-    /// Payload, with a ring of this size that nobody empties at times: what was written then can't be restored to the
-    /// instant.
-    Overloaded { ring: &'static str },
+    /// Payload, with a ring of 256 KiB that nobody empties at times: what was written then can't be restored to the instant.
+    Overloaded,
 }
 
-/// Now and then a protection under overload stands still this long.
-const STANDSTILL: Duration = Duration::from_millis(150);
+/// Now and then a protection under overload stands still, for at least this long …
+const STANDSTILL_MIN: Duration = Duration::from_millis(150);
+/// … and long enough for so many writes: they fill a ring of 256 KiB, with their bytes and then without.
+const STANDSTILL_WRITES: f64 = 450.0;
 
 impl Capture {
     /// Of `protect --capture`.
@@ -29,12 +30,12 @@ impl Capture {
         match self {
             Capture::Extents => vec![],
             Capture::Payload => vec!["--capture", "payload"],
-            Capture::Overloaded { ring } => vec!["--capture", "payload", "--ring", ring],
+            Capture::Overloaded => vec!["--capture", "payload", "--ring", "256KiB"],
         }
     }
 
     fn is_overloaded(self) -> bool {
-        matches!(self, Capture::Overloaded { .. })
+        self == Capture::Overloaded
     }
 
     pub fn protection(self, device: &std::path::Path) -> Result<Protection> {
@@ -85,17 +86,19 @@ impl Capture {
 
 /// Marks from time to time. On a bare device that is always busy a mark may be one that can't be restored.
 fn mark_during(protect: &Protect<'_>, load: Duration, overload: bool) -> Result<()> {
-    let (begun, mut standstill) = (Instant::now(), STANDSTILL);
+    let (begun, mut longer) = (Instant::now(), 1.0);
     while begun.elapsed() < load * 9 / 10 {
         std::thread::sleep(load / 8);
         protect.mark("during")?;
         if overload {
+            let counters = protect.volume_status()?["counters"].clone();
+            let seen = counters["seen"].as_f64().context("no count of writes")?;
+            let standstill = begun.elapsed().mul_f64(longer * STANDSTILL_WRITES / seen.max(1.0));
             protect.signal(Signal::SIGSTOP)?;
-            std::thread::sleep(standstill);
+            std::thread::sleep(standstill.clamp(STANDSTILL_MIN, load / 2));
             protect.signal(Signal::SIGCONT)?;
-            // Who writes slowly fills the ring later.
             if protect.volume_status()?["counters"]["marked"] == 0 {
-                standstill *= 2;
+                longer *= 2.0;
             }
         }
     }

@@ -116,17 +116,17 @@ fn instants_on_a_bare_zram_device_with_writes_under_way_are_legal() -> Result<()
 
 #[test]
 fn instants_of_an_overloaded_capture_on_loop_are_legal() -> Result<()> {
-    bare_device(&Loop::new(DEVICE_BYTES)?, 512, Writing::ManyAtATime, Capture::Overloaded { ring: "256KiB" })
+    bare_device(&Loop::new(DEVICE_BYTES)?, 512, Writing::ManyAtATime, Capture::Overloaded)
 }
 
 #[test]
 fn instants_of_an_overloaded_capture_on_zram_are_legal() -> Result<()> {
-    bare_device(&Zram::new(DEVICE_BYTES)?, 4096, Writing::OneAtATime, Capture::Overloaded { ring: "256KiB" })
+    bare_device(&Zram::new(DEVICE_BYTES)?, 4096, Writing::OneAtATime, Capture::Overloaded)
 }
 
 #[test]
 fn instants_of_ext4_under_an_overloaded_capture_are_legal() -> Result<()> {
-    file_system(&Loop::new(VOLUME_BYTES)?, Fs::Ext4, Capture::Overloaded { ring: "1MiB" })
+    file_system(&Loop::new(VOLUME_BYTES)?, Fs::Ext4, Capture::Overloaded)
 }
 
 #[test]

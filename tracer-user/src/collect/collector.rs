@@ -23,7 +23,7 @@ use crate::collect::{
     Acknowledged, CollectError, CollectorOptions, CollectorStatus, Command, Entry, Probes, ReplicaBytes,
     Source, State,
 };
-use crate::io::clock::{monotonic_ns, realtime};
+use crate::io::clock::{monotonic_ns, monotonic_zero_ns, realtime};
 use crate::model::{Activity, ByteRange, ByteRangeSet, MarkId, RecordBody, Timestamp};
 
 /// Ranges are widened to it for direct reads.
@@ -73,6 +73,12 @@ pub struct Ended<P> {
 
 /// Owns the way from the ring to the journal's queue. Each turn of [`Collector::run`] drains the ring first, then reads
 /// one batch of ranges.
+/// What was submitted until `cutoff` was done when the ring was filled up to `filled`.
+struct Idle {
+    cutoff: MonotonicNs,
+    filled: u64,
+}
+
 pub struct Collector<P, S> {
     probes: P,
     source: Arc<S>,
@@ -104,8 +110,8 @@ pub struct Collector<P, S> {
     /// No event was left in the ring after `snapshot.counters` were read.
     ring_emptied: bool,
     settled: MonotonicNs,
-    /// How far the ring was filled when the device was last seen idle, until it was taken up to there.
-    idle_at: Option<u64>,
+    /// When the device was last seen idle, until all that was in the ring then is taken.
+    idle: Option<Idle>,
     overrun_until: Option<Instant>,
     activity: Activity,
     debt: Debt,
@@ -177,7 +183,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             retry_unreadable: now,
             ring_emptied: false,
             settled: 0,
-            idle_at: None,
+            idle: None,
             overrun_until: None,
             activity: Activity::new(size_bytes),
             freezer: parts.freezer,
@@ -262,7 +268,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         self.snapshot.ring_used_bytes = self.snapshot.ring_used_bytes.max(ring_used);
         let mut any = false;
         self.ring_emptied = false;
-        self.clock_ns = realtime().0.saturating_sub(now);
+        self.clock_ns = monotonic_zero_ns();
         for _ in 0..EVENTS_MAX {
             // What is copied is kept as it is: the ring is where it waits.
             if self.staged.is_full() || (self.ordered && !self.outbox.is_empty()) {
@@ -352,20 +358,25 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         self.mark.as_ref().is_some_and(MarkInProgress::holds_journal)
     }
 
-    /// Submissions whose completion was not seen are done once the device is idle.
+    /// Submissions whose completion was not seen are done once the device is idle. But not before all that was in the ring
+    /// then is taken: a copied write in it may be older than one that came through the bitmap, and must not count as what
+    /// came over it.
     fn settle(&mut self, now: MonotonicNs) {
-        self.settle_copied(now);
+        let read = self.probes.positions().read;
+        if let Some(Idle { cutoff, .. }) = self.idle.take_if(|idle| read >= idle.filled) {
+            self.pending.settle(cutoff, now);
+            self.settle_copied(now);
+        }
         let awaits = self.pending.awaits_device() || !self.under_way.is_empty();
-        if !awaits || now.saturating_sub(self.settled) < SETTLE_NS {
+        if !awaits || self.idle.is_some() || now.saturating_sub(self.settled) < SETTLE_NS {
             return;
         }
         // Before the look: what comes after it is not settled by it.
         let cutoff = now.saturating_sub(SETTLE_NS);
         self.settled = now;
         if self.source.writing() == Some(false) {
-            self.pending.settle(cutoff, now);
             self.under_way.device_was_idle(cutoff);
-            self.idle_at = Some(self.probes.positions().filled);
+            self.idle = Some(Idle { cutoff, filled: self.probes.positions().filled });
         }
     }
 

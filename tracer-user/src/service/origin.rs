@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::capture::CaptureError;
 use crate::capture::vfs::{VfsCounters, VfsOptions, VfsRung, attach};
 use crate::collect::Entry;
-use crate::io::clock::{monotonic_ns, realtime};
+use crate::io::clock::{monotonic_zero_ns, realtime};
 use crate::io::{DeviceNumber, mounted_on};
 use crate::model::{FileBurst, FileChanges, Origin, OriginUnknown, Timestamp};
 use crate::origin::{Aggregate, Bursts, FileWatch, NewBurst, Seen, looks_random};
@@ -268,7 +268,7 @@ impl Recorder {
             if !seen.is_empty() {
                 self.busy_at = Instant::now();
             }
-            let clock_ns = clock_ns();
+            let clock_ns = monotonic_zero_ns();
             for seen in seen {
                 match seen {
                     Seen::Change(change, paths) => {
@@ -449,10 +449,4 @@ impl Recorder {
 fn bounded(changes: FileChanges) -> FileChanges {
     let short = |path: Vec<u8>| if path.len() > usize::from(u16::MAX) { Vec::new() } else { path };
     FileChanges { path: short(changes.path), new_path: short(changes.new_path), ..changes }
-}
-
-/// From CLOCK_MONOTONIC to the time of day. Rather a little too small: a change is never said to be later than it was.
-fn clock_ns() -> u64 {
-    let now = realtime().0;
-    now.saturating_sub(monotonic_ns())
 }

@@ -28,7 +28,7 @@ impl fmt::Display for Tracer {
             Tracer::Untraced => "untraced",
             Tracer::Afterwrite(Capture::Extents) => "extents",
             Tracer::Afterwrite(Capture::Payload) => "payload",
-            Tracer::Afterwrite(Capture::Overloaded { .. }) => "payload, overloaded",
+            Tracer::Afterwrite(Capture::Overloaded) => "payload, overloaded",
             Tracer::Blktrace => "blktrace",
             Tracer::Bpftrace => "bpftrace",
         })

@@ -179,11 +179,8 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
     /// The completion of a copied write was not seen, if it is not in the ring up to where that was when the device was idle:
     /// it may have failed.
     pub(super) fn settle_copied(&mut self, now: MonotonicNs) {
-        let read = self.probes.positions().read;
-        if self.idle_at.take_if(|filled| read >= *filled).is_some() {
-            let time = self.time_of(now);
-            self.under_way.settle().into_iter().for_each(|range| self.doubt(range, now, time));
-        }
+        let time = self.time_of(now);
+        self.under_way.settle().into_iter().for_each(|range| self.doubt(range, now, time));
     }
 
     fn break_history(&mut self, time: Timestamp, range: ByteRange) {
@@ -227,7 +224,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
     }
 
     /// Whether all that was journaled, up to the last record, is what a power cut would have left, and when: nothing is in
-    /// doubt, and every write that a read may have shown has been taken from the ring since.
+    /// doubt, and every write that a read may have shown has been taken since, from the ring or from the bitmap.
     pub(super) fn exact(&self) -> Option<Timestamp> {
         let exact = self.ordered
             && self.scan.is_done()
@@ -236,7 +233,8 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             && self.gaps.is_empty()
             && self.staged.is_empty()
             && self.under_way.is_certain()
-            && self.probes.positions().read >= self.history.read_at;
+            && self.probes.positions().read >= self.history.read_at
+            && self.probes.counters().in_bitmap() == self.snapshot.counters.in_bitmap();
         exact.then(|| self.time_of(self.history.until))
     }
 

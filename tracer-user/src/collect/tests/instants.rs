@@ -313,6 +313,7 @@ struct Image {
 
 struct Bench {
     disk: Shared,
+    queue: usize,
     collector: Collector<Shared, Shared>,
     commands: Sender<Command>,
     journal: Receiver<Entry>,
@@ -325,27 +326,33 @@ struct Bench {
     wrong: Vec<(usize, Content)>,
 }
 
-fn collector(disk: &Shared, state: State, next_mark: MarkId) -> Parts<Shared> {
+fn collector(disk: &Shared, queue: usize, state: State, next_mark: MarkId) -> Parts<Shared> {
     let mut owed = disk.disk().current.clone();
     owed.extend(&disk.disk().older);
     let unscanned = disk.disk().unscanned.clone();
     let begin = Begin { state, unscanned, same_as_replica: ByteRangeSet::new(), owed };
-    start(disk, None, 1000, begin, next_mark)
+    start(disk, None, queue, begin, next_mark)
 }
 
 impl Bench {
     fn new(ring_max: usize) -> Bench {
+        Bench::with_queue(ring_max, 1000)
+    }
+
+    fn with_queue(ring_max: usize, queue: usize) -> Bench {
         let whole = [blocks(0, BLOCKS)].into_iter().collect();
         let content = vec![ANYTHING - 1; BLOCKS as usize];
         let mut disk = Disk { content: content.clone(), ring_max, unscanned: whole, ..Disk::default() };
         disk.instant();
         let disk = Shared(Arc::new(Mutex::new(disk)));
-        let (collector, commands, journal, acknowledged) = collector(&disk, State::Baseline, MarkId(1));
+        let (collector, commands, journal, acknowledged) =
+            collector(&disk, queue, State::Baseline, MarkId(1));
         let image = Image { content: vec![ANYTHING - 2; BLOCKS as usize], exact: false, records: 0 };
         let durable = image.clone();
         let (marks, wrong) = (vec![], vec![]);
         Bench {
             disk,
+            queue,
             collector,
             commands,
             journal,
@@ -362,7 +369,7 @@ impl Bench {
         self.image.clone_from(&self.durable);
         let next_mark = MarkId(self.marks.last().map_or(1, |mark| mark.id.0 + 1));
         (self.collector, self.commands, self.journal, self.acknowledged) =
-            collector(&self.disk, State::Resync, next_mark);
+            collector(&self.disk, self.queue, State::Resync, next_mark);
     }
 
     fn apply(&mut self, body: &RecordBody) {
@@ -427,6 +434,15 @@ impl Bench {
                     self.durable.clone_from(&self.image);
                 }
             }
+        }
+    }
+
+    /// Turns for so long, with a journal that takes nothing.
+    fn stall(&mut self, length: Duration) {
+        let end = Instant::now() + length;
+        while Instant::now() < end {
+            self.collector.turn().unwrap();
+            std::thread::sleep(Duration::from_micros(200));
         }
     }
 
@@ -546,6 +562,33 @@ fn a_write_that_is_done_after_a_discard_of_it_breaks_the_history() {
     bench.run(Op::Complete { which: 0, seen: true, failed: false });
     bench.turn_until("what is there was read", Bench::is_true);
     assert!(bench.wrong.is_empty(), "{:?}", bench.wrong);
+}
+
+#[test]
+fn a_copied_write_taken_late_does_not_stand_for_a_later_one_that_the_bitmap_told_of() {
+    let mut bench = Bench::with_queue(12, 1);
+    bench.turn_until("the baseline", |b| !b.marks.is_empty());
+    // The journal is slow: nothing is taken from the ring, but the bitmap is.
+    for key in 1..4 {
+        bench.run(Op::Write { key, block: key, blocks: 1 });
+        bench.run(Op::Complete { which: 0, seen: true, failed: false });
+        bench.stall(Duration::from_millis(30));
+    }
+    bench.run(Op::Write { key: 4, block: 5, blocks: 1 });
+    bench.run(Op::Complete { which: 0, seen: true, failed: false });
+    while bench.disk.disk().room() > 0 {
+        bench.run(Op::Write { key: 5, block: 6, blocks: 1 });
+        bench.run(Op::Complete { which: 0, seen: true, failed: false });
+    }
+    bench.run(Op::Write { key: 6, block: 5, blocks: 1 });
+    bench.run(Op::Complete { which: 0, seen: true, failed: false });
+    bench.stall(Duration::from_millis(250));
+    let disk = bench.disk.disk();
+    assert!(disk.counters.marked == 1 && disk.dirty.is_empty() && disk.ring.len() == disk.ring_max);
+    drop(disk);
+    bench.run(Op::Mark);
+    bench.turn_until("the mark", |b| b.marks.iter().any(|mark| mark.label == "x"));
+    assert!(bench.is_true() && bench.wrong.is_empty(), "{:?}", bench.wrong);
 }
 
 #[test]

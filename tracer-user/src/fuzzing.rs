@@ -2,7 +2,8 @@
 //! the decoder is broken, not only if it panics. Checksums would keep nearly all mutated bytes out, so most targets
 //! take the bytes twice: as they are, and with their checksums put right.
 //!
-//! Compiled for `cargo fuzz`, which sets `cfg(fuzzing)`, and for tests, which run the corpus that is in the tree.
+//! Compiled for `cargo fuzz`, which sets `cfg(fuzzing)`, and for tests, which run the corpus that is in the tree and inputs made
+//! of it.
 
 pub use crate::apply::fuzzing::{checkpoint, hash_list};
 #[cfg(feature = "capture")]
@@ -19,6 +20,14 @@ pub use crate::tree::fuzzing::tree_checkpoint;
 #[cfg(test)]
 mod tests {
     use std::path::{Path, PathBuf};
+
+    use proptest::prelude::*;
+    use proptest::sample::{Index, select};
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+
+    /// Of each target.
+    const CASES: u32 = 3_000;
 
     type Target = (&'static str, fn(&[u8]));
 
@@ -52,7 +61,9 @@ mod tests {
     fn files(dir: &str) -> Vec<PathBuf> {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz").join(dir);
         let entries = std::fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display()));
-        entries.map(|entry| entry.unwrap().path()).collect()
+        let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files
     }
 
     #[test]
@@ -64,6 +75,62 @@ mod tests {
                 let bytes = std::fs::read(&file).unwrap();
                 let taken = std::panic::catch_unwind(|| target(&bytes));
                 assert!(taken.is_ok(), "{name} does not take {}", file.display());
+            }
+        }
+    }
+
+    /// What may become of an input: where, and with what.
+    #[derive(Clone, Debug)]
+    enum Edit {
+        Set(Index, u8),
+        Cut(Index),
+        Copy { from: Index, to: Index, bytes: usize },
+    }
+
+    impl Edit {
+        fn apply(&self, input: &mut Vec<u8>) {
+            let len = input.len();
+            if len == 0 {
+                return;
+            }
+            match self {
+                Edit::Set(at, byte) => input[at.index(len)] = *byte,
+                Edit::Cut(at) => input.truncate(at.index(len)),
+                Edit::Copy { from, to, bytes } => {
+                    let (from, to) = (from.index(len), to.index(len));
+                    let bytes = (*bytes).min(len - from.max(to));
+                    input.copy_within(from..from + bytes, to);
+                }
+            }
+        }
+    }
+
+    fn edit() -> impl Strategy<Value = Edit> {
+        let byte = prop_oneof![any::<u8>(), select(vec![0, 1, 0x7F, 0x80, 0xFF])];
+        prop_oneof![
+            6 => (any::<Index>(), byte).prop_map(|(at, byte)| Edit::Set(at, byte)),
+            1 => any::<Index>().prop_map(Edit::Cut),
+            2 => (any::<Index>(), any::<Index>(), 1usize..64)
+                .prop_map(|(from, to, bytes)| Edit::Copy { from, to, bytes }),
+        ]
+    }
+
+    /// The same each time: for the fuzzer's luck there is `cargo xtask fuzz`.
+    #[test]
+    fn no_target_is_broken_by_what_is_made_of_its_corpus() {
+        for (name, target) in TARGETS {
+            let corpus: Vec<_> =
+                files(&format!("corpus/{name}")).iter().map(|file| std::fs::read(file).unwrap()).collect();
+            let edits = prop::collection::vec(edit(), 1..8);
+            let inputs = (select(corpus), edits).prop_map(|(mut input, edits)| {
+                edits.iter().for_each(|edit| edit.apply(&mut input));
+                input
+            });
+            let mut runner = TestRunner::deterministic();
+            for _ in 0..CASES {
+                let input = inputs.new_tree(&mut runner).expect("no input is refused").current();
+                let taken = std::panic::catch_unwind(|| target(&input));
+                assert!(taken.is_ok(), "{name} is broken by {input:?}");
             }
         }
     }

@@ -5,7 +5,7 @@
 # disks: source=96M target=96M journal=1G
 # modules: ext4 loop
 # tools: mkfs.ext4 e2fsck fio
-# default: yes
+# default: no
 # timeout: 1800
 . /lib.sh
 LIVE_DEADLINE=400

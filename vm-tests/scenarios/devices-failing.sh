@@ -7,7 +7,7 @@
 # modules: ext4 loop dm-mod dm-flakey null_blk scsi_debug sd_mod
 # parameters: null_blk.nr_devices=0 scsi_debug.dev_size_mb=32
 # tools: mkfs.ext4 e2fsck fio blkdiscard dmsetup
-# default: 6.12
+# default: no
 # timeout: 600
 . /devices.sh
 

@@ -7,7 +7,7 @@
 # parameters: brd.rd_nr=1 brd.rd_size=32768 null_blk.nr_devices=0 scsi_debug.dev_size_mb=32
 # parameters: scsi_debug.lbpu=1 scsi_debug.lbpws=1
 # tools: mkfs.ext4 e2fsck fio blkdiscard losetup
-# default: 6.12
+# default: no
 # timeout: 600
 . /devices.sh
 

@@ -7,7 +7,7 @@
 # parameters: null_blk.nr_devices=0 scsi_debug.ptype=5
 # cmdline: memmap=64M!512M
 # tools: dmsetup
-# default: 6.12
+# default: no
 # timeout: 180
 . /devices.sh
 

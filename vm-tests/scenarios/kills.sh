@@ -5,7 +5,7 @@
 # disks: source=48M target=48M journal=3G
 # modules: ext4 loop
 # tools: mkfs.ext4 e2fsck fio
-# default: 6.1
+# default: no
 # timeout: 3600
 # compare: source target
 # fsck: source target

@@ -4,7 +4,7 @@
 # disks: backing=128M journal=768M
 # modules: ext4 loop
 # tools: mkfs.ext4 e2fsck fio
-# default: 6.1
+# default: no
 # timeout: 360
 . /lib.sh
 VOLUME=/dev/loop0

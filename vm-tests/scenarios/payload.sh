@@ -5,7 +5,7 @@
 # disks: source=96M target=96M log=3G journal=1500M
 # modules: ext4 xfs loop dm-mod dm-log-writes
 # tools: mkfs.ext4 mkfs.xfs e2fsck xfs_repair fio dmsetup
-# default: 6.12
+# default: no
 # timeout: 900
 # compare: source target
 # log-writes: log source journal 40

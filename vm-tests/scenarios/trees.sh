@@ -6,7 +6,7 @@
 # modules: ext4 xfs
 # tools: mkfs.ext4 mkfs.xfs
 # programs: trees
-# default: yes
+# default: 6.12
 # timeout: 1800
 . /lib.sh
 mount_journal

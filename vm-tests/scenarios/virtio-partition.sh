@@ -5,7 +5,7 @@
 # disks: source=100M target=64M journal=640M
 # modules: ext4
 # tools: mkfs.ext4 fio sfdisk
-# default: 6.12
+# default: no
 # timeout: 360
 # compare: source@34603008+67108864 target
 . /lib.sh

@@ -39,7 +39,7 @@ pub struct Arguments {
     keep: bool,
 }
 
-/// What CI does: the same inputs for the same code, so that it fails for what was changed, not by chance. Chance is for
+/// What `ci --all` does: the same inputs for the same code, so that it fails for what was changed, not by chance. Chance is for
 /// `cargo xtask fuzz` by hand, for as long as one likes.
 pub const THE_SAME_EACH_TIME: Arguments =
     Arguments { targets: Vec::new(), seconds: 0, inputs: Some(20_000), keep: false };

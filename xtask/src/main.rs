@@ -66,8 +66,12 @@ enum Command {
     VmTest(vm::Arguments),
     /// Feed every decoder with mutated bytes for a minute each, two at a time
     Fuzz(fuzz::Arguments),
-    /// The gate: format, lints, licences, documentation, fuzz targets, then all that `test` runs
-    Ci,
+    /// The gate: format, lints, documentation, the demo, then all that `test` runs
+    Ci {
+        /// Licences of dependencies, fuzz targets under libFuzzer, and `test --all` besides: hours
+        #[arg(long)]
+        all: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -81,7 +85,7 @@ fn main() -> ExitCode {
         Command::Bench(bench) => programs::bench(&bench),
         Command::VmTest(arguments) => vm::command(&arguments),
         Command::Fuzz(arguments) => fuzz::fuzz(&arguments),
-        Command::Ci => ci::ci(),
+        Command::Ci { all } => ci::ci(all),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -89,7 +89,7 @@ pub fn setup() -> Result<()> {
     Ok(())
 }
 
-/// cargo-deny, which only `ci` needs. Compiled from source: minutes.
+/// cargo-deny, which only `ci --all` needs. Compiled from source: minutes.
 pub fn setup_cargo_deny() -> Result<()> {
     setup_cargo_tool("cargo-deny", CARGO_DENY_VERSION)
 }

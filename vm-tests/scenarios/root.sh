@@ -17,6 +17,7 @@ JOURNAL=/backup/root.journal
 WRITTEN_MAX=$((64 * 1024 * 1024))
 
 live() { afterwrite status --json 2> /dev/null | grep -q '"state": *"live"'; }
+caught_up() { [ "$(status_field consistent)" = true ]; }
 log_says() { journalctl --boot --unit=afterwrite --output=cat --no-pager | grep -q "$1"; }
 
 STAGE=$(stage)
@@ -43,8 +44,10 @@ restored)
     FAILED=$(systemctl list-units --failed --plain --no-legend)
     [ -z "$FAILED" ] || fail "these failed: $FAILED"
     expect_sums /srv /root/sums
-    wait_for 900 "the new replica" live
+    wait_for 900 "the volume to be live" live
+    log_says 'another disk has the target.s name' || fail "the new disk is taken for the replica"
     afterwrite mark --label restored || fail "no mark"
+    wait_for 900 "the new replica" caught_up
     ;;
 *)
     step "after reboot $STAGE"

@@ -146,8 +146,20 @@ impl Zram {
         let number = number.trim().to_owned();
         let this = Zram { path: format!("/dev/zram{number}").into(), number };
         wait_for_node(&this.path)?;
-        std::fs::write(this.attribute("disksize"), size_bytes.to_string())?;
+        this.set_size(size_bytes)?;
         Ok(this)
+    }
+
+    /// As if another disk, an empty one, had its name now.
+    pub fn exchange(&self, size_bytes: u64) -> Result<()> {
+        wait_until(&format!("zram{} can be reset", self.number), PATIENCE, || {
+            Ok(std::fs::write(self.attribute("reset"), "1").is_ok())
+        })?;
+        self.set_size(size_bytes)
+    }
+
+    fn set_size(&self, size_bytes: u64) -> Result<()> {
+        Ok(std::fs::write(self.attribute("disksize"), size_bytes.to_string())?)
     }
 
     fn attribute(&self, name: &str) -> String {

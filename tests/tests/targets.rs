@@ -282,6 +282,34 @@ fn the_service_protects_to_several_targets() -> Result<()> {
     assert_identical(disk.path(), &second)
 }
 
+/// A disk without a serial number is known by its name, which another one has after a boot.
+#[test]
+fn another_disk_of_the_same_name_is_not_taken_for_the_replica() -> Result<()> {
+    let mut random = Random::new(seed());
+    let (disk, target) = (Loop::new(SIZE)?, Zram::new(SIZE)?);
+    fill_random(disk.path(), SIZE, &mut random)?;
+    let protection = Protection::new(disk.path())?.target_at(target.path()).arg("--mark-every=never");
+    let built_again = "is built again";
+    protection.start()?.stop()?;
+    let protect = protection.start()?;
+    ensure!(!protect.log().contains(built_again), "{}", protect.log());
+    protect.stop()?;
+
+    target.exchange(SIZE)?;
+    let protect = protection.start()?;
+    ensure!(protect.log().contains(built_again), "{}", protect.log());
+    protect.stop()?;
+    assert_identical(disk.path(), target.path())?;
+
+    target.exchange(SIZE)?;
+    let others = vec![7; 4096];
+    std::fs::write(target.path(), &others)?;
+    protection.refused(&["another disk", "--force"])?;
+    ensure!(std::fs::read(target.path())?.starts_with(&others), "the disk was overwritten");
+    protection.plain().arg("--mark-every=never").arg("--force").start()?.stop()?;
+    assert_identical(disk.path(), target.path())
+}
+
 /// Of all that was copied so far the time tells how much it may be, at any look; how long it took at least is no matter of the machine.
 #[test]
 fn limits_are_kept() -> Result<()> {

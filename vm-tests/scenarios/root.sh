@@ -1,9 +1,11 @@
 #!/bin/sh
-# The root of a Debian is protected from before it is mounted until after it is read-only: of ten reboots none compares anything.
+# The root of a Debian is protected from before it is mounted until after it is read-only: of ten reboots none compares anything,
+# and the machine starts from the replica when the root's disk is gone.
 # kernels: 6.12
 # disks: root=1G target=1G journal=1G
 # debian: root
 # initramfs: root.toml
+# boots-from: target
 # default: no
 # timeout: 5400
 # compare: root target
@@ -15,6 +17,7 @@ JOURNAL=/backup/root.journal
 WRITTEN_MAX=$((64 * 1024 * 1024))
 
 live() { afterwrite status --json 2> /dev/null | grep -q '"state": *"live"'; }
+caught_up() { [ "$(status_field consistent)" = true ]; }
 log_says() { journalctl --boot --unit=afterwrite --output=cat --no-pager | grep -q "$1"; }
 
 STAGE=$(stage)
@@ -35,6 +38,17 @@ first)
     sums /srv > /root/sums
     next_boot 1
     ;;
+restored)
+    step "the replica is the root's disk, and another disk the target"
+    systemctl is-active multi-user.target || fail "multi-user.target is not reached"
+    FAILED=$(systemctl list-units --failed --plain --no-legend)
+    [ -z "$FAILED" ] || fail "these failed: $FAILED"
+    expect_sums /srv /root/sums
+    wait_for 900 "the volume to be live" live
+    log_says 'another disk has the target.s name' || fail "the new disk is taken for the replica"
+    afterwrite mark --label restored || fail "no mark"
+    wait_for 900 "the new replica" caught_up
+    ;;
 *)
     step "after reboot $STAGE"
     wait_for 300 "the volume to be live" live
@@ -50,7 +64,8 @@ first)
     mkdir -p "/srv/boot$STAGE"
     head -c 300000 /dev/urandom > "/srv/boot$STAGE/late"
     sums /srv > /root/sums
-    [ "$STAGE" -lt $BOOTS ] || { echo "all $BOOTS reboots compared nothing"; exit 0; }
-    next_boot $((STAGE + 1))
+    [ "$STAGE" -ge $BOOTS ] || next_boot $((STAGE + 1))
+    echo "all $BOOTS reboots compared nothing"
+    echo restored > /var/lib/stage
     ;;
 esac

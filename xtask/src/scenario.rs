@@ -20,6 +20,7 @@
 //! # log-writes: log source journal 40
 //! # debian: root
 //! # initramfs: root.toml
+//! # boots-from: target
 //! ```
 //!
 //! `disks` are virtio-blk, `nvme` the namespaces of one NVMe controller, `scsi` disks of one virtio-scsi adapter; a
@@ -31,7 +32,8 @@
 //! the journal (`log_writes.rs`), and of how many instants are compared besides the marks. `debian`
 //! names the disk that holds a Debian with systemd, which the scenario runs in, once each boot; it finds packages of this afterwrite of two
 //! versions in /scenario. With `initramfs` it boots as a Debian does, by the initramfs that it has made of itself, the package installed; the
-//! file beside the scenario is the configuration of afterwrite. A word and a colon that is none of these is an error: a misspelt
+//! file beside the scenario is the configuration of afterwrite. Once that has passed, the disk of `boots-from` is put in the place of `debian`'s,
+//! which is lost, a new one in its own, and the machine is started again, to pass a second time. A word and a colon that is none of these is an error: a misspelt
 //! directive must not be silently ignored.
 
 use std::fs;
@@ -69,6 +71,8 @@ pub struct Scenario {
     pub debian: Option<String>,
     /// The configuration of the afterwrite that is in its own initramfs.
     pub initramfs: Option<PathBuf>,
+    /// The disk that its root is put back from.
+    pub boots_from: Option<String>,
 }
 
 /// How often the machine loses its power.
@@ -156,6 +160,7 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
         log_writes: None,
         debian: None,
         initramfs: None,
+        boots_from: None,
     };
     let mut default = None;
     for line in text.lines().take_while(|line| line.starts_with('#')) {
@@ -179,6 +184,7 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
             "log-writes" => scenario.log_writes = Some(log_writes(value)?),
             "debian" => scenario.debian = Some(value.to_owned()),
             "initramfs" => scenario.initramfs = Some(script.with_file_name(value)),
+            "boots-from" => scenario.boots_from = Some(value.to_owned()),
             _ => bail!("`{key}:` is no directive of a scenario (see xtask/src/scenario.rs)"),
         }
     }
@@ -195,10 +201,16 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
     }
     let compared = scenario.compare.iter().flat_map(|compare| [&compare.left.disk, &compare.right.disk]);
     let logged = scenario.log_writes.iter().flat_map(|disks| [&disks.log, &disks.volume, &disks.journal]);
-    for name in compared.chain(logged).chain(&scenario.fsck).chain(&scenario.debian) {
+    for name in
+        compared.chain(logged).chain(&scenario.fsck).chain(&scenario.debian).chain(&scenario.boots_from)
+    {
         ensure!(scenario.disks.iter().any(|disk| disk.name == *name), "there is no disk `{name}`");
     }
     ensure!(scenario.initramfs.is_none() || scenario.debian.is_some(), "initramfs: that of a `# debian:`");
+    ensure!(
+        scenario.boots_from.is_none() || scenario.initramfs.is_some(),
+        "boots-from: the machine has to boot by its own initramfs"
+    );
     Ok(scenario)
 }
 
@@ -308,7 +320,7 @@ mod tests {
              # compare: source@1M+134217728 target\n# compare: target@4K source\n# nvme: fast=4M/4096\n\
              # parameters: brd.rd_nr=1\n# cmdline: nvme_core.multipath=N\n\
              # fsck: target\n# programs: ways\n# cuts: 3 30\n# log-writes: target source source 5\n\
-             # debian: source\n# initramfs: part.toml",
+             # debian: source\n# initramfs: part.toml\n# boots-from: target",
         )
         .expect("a good head");
         assert_eq!(read.name, "part");
@@ -329,6 +341,7 @@ mod tests {
         assert_eq!(read.cuts, Some(Cuts { by_default: 3, in_full: 30 }));
         assert_eq!(read.debian.as_deref(), Some("source"));
         assert_eq!(read.initramfs.as_deref(), Some(Path::new("/x/part.toml")));
+        assert_eq!(read.boots_from.as_deref(), Some("target"));
         let log_writes = read.log_writes.expect("named");
         assert_eq!((&*log_writes.log, log_writes.instants), ("target", 5));
     }
@@ -361,6 +374,7 @@ mod tests {
             "# default: yes\n# cuts: 3",
             "# default: yes\n# cuts: 0 30",
             "# default: yes\n# fsck: target",
+            "# default: yes\n# disks: root=1M\n# boots-from: root",
             "# default: yes\n# disks: log=1M\n# log-writes: log",
             "# default: yes\n# disks: log=1M\n# log-writes: log log log some",
             "# default: yes\n# disks: log=1M\n# log-writes: log log journal",

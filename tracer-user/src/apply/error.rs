@@ -47,6 +47,12 @@ pub enum ApplyError {
         "the replica {} is gone. Mount the disk it is on, or rebuild it from the journal with --force", path.display()
     )]
     TargetGone { path: PathBuf },
+    /// What is there has content, and not that of the replica.
+    #[error(
+        "{} does not hold what was applied to it: it is another disk now, or somebody wrote to it. Name the replica's disk; or have \
+         this one overwritten and the replica rebuilt on it with --force", path.display()
+    )]
+    AnotherDisk { path: PathBuf },
     #[error("the replica stopped at an earlier error: open it again, it resumes at the last checkpoint")]
     Latched,
 }

@@ -1,6 +1,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use crate::apply::another_disk::is_another;
 use crate::apply::decision::{Decision, Found, decide};
 use crate::apply::hash_list::KeptHashes;
 use crate::apply::records::{Onto, Span, apply_some};
@@ -8,7 +9,7 @@ use crate::apply::restore::{Ways, restore};
 use crate::apply::{ApplyError, ApplyProgress, ApplyStats, Checkpoint, ReplicaFiles};
 use crate::journal::{Journal, Leg};
 use crate::model::{Lsn, Point, VolumeInfo};
-use crate::target::{OpenTarget, TargetWriter};
+use crate::target::{OpenTarget, TargetError, TargetWriter};
 
 /// The target kept current, and its checkpoint. After an error every later call returns `Latched` until it is opened
 /// again.
@@ -66,7 +67,22 @@ impl Replica {
         let (target, state) = match decision {
             Decision::Fresh(how) => (open(how)?, ReplicaState::Fresh),
             Decision::Rebuild(how, why) => (open(how)?, ReplicaState::Unknown(why)),
-            Decision::Resume(checkpoint) => (open(OpenTarget::Resume)?, ReplicaState::At(checkpoint)),
+            Decision::Resume(checkpoint) => {
+                let target = open(OpenTarget::Resume)?;
+                let at_rest = checkpoint.applying.is_none();
+                if at_rest && target.is_known_by_name_only() && is_another(&target, files) {
+                    drop(target);
+                    let why = "another disk has the target's name now, or somebody wrote to it".to_owned();
+                    log::warn!("{}: {why}; the replica is built again", target_path.display());
+                    let target = open(OpenTarget::New { force }).map_err(|error| match error {
+                        TargetError::NotEmpty { path, .. } => ApplyError::AnotherDisk { path },
+                        error => error.into(),
+                    })?;
+                    (target, ReplicaState::Unknown(why))
+                } else {
+                    (target, ReplicaState::At(checkpoint))
+                }
+            }
         };
         // What a target holds that is not resumed is not known: the checkpoint found names no list of it.
         let named = match &state {

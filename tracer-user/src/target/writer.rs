@@ -46,6 +46,11 @@ impl TargetWriter {
         }
     }
 
+    /// A device of which neither hardware nor mapping says which it is: another one may have its name after a boot.
+    pub fn is_known_by_name_only(&self) -> bool {
+        self.identity.starts_with("dev:name:")
+    }
+
     #[cfg(test)]
     pub(crate) fn over(medium: impl Medium + 'static, size_bytes: u64) -> TargetWriter {
         TargetWriter {

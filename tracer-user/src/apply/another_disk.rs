@@ -1,0 +1,25 @@
+use crate::apply::ReplicaFiles;
+use crate::apply::hash_list::HashListReader;
+use crate::model::GranuleHash;
+use crate::target::TargetWriter;
+
+/// Granules that are read of a target to recognise it; a quick look, no proof.
+const LOOKED_AT: u64 = 64;
+
+/// Whether a target that only its kernel name tells, which another disk may have after a boot, holds something else than what was
+/// applied to it. The checkpoint says that nothing is being applied. What can't be told is taken for no.
+pub(super) fn is_another(target: &TargetWriter, files: &ReplicaFiles) -> bool {
+    let Ok(list) = HashListReader::of_replica(files) else { return false };
+    let granules = list.header().granules;
+    let count = granules.count();
+    let looked_at = count.min(LOOKED_AT);
+    let differs = |index: u64| {
+        let known = list.read(index..index + 1).ok()?.pop()??;
+        let range = granules.range(index);
+        let mut bytes = vec![0; usize::try_from(range.len()).ok()?];
+        target.read_at(range.start, &mut bytes).ok()?;
+        Some(GranuleHash::of(&bytes) != known)
+    };
+    // The first one is among them: file systems and partition tables write there first.
+    (0..looked_at).any(|step| differs(step * count / looked_at).unwrap_or(false))
+}

@@ -260,7 +260,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(60))]
+        #![proptest_config(ProptestConfig::with_cases(24))]
         /// Random histories, pruned again and again beside the writer, each time by another policy.
         #[test]
         fn every_mark_that_is_kept_is_the_same_tree_before_and_after(

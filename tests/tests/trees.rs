@@ -333,10 +333,6 @@ fn what_takes_no_journal_of_a_tree_says_what_does() -> Result<()> {
     let word = |word: &'static str| std::ffi::OsStr::new(word);
     let (journal, target) = (journal.as_os_str(), protection.target().as_os_str());
     refused(
-        &[word("journal"), word("prune"), journal, word("--keep-all"), word("1d")],
-        &["tree", "new journal"],
-    )?;
-    refused(
         &[word("rewind"), target, word("--journal"), journal, word("--to"), word("mark:1")],
         &["tree", "replay"],
     )?;

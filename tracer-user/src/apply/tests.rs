@@ -339,7 +339,7 @@ mod pruned {
             drop_labelled: true,
         };
         let now = Timestamp(history.states.len() as u64 * 1_000_000_000);
-        let options = PruneOptions { retention, image_factor: 0, lazy: false };
+        let options = PruneOptions { retention, image_factor: 0, lazy: false, keep_from: None };
         let plan = prune(&history.dir(), &options, now).unwrap();
         assert!(plan.segments() > 0 && plan.kept_marks > 2 && !plan.dropped.is_empty(), "{plan:?}");
         (history, plan)

@@ -230,8 +230,7 @@ pub(super) fn say_stopped(source: &str, target: &str, reached: Option<MarkId>, l
 
 /// Of a directory.
 fn tree_options(args: ProtectArgs) -> anyhow::Result<TreeOptions> {
-    if args.retention.are_given()
-        || args.rung.is_some()
+    if args.rung.is_some()
         || args.ring.is_some()
         || args.capture != Mode::Extents
         || args.before_mark.is_some()
@@ -241,12 +240,12 @@ fn tree_options(args: ProtectArgs) -> anyhow::Result<TreeOptions> {
         || args.limit_apply.is_some()
     {
         anyhow::bail!(
-            "{} is a directory, and of a tree all history is kept, and its changes are captured by the probes of files; \
-             leave retention, hooks, limits, --capture, --ring, --rung, --trust-reboot and --early away (--origin-rung and --origin-ring are for those). \
-             To be rid of old history, stop it, start it with a new --journal and --force, and remove the old journal",
+            "{} is a directory, and its changes are captured by the probes of files; leave hooks, limits, --capture, --ring, \
+             --rung, --trust-reboot and --early away (--origin-rung and --origin-ring are for those)",
             args.device.display()
         );
     }
+    let retention = args.retention.are_given().then(|| args.retention.options(true));
     let [target] = <[PathBuf; 1]>::try_from(args.targets).map_err(|targets| {
         anyhow::anyhow!(
             "{} is a directory, and a tree has one target, not {}: protect it again with another --journal, or copy the target",
@@ -266,6 +265,7 @@ fn tree_options(args: ProtectArgs) -> anyhow::Result<TreeOptions> {
             ring_bytes: args.origin_ring.max(TREE_RING_MIN),
             ends: true,
         },
+        retention,
         force: args.force,
     })
 }

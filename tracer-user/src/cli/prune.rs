@@ -13,7 +13,8 @@ use crate::model::{Lsn, Point};
 /// Apply retention: fold old history into marks, thin out old marks, and free the space
 ///
 /// Every write is kept for a time, then the marks only, then the last mark of each hour, day and week. What remains of older
-/// history is a base image and the differences from mark to mark. Works beside `protect`, on sealed segments only. Killed at any
+/// history is a base image and the differences from mark to mark; of a directory tree, too, of which all marks are kept from the one
+/// on that its target is at. Works beside `protect`, on sealed segments only. Killed at any
 /// instant it has lost nothing that is kept; the next one goes on. Needs room in the journal's directory for what it folds.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -48,20 +49,18 @@ struct Report<'a> {
 
 pub(super) fn run(args: &PruneArgs, out: &mut Output) -> anyhow::Result<Outcome> {
     let cannot = || format!("cannot prune {}", args.journal.display());
-    if tree::is_tree(&args.journal) {
-        anyhow::bail!(
-            "{} is the journal of a directory tree, of which all history is kept; to be rid of old history, stop `protect`, start \
-             it with a new journal (and --force, for the same target), and remove this one when nobody needs its points",
-            args.journal.display()
-        );
-    }
     let now = realtime();
     let options = args.retention.options(false);
-    let plan = match args.plan.dry_run {
-        true => plan_prune(&Journal::open(&args.journal).with_context(cannot)?, &options, now),
-        false => prune(&args.journal, &options, now),
+    let dir = &args.journal;
+    let plan = match (tree::is_tree(dir), args.plan.dry_run) {
+        (true, true) => crate::tree::plan_prune(dir, &options, now).with_context(cannot)?,
+        (true, false) => crate::tree::prune(dir, &options, now).with_context(cannot)?,
+        (false, true) => {
+            plan_prune(&Journal::open(dir).with_context(cannot)?, &options, now).with_context(cannot)?
+        }
+        (false, false) => prune(dir, &options, now).with_context(cannot)?,
     };
-    report(args, &plan.with_context(cannot)?, out)?;
+    report(args, &plan, out)?;
     Ok(Outcome::Done)
 }
 

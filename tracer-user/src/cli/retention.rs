@@ -48,6 +48,6 @@ impl RetentionArgs {
             weekly: self.weekly.unwrap_or(default.weekly),
             drop_labelled: self.drop_labelled,
         };
-        PruneOptions { retention, image_factor: IMAGE_FACTOR, lazy }
+        PruneOptions { retention, image_factor: IMAGE_FACTOR, lazy, keep_from: None }
     }
 }

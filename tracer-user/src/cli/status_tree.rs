@@ -47,6 +47,9 @@ pub(super) fn print(status: &Value, out: &mut Output) -> anyhow::Result<()> {
             text(&mark["label"])
         ))?,
     }
+    if let Some(why) = status["retention"]["error"].as_str() {
+        out.line(format_args!("  RETENTION FAILS {why}"))?;
+    }
     let replica = &status["replica"];
     if let Some(why) = replica["error"].as_str() {
         out.line(format_args!("  TARGET FAILS {why}"))?;

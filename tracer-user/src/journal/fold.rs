@@ -17,6 +17,21 @@ use crate::journal::walk::io_error;
 use crate::journal::writer::Writer;
 use crate::model::{ByteRange, Lsn, Mark, Point, RecordBody};
 
+/// What the records between two marks come to: how, depends on what they are records of.
+pub trait NetEffect {
+    /// Hands over records that change the state after record `from`, 0 for nothing, to the one after the mark `to`; no marks.
+    fn net_effect<S: Store>(
+        &mut self,
+        journal: &Journal<S>,
+        from: Lsn,
+        to: Lsn,
+        take: Take<'_>,
+    ) -> Result<(), JournalError>;
+}
+
+/// Whoever takes the records.
+pub type Take<'a> = &'a mut dyn FnMut(RecordBody) -> Result<(), JournalError>;
+
 /// Most ranges that are kept in memory, some 50 MB. Of a stretch that touches more, a part of the volume is folded at a time,
 /// and the stretch is read as often.
 pub(super) const RANGES_MAX: usize = 1 << 19;
@@ -30,7 +45,7 @@ enum Content {
     Discard,
 }
 
-/// A sparse file without a name, that is gone with its last user.
+/// Folds volumes, by a sparse file without a name, that is gone with its last user.
 pub struct Scratch {
     file: File,
     ranges_max: usize,
@@ -56,14 +71,14 @@ pub fn write_fold<S: Store>(
     number: u64,
     after: Lsn,
     marks: &[Point],
-    scratch: &Scratch,
+    net: &mut impl NetEffect,
 ) -> Result<Fold, JournalError> {
     let options = JournalOptions { sync: SyncPolicy::Mark, ..JournalOptions::default() };
     let part = journal.store().part(&fold_prefix(number));
     let mut writer = Writer::create_in(journal.store().part(&fold_prefix(number)), journal.info(), options)?;
     let mut from = after;
     for mark in marks {
-        net_effect(journal, from, mark.lsn, scratch, &mut |body| writer.append(mark.time, body).map(drop))?;
+        net.net_effect(journal, from, mark.lsn, &mut |body| writer.append(mark.time, body).map(drop))?;
         let body = Mark { id: mark.id, class: mark.class, label: mark.label.clone() };
         writer.append(mark.time, RecordBody::Mark(body))?;
         from = mark.lsn;
@@ -77,13 +92,29 @@ pub fn write_fold<S: Store>(
     Ok(Fold { number, after, marks, bytes, hash })
 }
 
+impl NetEffect for Scratch {
+    fn net_effect<S: Store>(
+        &mut self,
+        journal: &Journal<S>,
+        from: Lsn,
+        to: Lsn,
+        take: Take<'_>,
+    ) -> Result<(), JournalError> {
+        if journal.info().is_tree() {
+            let what = "records of a directory tree, folded as those of a volume".to_owned();
+            return Err(JournalError::InvalidRecord(what));
+        }
+        net_effect(journal, from, to, self, take)
+    }
+}
+
 /// What the records after `from` up to `to` come to.
 fn net_effect<S: Store>(
     journal: &Journal<S>,
     from: Lsn,
     to: Lsn,
     scratch: &Scratch,
-    take: &mut dyn FnMut(RecordBody) -> Result<(), JournalError>,
+    take: Take<'_>,
 ) -> Result<(), JournalError> {
     let way = journal.way(from, to)?;
     let io = |error| scratch_error(journal.store().dir(), error);
@@ -138,7 +169,8 @@ fn net_effect<S: Store>(
     scratch.file.set_len(0).map_err(io)
 }
 
-fn scratch_error(dir: &Path, source: io::Error) -> JournalError {
+/// Of a file that is written to for folding.
+pub fn scratch_error(dir: &Path, source: io::Error) -> JournalError {
     match source.kind() {
         io::ErrorKind::StorageFull => JournalError::NoSpace { dir: dir.to_owned(), source },
         _ => JournalError::Io { action: "fold with a scratch file in", path: dir.to_owned(), source },

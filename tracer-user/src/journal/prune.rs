@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::io::store::{DirStore, Store};
 use crate::journal::error::JournalError;
-use crate::journal::fold::{Scratch, write_fold};
+use crate::journal::fold::{NetEffect, Scratch, write_fold};
 use crate::journal::folds::{Fold, Folds, is_left_over, read_folds, write_folds};
 use crate::journal::reader::{Journal, SegmentInfo};
 use crate::journal::retention::Retention;
@@ -22,6 +22,8 @@ pub struct PruneOptions {
     pub image_factor: u64,
     /// Keeps more than it has to for a while, so that not each time the whole base is written anew.
     pub lazy: bool,
+    /// All marks from this one on are kept: a target is at one of them, and can go on from nowhere else.
+    pub keep_from: Option<Lsn>,
 }
 
 /// What a prune does: shown by a dry run, carried out as it is.
@@ -79,19 +81,32 @@ pub fn plan_prune(
     plan_in(journal, options, now)
 }
 
-/// Carries out what [`plan_prune`] says, also beside the journal's writer: only sealed segments are touched. At any instant
-/// the journal holds every point that is kept. Returns what was done.
+/// Carries out what [`plan_prune`] says for a volume, also beside the journal's writer: only sealed segments are touched. At any
+/// instant the journal holds every point that is kept. Returns what was done.
 ///
 /// # Errors
 /// `Pruning` when another one is at work; `NoSpace`, `Io`; damage that was met. What was begun is of no effect then, and
 /// removed by the next prune.
 pub fn prune(dir: &Path, options: &PruneOptions, now: Timestamp) -> Result<PrunePlan, JournalError> {
+    prune_with(dir, options, now, &mut Scratch::open(dir)?)
+}
+
+/// [`prune`] of what `net` knows how to fold.
+///
+/// # Errors
+/// As [`prune`].
+pub fn prune_with(
+    dir: &Path,
+    options: &PruneOptions,
+    now: Timestamp,
+    net: &mut impl NetEffect,
+) -> Result<PrunePlan, JournalError> {
     let journal = Journal::open(dir)?;
     let mut store = DirStore::open_exclusive(dir, LOCK_NAME).map_err(|source| match source.kind() {
         std::io::ErrorKind::WouldBlock => JournalError::Pruning { dir: dir.to_owned() },
         _ => JournalError::Io { action: "lock", path: dir.join(LOCK_NAME), source },
     })?;
-    prune_in(&mut store, &journal, options, now, &Scratch::open(dir)?)
+    prune_in(&mut store, &journal, options, now, net)
 }
 
 /// [`prune`] on any store, of which `journal` is another handle.
@@ -100,7 +115,7 @@ pub(super) fn prune_in<S: Store>(
     journal: &Journal<S>,
     options: &PruneOptions,
     now: Timestamp,
-    scratch: &Scratch,
+    net: &mut impl NetEffect,
 ) -> Result<PrunePlan, JournalError> {
     let mut folds = read_folds(store)?;
     remove_left_over(store, &folds)?;
@@ -113,14 +128,14 @@ pub(super) fn prune_in<S: Store>(
         made.push(match fold {
             NewFold::Stays(fold) => fold.clone(),
             NewFold::Made { after, marks } => {
-                let fold = write_fold(journal, folds.next_number, *after, marks, scratch)?;
+                let fold = write_fold(journal, folds.next_number, *after, marks, net)?;
                 folds.next_number += 1;
                 fold
             }
         });
     }
     if let Some(mark) = &plan.image {
-        let image = write_fold(journal, folds.next_number, Lsn::ZERO, std::slice::from_ref(mark), scratch)?;
+        let image = write_fold(journal, folds.next_number, Lsn::ZERO, std::slice::from_ref(mark), net)?;
         folds.next_number += 1;
         folds.images.push(image);
     }
@@ -215,6 +230,8 @@ fn plan_of<S: Store>(
 
     let mut kept = options.retention.kept(&points, now);
     kept.insert(upto);
+    let is_ahead = |point: &&Point| options.keep_from.is_some_and(|from| from <= point.lsn);
+    kept.extend(points.iter().filter(is_ahead).map(|point| point.lsn));
     let mut layout = lay_out(folds, &points, &kept, upto);
     if options.lazy && gone.is_empty() && !is_worth_it(folds, &layout) {
         layout = folds.folds.iter().cloned().map(NewFold::Stays).collect();
@@ -319,7 +336,9 @@ fn image_due<S: Store>(
         }
     }
     let base = folds.all().filter(|fold| fold.after == Lsn::ZERO).map(|fold| fold.bytes).max();
-    let data = base.unwrap_or(journal.info().size_bytes);
+    // Of a tree it is not known how large it is, until there is a base.
+    let of_volume = (!journal.info().is_tree()).then_some(journal.info().size_bytes);
+    let Some(data) = base.or(of_volume) else { return Ok(None) };
     if bytes < data.saturating_mul(options.image_factor) {
         return Ok(None);
     }

@@ -12,7 +12,7 @@ const WEEK_NS: u64 = 7 * DAY_NS;
 const MONDAY_NS: u64 = 3 * DAY_NS;
 
 /// What `protect` names its own marks.
-const OWN_LABELS: [&str; 2] = ["baseline", "resync"];
+const OWN_LABELS: [&str; 3] = ["baseline", "resync", "stop"];
 
 /// What is kept, at least. A rule never removes what another one keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,7 +153,13 @@ mod tests {
     #[test]
     fn marks_that_a_person_named_are_kept_unless_they_may_be_dropped() {
         let named = |lsn, label: &str| Point { label: label.into(), ..at(lsn, 9000) };
-        let points = [named(1, "baseline"), named(2, "before-upgrade"), named(3, "resync"), at(4, 5)];
+        let points = [
+            named(1, "baseline"),
+            named(2, "before-upgrade"),
+            named(3, "resync"),
+            named(4, "stop"),
+            at(5, 5),
+        ];
         assert_eq!(lsns(nothing().kept(&points, NOW)), [2]);
         assert_eq!(lsns(Retention { drop_labelled: true, ..nothing() }.kept(&points, NOW)), [0u64; 0]);
         let fuzzy = [Point { class: PointClass::Fuzzy, ..named(2, "x") }];

@@ -224,7 +224,7 @@ fn what_a_pruned_journal_still_lists_is_given_back_and_what_is_gone_is_refused()
         weekly: 0,
         drop_labelled: true,
     };
-    let options_of_prune = PruneOptions { retention, image_factor: 0, lazy: false };
+    let options_of_prune = PruneOptions { retention, image_factor: 0, lazy: false, keep_from: None };
     let plan = prune(&history.dir(), &options_of_prune, Timestamp(last.0 * 1_000_000_000)).unwrap();
     assert!(!plan.dropped.is_empty() && plan.segments() > 0);
     let timeline = history.journal().timeline().unwrap();

@@ -10,6 +10,7 @@ use crate::capture::{Origin, Rung};
 use crate::collect::CollectorStatus;
 use crate::model::{Lsn, MarkId, Point, Timestamp, VolumeId};
 use crate::service::origin::OriginStatus;
+use crate::service::retention::Retained;
 
 /// What `status --json` prints for a volume.
 #[derive(Clone, Debug, Serialize)]
@@ -193,17 +194,27 @@ impl SharedProgress {
         });
     }
 
-    /// Waits this long, or until the protection ends.
-    pub fn wait_for_end(&self, at_most: Duration) {
+    /// Waits this long, or until the protection ends; says whether it has.
+    pub fn wait_for_end(&self, at_most: Duration) -> bool {
         let going_on = |progress: &mut Progress| progress.failure.is_none() && !progress.journal_ended;
         let waited = self.changed.wait_timeout_while(self.get(), at_most, going_on);
-        drop(waited.expect("nobody panics with the progress locked"));
+        !going_on(&mut waited.expect("nobody panics with the progress locked").0)
     }
 
     /// Waits until something changed, at most this long.
     pub fn wait(&self, at_most: Duration) -> MutexGuard<'_, Progress> {
         let waited = self.changed.wait_timeout(self.get(), at_most);
         waited.expect("nobody panics with the progress locked").0
+    }
+}
+
+impl Retained for SharedProgress {
+    fn wait_for_end(&self, at_most: Duration) -> bool {
+        self.wait_for_end(at_most)
+    }
+
+    fn update_retention(&self, change: &mut dyn FnMut(&mut RetentionStatus)) {
+        self.update(|progress| change(progress.retention.get_or_insert_default()));
     }
 }
 

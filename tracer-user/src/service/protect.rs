@@ -11,7 +11,7 @@ use crate::capture::{Capture, CaptureError, CaptureOptions, Origin, Rung};
 use crate::collect::{CollectorStatus, Command, Hooks};
 use crate::io::BlockDevice;
 use crate::io::clock::realtime;
-use crate::journal::{JournalOptions, PruneOptions};
+use crate::journal::{JournalOptions, PruneOptions, prune};
 use crate::model::{ByteRangeSet, Point};
 use crate::service::applier::{Applier, Shared, bring_one};
 use crate::service::control::{self, Served, Shown};
@@ -307,7 +307,9 @@ impl Running {
         }
         if let Some(retention) = options.retention.clone() {
             let (dir, pruned) = (options.journal.clone(), progress.clone());
-            spawn("retention", move || run_retention(&dir, &retention, &pruned))?;
+            spawn("retention", move || {
+                run_retention(&retention, |options, now| prune(&dir, options, now), &*pruned);
+            })?;
         }
         Ok(Running {
             commands,

@@ -39,7 +39,8 @@ pub struct Catalog {
     pub since: Option<Difference>,
 }
 
-/// What was changed since a state, and how names were in it.
+/// What was changed since a state, and how names were in it. At marks what came and went is forgotten now and then, so that this
+/// is not larger than the two states, however many records lie between them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
     /// What names led to that were touched, and whether it was a directory.
@@ -48,7 +49,12 @@ pub struct Difference {
     pub made: HashSet<NodeId>,
     /// Inodes whose attributes were told again.
     pub told: BTreeSet<NodeId>,
+    /// How many names and inodes there were when it was done last.
+    thinned: usize,
 }
+
+/// Fewer are not worth it.
+const THIN_MIN: usize = 1 << 16;
 
 impl Catalog {
     pub fn node(&self, node: NodeId) -> Option<&Node> {
@@ -70,6 +76,11 @@ impl Catalog {
 
     pub fn count(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// The highest number that an inode ever had.
+    pub fn last(&self) -> NodeId {
+        self.last
     }
 
     /// The number the next new inode gets.
@@ -115,6 +126,19 @@ impl Catalog {
                 self.by_inode.remove(&gone.source.number);
             }
         }
+        self.thin();
+    }
+
+    /// Forgets of the difference what came and went.
+    fn thin(&mut self) {
+        let Some(mut since) = self.since.take() else { return };
+        if since.names.len() + since.told.len() > 2 * since.thinned + THIN_MIN {
+            since.names.retain(|(dir, name), before| before.map(|(node, _)| node) != self.entry(*dir, name));
+            since.told.retain(|node| self.nodes.contains_key(node));
+            since.made.retain(|node| self.nodes.contains_key(node));
+            since.thinned = since.names.len() + since.told.len();
+        }
+        self.since = Some(since);
     }
 
     fn tell(&mut self, node: NodeId, attributes: &Attributes, source: &SourceInode) {
@@ -222,6 +246,43 @@ pub(super) mod tests {
         }
         catalog.mark();
         catalog
+    }
+
+    /// One of: a new inode, a name less, another name or place.
+    pub fn some_change(
+        catalog: &Catalog,
+        (what, which, dir, name): (u8, usize, usize, u8),
+    ) -> Vec<TreeChange> {
+        let mut nodes: Vec<NodeId> =
+            catalog.nodes().map(|(id, _)| id).filter(|id| *id != NodeId::ROOT).collect();
+        let mut dirs: Vec<NodeId> =
+            catalog.nodes().filter(|(_, node)| node.kind() == NodeKind::Dir).map(|(id, _)| id).collect();
+        nodes.sort();
+        dirs.sort();
+        let (dir, name) = (dirs[dir % dirs.len()], vec![b'a' + name % 4]);
+        let mut changes = Vec::new();
+        let node = match what {
+            0 | 1 => {
+                let new = inode(catalog.next().0, if what == 0 { FILE } else { DIR });
+                changes.push(new);
+                catalog.next()
+            }
+            2 => return vec![TreeChange::Unlink { dir, name }],
+            _ if nodes.is_empty() => return changes,
+            _ => nodes[which % nodes.len()],
+        };
+        // No directory is put below itself, as no file system would.
+        let mut at = dir;
+        while at != node && at != NodeId::ROOT {
+            match catalog.node(at).and_then(|node| node.places.first()) {
+                Some((above, _)) => at = *above,
+                None => return changes,
+            }
+        }
+        if at != node {
+            changes.push(TreeChange::Link { dir, name, node });
+        }
+        changes
     }
 
     fn path(catalog: &Catalog, node: u64) -> Option<String> {

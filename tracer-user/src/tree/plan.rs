@@ -144,8 +144,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::TreeChange;
-    use crate::tree::catalog::tests::{DIR, FILE, catalog, inode};
+    use crate::tree::catalog::tests::{catalog, some_change};
 
     /// A file system in memory: what is at each path. What is staged is at a path that begins with an empty name.
     #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -213,36 +212,10 @@ mod tests {
         }
     }
 
-    /// One of: a new inode, another name or place, a name less.
-    fn change(catalog: &mut Catalog, (what, which, dir, name): (u8, usize, usize, u8)) {
-        let mut nodes: Vec<NodeId> =
-            catalog.nodes().map(|(id, _)| id).filter(|id| *id != NodeId::ROOT).collect();
-        let mut dirs: Vec<NodeId> =
-            catalog.nodes().filter(|(_, node)| node.kind() == NodeKind::Dir).map(|(id, _)| id).collect();
-        nodes.sort();
-        dirs.sort();
-        let (dir, name) = (dirs[dir % dirs.len()], vec![b'a' + name % 4]);
-        let node = match what {
-            0 | 1 => {
-                let new = inode(catalog.next().0, if what == 0 { FILE } else { DIR });
-                catalog.apply(&new);
-                new.node()
-            }
-            2 => return catalog.apply(&TreeChange::Unlink { dir, name }),
-            3 => return catalog.mark(),
-            _ if nodes.is_empty() => return,
-            _ => nodes[which % nodes.len()],
-        };
-        // No directory is put below itself, as no file system would.
-        let mut at = dir;
-        while at != node && at != NodeId::ROOT {
-            match catalog.node(at).and_then(|node| node.places.first()) {
-                Some((above, _)) => at = *above,
-                None => return,
-            }
-        }
-        if at != node {
-            catalog.apply(&TreeChange::Link { dir, name, node });
+    fn change(catalog: &mut Catalog, which: (u8, usize, usize, u8)) {
+        match which.0 {
+            3 => catalog.mark(),
+            _ => some_change(catalog, which).iter().for_each(|change| catalog.apply(change)),
         }
     }
 

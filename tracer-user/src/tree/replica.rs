@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::journal::Journal;
+use crate::journal::{Journal, JournalError};
 use crate::model::{Lsn, Point};
 use crate::tree::catalog::Catalog;
 use crate::tree::checkpoint::TreeCheckpoint;
-use crate::tree::replay::{TreeReplayError, bring, load};
+use crate::tree::replay::{TreeReplayError, bring, load, way};
 use crate::tree::target::{Applied, TargetTree, TreeTargetError};
 
 /// A target directory, its checkpoint, and what the journal says of it at the mark it is at.
@@ -19,8 +19,8 @@ pub struct TreeReplica {
 }
 
 impl TreeReplica {
-    /// The target of this journal, gone on with; or a new one, which has to be empty, or is emptied by force. One that was
-    /// interrupted on its way to a mark is brought to it.
+    /// The target of this journal, gone on with; or a new one, or one at a mark that the journal does not have any more, which has
+    /// to be empty, or is emptied by force. One that was interrupted on its way to a mark is brought to it.
     pub fn open(dir: &Path, target: &Path, force: bool) -> Result<TreeReplica, TreeReplayError> {
         let journal = Journal::open(dir)?;
         let mut target = TargetTree::open(target)?;
@@ -29,16 +29,22 @@ impl TreeReplica {
         let volume = journal.info().id;
         let known = TreeCheckpoint::read(dir)?
             .filter(|checkpoint| checkpoint.target_identity == identity && checkpoint.volume == volume);
-        let checkpoint = match known {
-            Some(checkpoint) => checkpoint,
+        let known = match known {
+            Some(checkpoint) => match load(&journal, checkpoint.applied) {
+                Err(JournalError::Folded { .. }) => None,
+                catalog => Some((checkpoint, catalog?)),
+            },
+            None => None,
+        };
+        let (checkpoint, catalog) = match known {
+            Some(known) => known,
             None => {
                 target.begin(force)?;
                 let fresh = TreeCheckpoint::fresh(volume, target.path(), &identity);
                 fresh.write(dir)?;
-                fresh
+                (fresh, Catalog::default())
             }
         };
-        let catalog = load(&journal, checkpoint.applied)?;
         let mut replica = TreeReplica { journal, dir: dir.to_owned(), target, checkpoint, catalog };
         if let Some(to) = replica.checkpoint.applying {
             let mark = replica.journal.points()?.into_iter().find(|point| point.lsn == to);
@@ -64,12 +70,21 @@ impl TreeReplica {
 
     fn finish(&mut self, to: Lsn, mark: Option<&Point>) -> Result<Applied, TreeReplayError> {
         let TreeReplica { journal, dir, target, checkpoint, catalog } = self;
-        let (after, taken_away) = (checkpoint.applied, checkpoint.taken_away);
-        let mut now_taken_away = || {
-            checkpoint.taken_away = true;
-            Ok(checkpoint.write(dir)?)
+        let applied = loop {
+            let way = way(journal, checkpoint.applied, to)?;
+            let taken_away = checkpoint.taken_away;
+            let mut now_taken_away = || {
+                checkpoint.taken_away = true;
+                Ok(checkpoint.write(dir)?)
+            };
+            match bring(journal, &way, catalog, target, taken_away, &mut now_taken_away) {
+                // It was pruned meanwhile: what was begun is gone on with, by another way.
+                Err(TreeReplayError::Journal(_)) if !journal.is_current(&way)? => {
+                    *catalog = load(journal, checkpoint.applied)?;
+                }
+                done => break done?,
+            }
         };
-        let applied = bring(journal, catalog, after, to, target, taken_away, &mut now_taken_away)?;
         checkpoint.applied = to;
         checkpoint.mark = mark.map(|mark| mark.id);
         checkpoint.applying = None;

@@ -67,7 +67,7 @@ pub(super) fn fold(history: &History, seconds_ago: u64, image: bool) {
         drop_labelled: true,
     };
     let now = Timestamp(history.states.len() as u64 * 1_000_000_000);
-    let options = PruneOptions { retention, image_factor: u64::from(image), lazy: false };
+    let options = PruneOptions { retention, image_factor: u64::from(image), lazy: false, keep_from: None };
     prune(&history.dir(), &options, now).unwrap();
 }
 

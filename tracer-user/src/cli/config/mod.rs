@@ -387,6 +387,7 @@ target = "/backup/home"
             "/home",
             "--journal=/backup/home.journal",
             "--target=/backup/home",
+            "--daily=7",
             "--mark-every=1m",
         ];
         assert_eq!((home.kind, arguments(home)), (UnitKind::Tree, expected.map(str::to_owned).to_vec()));
@@ -433,9 +434,9 @@ target = "/backup/home"
             (with("source = \"/home\"", "source = \"/home/../data\""), 15, "absolute"),
             (with("source = \"/home\"", ""), 14, "no `source`"),
             (
-                with("target = \"/backup/home\"", "target = \"/backup/home\"\nkeep-all = \"1d\""),
+                with("target = \"/backup/home\"", "target = \"/backup/home\"\nlimit-apply = \"1MiB\""),
                 18,
-                "another `journal`",
+                "a tree has no",
             ),
             (with("drop-labelled = true", "before-mark = \"true\""), 7, "after-mark"),
             (with("drop-labelled = true", "early = true"), 7, "trust-reboot"),

@@ -18,7 +18,7 @@ pub const PLACES: [&str; 3] = ["source", "journal", "target"];
 const OF_TREES: [&str; 5] = ["freeze-timeout", "mark-every", "origin-ring", "origin-rung", "sync"];
 
 pub fn is_of(key: &str, kind: UnitKind) -> bool {
-    kind == UnitKind::Volume || OF_TREES.contains(&key)
+    kind == UnitKind::Volume || OF_TREES.contains(&key) || is_retention(key)
 }
 
 fn is_retention(key: &str) -> bool {
@@ -40,13 +40,7 @@ pub fn check(setting: &Setting, kind: Option<UnitKind>) -> Result<(), String> {
     let command = ProtectArgs::augment_args(clap::Command::new("protect"));
     let is_known = command.get_arguments().any(|argument| argument.get_long() == Some(key));
     if is_known && kind == Some(UnitKind::Tree) && !is_of(key, UnitKind::Tree) {
-        if is_retention(key) {
-            return Err(format!(
-                "of a tree all history is kept, so it has no `{key}`. To be rid of old history, `pause` it, name another \
-                 `journal` here, run `afterwrite protect` once by hand with that and --force, and remove the old journal"
-            ));
-        }
-        return Err(format!("a tree has no `{key}`; it has {}", OF_TREES.join(", ")));
+        return Err(format!("a tree has no `{key}`; it has {}, and what is kept", OF_TREES.join(", ")));
     }
     let arguments = ["protect", "/source", "--journal=/journal", "--target=/target", &setting.argument()];
     let Err(error) = command.try_get_matches_from(arguments) else { return Ok(()) };

@@ -37,7 +37,7 @@ fn folded(dir: &std::path::Path) -> (Journal, Vec<u8>) {
         weekly: 5,
         drop_labelled: true,
     };
-    let options = PruneOptions { retention, image_factor: 0, lazy: false };
+    let options = PruneOptions { retention, image_factor: 0, lazy: false, keep_from: None };
     let plan = prune(dir, &options, Timestamp(1100 * 1_000_000_000)).unwrap();
     assert_eq!(plan.upto, Lsn(VOLUME_MIB + 1));
     (Journal::open(dir).unwrap(), state)

@@ -116,8 +116,8 @@ fn state_at(journal: &Journal<FaultyStore>, lsn: Lsn) -> Result<Vec<u8>, Journal
 }
 
 fn prune(store: &FaultyStore, options: &PruneOptions, now: Timestamp) -> Result<PrunePlan, JournalError> {
-    let scratch = Scratch::open(std::path::Path::new("/dev/shm")).unwrap().with_ranges(5);
-    prune_in(&mut store.clone(), &Journal::open_in(store.clone())?, options, now, &scratch)
+    let mut scratch = Scratch::open(std::path::Path::new("/dev/shm")).unwrap().with_ranges(5);
+    prune_in(&mut store.clone(), &Journal::open_in(store.clone())?, options, now, &mut scratch)
 }
 
 fn keep(all: u64, marks: u64, daily: usize) -> PruneOptions {
@@ -130,7 +130,7 @@ fn keep(all: u64, marks: u64, daily: usize) -> PruneOptions {
         weekly: 0,
         drop_labelled: false,
     };
-    PruneOptions { retention, image_factor: 0, lazy: false }
+    PruneOptions { retention, image_factor: 0, lazy: false, keep_from: None }
 }
 
 /// What the policy keeps is there, to the byte, and so is each record of what is left as it was written.

@@ -134,7 +134,7 @@ fn a_fuzzy_point_needs_force_and_what_was_folded_cannot_be_had() {
         weekly: 0,
         drop_labelled: true,
     };
-    let keep = PruneOptions { retention, image_factor: 0, lazy: false };
+    let keep = PruneOptions { retention, image_factor: 0, lazy: false, keep_from: None };
     let plan = prune(&history.dir(), &keep, Timestamp(last.0 * 1_000_000_000)).unwrap();
     let gone = &plan.dropped[0];
     let refused = go(&to(&history, &format!("mark:{}", gone.id))).unwrap_err();

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::capture::vfs::VfsOptions;
-use crate::journal::JournalOptions;
+use crate::journal::{JournalOptions, PruneOptions};
 
 pub use run::protect_tree;
 pub use status::TreeStatus;
@@ -23,6 +23,8 @@ pub struct TreeOptions {
     pub freeze_timeout: Duration,
     pub journal_options: JournalOptions,
     pub probes: VfsOptions,
+    /// All history is kept when there is none.
+    pub retention: Option<PruneOptions>,
     pub force: bool,
 }
 

@@ -16,12 +16,13 @@ use crate::journal::{Journal, Writer};
 use crate::model::{Activity, ActivityShown, Point};
 use crate::origin::FileWatch;
 use crate::service::control::{self, Served, Shown};
+use crate::service::retention::run_retention;
 use crate::service::run_dir;
 use crate::service::tree::prepare::{Prepared, prepare};
 use crate::service::tree::status::{Shared, TreeReplicaStatus, TreeStatus};
 use crate::service::tree::world::Probes;
 use crate::service::tree::{TreeEvent, TreeOptions};
-use crate::tree::{Collector, CollectorStatus, MarkMade, Source, TreeError, TreeReplica, load};
+use crate::tree::{Collector, CollectorStatus, MarkMade, Source, TreeError, TreeReplica, load, prune};
 
 const POLL: Duration = Duration::from_millis(2);
 /// When nothing has happened for so many turns.
@@ -60,6 +61,7 @@ pub fn protect_tree(
         last_mark: marks.last().cloned(),
         last_mark_error: None,
         replica: TreeReplicaStatus::default(),
+        retention: None,
         activity: ActivityShown::default(),
     };
     show(TreeEvent::Attached { status: &status, resumed });
@@ -100,6 +102,12 @@ pub fn protect_tree(
     threads.push(spawn("target", move || {
         apply(&of_target, replica, &dir, &target);
     })?);
+    if let Some(retention) = options.retention.clone() {
+        let (of_journal, dir) = (shared.clone(), options.journal.clone());
+        spawn("retention", move || {
+            run_retention(&retention, |options, now| prune(&dir, options, now), &*of_journal);
+        })?;
+    }
     let running = Running { shared: shared.clone(), commands, threads };
     let socket = run_dir::socket(&run_dir::path(), &name);
     let last = control::serve(&socket, &running, &mut |shown| {

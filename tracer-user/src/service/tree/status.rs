@@ -7,6 +7,8 @@ use serde::Serialize;
 
 use crate::capture::vfs::{VfsCounters, VfsRung};
 use crate::model::{ActivityShown, Lsn, MarkId, Point, VolumeId};
+use crate::service::progress::RetentionStatus;
+use crate::service::retention::Retained;
 use crate::tree::CollectorStatus;
 
 /// What `status --json` prints for a tree.
@@ -35,6 +37,8 @@ pub struct TreeStatus {
     pub last_mark: Option<Point>,
     pub last_mark_error: Option<String>,
     pub replica: TreeReplicaStatus,
+    /// When it was told what to keep.
+    pub retention: Option<RetentionStatus>,
     /// By what was journaled; a tree has no map.
     #[serde(flatten)]
     pub activity: ActivityShown,
@@ -97,5 +101,17 @@ impl Shared {
             u64::try_from((now - i128::from(mark.time.0)).max(0) / 1_000_000).unwrap_or(u64::MAX)
         });
         status
+    }
+}
+
+impl Retained for Shared {
+    fn wait_for_end(&self, at_most: Duration) -> bool {
+        let state = self.state.lock().expect("nobody panics with the status locked");
+        let waited = self.changed.wait_timeout_while(state, at_most, |state| !state.ended);
+        waited.expect("nobody panics with the status locked").0.ended
+    }
+
+    fn update_retention(&self, change: &mut dyn FnMut(&mut RetentionStatus)) {
+        self.update(|state| change(state.status.retention.get_or_insert_default()));
     }
 }

@@ -71,9 +71,10 @@ pub fn attach_on(
         session: words,
         skips,
         logger,
+        // Pinned links hold theirs.
+        _programs: pins.is_none().then_some(programs),
         pins,
         in_use: None,
-        _programs: Some(programs),
     })
 }
 
@@ -99,7 +100,7 @@ pub fn load(
     let granule_shift = (granules.granule_bytes() / SECTOR_BYTES).trailing_zeros();
     let entries = |words: usize| u32::try_from(words).expect("bitmaps are bounded");
 
-    let mut loader = EbpfLoader::new();
+    let mut loader = loader();
     for (name, offset) in &offsets {
         loader.override_global(name, offset, true);
     }
@@ -124,6 +125,13 @@ pub fn load(
             .override_global("PAGE_CONSTANT", page_constant, true);
     }
     loader.load(object::EMBEDDED).map_err(|source| CaptureError::Load(Box::new(source)))
+}
+
+/// Of objects that were not compiled against a kernel's types, as ours: it need not keep those of this one.
+pub fn loader<'a>() -> EbpfLoader<'a> {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    loader
 }
 
 /// Attaches a program that is not pinned, to a tracepoint.

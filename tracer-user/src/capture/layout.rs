@@ -1,14 +1,35 @@
 //! Where the running kernel keeps the members our probes read: from its BTF, at load time.
 
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use btf_rs::{Btf, Type};
+use btf_rs::{Backend, Btf, Type};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use crate::capture::CaptureError;
 
 /// The kernel's BTF; AFTERWRITE_BTF names another file, for tests and for kernels that keep it elsewhere.
 pub fn kernel_btf_path() -> PathBuf {
     std::env::var_os("AFTERWRITE_BTF").map_or_else(|| PathBuf::from("/sys/kernel/btf/vmlinux"), PathBuf::from)
+}
+
+/// Looked at where it lies: taken apart it would be some ten times as large, of which hardly anything is asked for. It lies in a
+/// copy, as a kernel before 6.16 does not let its own be mapped.
+///
+/// # Errors
+/// What it lacks, for [`CaptureError::Layout`].
+pub fn open_btf(path: &Path) -> Result<Btf, String> {
+    let copy = || -> io::Result<File> {
+        let mut copy = File::from(memfd_create(c"kernel-btf", MFdFlags::MFD_CLOEXEC)?);
+        io::copy(&mut File::open(path)?, &mut copy)?;
+        Ok(copy)
+    };
+    let unreadable = |error: &dyn std::fmt::Display| format!("readable type information ({error})");
+    let copy = copy().map_err(|error| unreadable(&error))?;
+    Btf::from_file_with_backend(format!("/proc/self/fd/{}", copy.as_raw_fd()), Backend::Mmap)
+        .map_err(|error| unreadable(&error))
 }
 
 /// (setting of the probes, struct, path to the member)
@@ -41,8 +62,7 @@ pub struct KernelLayout {
 impl KernelLayout {
     pub fn read(path: &Path) -> Result<KernelLayout, CaptureError> {
         let failed = |what: String| CaptureError::Layout { path: path.display().to_string(), what };
-        let btf =
-            Btf::from_file(path).map_err(|error| failed(format!("readable type information ({error})")))?;
+        let btf = open_btf(path).map_err(failed)?;
         Ok(KernelLayout { offsets: offsets_of(&btf, &MEMBERS).map_err(failed)? })
     }
 }
@@ -69,8 +89,7 @@ pub struct PayloadLayout {
 impl PayloadLayout {
     pub fn read(path: &Path) -> Result<PayloadLayout, CaptureError> {
         let failed = |what: String| CaptureError::Layout { path: path.display().to_string(), what };
-        let btf =
-            Btf::from_file(path).map_err(|error| failed(format!("readable type information ({error})")))?;
+        let btf = open_btf(path).map_err(failed)?;
         let mut offsets = offsets_of(&btf, &PAYLOAD_MEMBERS).map_err(failed)?;
         let crypt = offset_of_path(&btf, "bio", &["bi_crypt_context"]).unwrap_or(0);
         offsets.push(("BIO_CRYPT", crypt));
@@ -85,13 +104,17 @@ impl PayloadLayout {
     }
 }
 
+/// Those of one struct follow each other, as finding a name takes a look at all of them.
 pub fn offsets_of(btf: &Btf, members: &[Member]) -> Result<Vec<(&'static str, u32)>, String> {
-    let offset = |(setting, owner, members): &Member| {
-        offset_of_path(btf, owner, members)
-            .map(|offset| (*setting, offset))
-            .ok_or_else(|| format!("{owner}.{}", members.join(".")))
-    };
-    members.iter().map(offset).collect()
+    let mut offsets = Vec::new();
+    for of_one in members.chunk_by(|(_, a, _), (_, b, _)| a == b) {
+        let owner = of_one.first().and_then(|(_, owner, _)| find_struct(btf, owner));
+        for (setting, name, members) in of_one {
+            let offset = owner.as_ref().and_then(|owner| offset_within(btf, owner, members));
+            offsets.push((*setting, offset.ok_or_else(|| format!("{name}.{}", members.join(".")))?));
+        }
+    }
+    Ok(offsets)
 }
 
 fn size_of_struct(btf: &Btf, name: &str) -> Option<u32> {
@@ -102,8 +125,15 @@ fn size_of_struct(btf: &Btf, name: &str) -> Option<u32> {
 }
 
 pub fn offset_of_path(btf: &Btf, owner: &str, members: &[&str]) -> Option<u32> {
-    let types = btf.resolve_types_by_name(owner).ok()?;
-    let mut current = types.into_iter().find(|t| matches!(t, Type::Struct(_)))?;
+    offset_within(btf, &find_struct(btf, owner)?, members)
+}
+
+fn find_struct(btf: &Btf, name: &str) -> Option<Type> {
+    btf.resolve_types_by_name(name).ok()?.into_iter().find(|found| matches!(found, Type::Struct(_)))
+}
+
+fn offset_within(btf: &Btf, owner: &Type, members: &[&str]) -> Option<u32> {
+    let mut current = owner.clone();
     let mut offset = 0;
     for member in members {
         let (at, member_type) = find_member(btf, &current, member)?;
@@ -118,14 +148,12 @@ fn find_member(btf: &Btf, owner: &Type, name: &str) -> Option<(u32, Type)> {
     let (Type::Struct(body) | Type::Union(body)) = owner else { return None };
     body.members.iter().find_map(|member| {
         let offset = member.bit_offset() / 8;
-        let member_type = btf.resolve_chained_type(member).ok()?;
+        let member_type = || Some(resolve_named(btf, btf.resolve_chained_type(member).ok()?));
         match btf.resolve_name(member) {
-            Ok(found) if found == name => Some((offset, resolve_named(btf, member_type))),
+            Ok(found) if found == name => Some((offset, member_type()?)),
             Ok(found) if !found.is_empty() => None,
             // It may be qualified: `const struct { … };`
-            _ => {
-                find_member(btf, &resolve_named(btf, member_type), name).map(|(inner, t)| (offset + inner, t))
-            }
+            _ => find_member(btf, &member_type()?, name).map(|(inner, t)| (offset + inner, t)),
         }
     })
 }
@@ -162,6 +190,21 @@ mod tests {
         let offset = |name| layout.offsets.iter().find(|(n, _)| *n == name).unwrap().1;
         // bi_iter starts with the sector, the size follows it.
         assert_eq!(offset("BIO_SIZE"), offset("BIO_SECTOR") + 8);
+    }
+
+    #[test]
+    fn type_information_that_is_cut_short_is_refused() {
+        let Ok(whole) = std::fs::read("/sys/kernel/btf/vmlinux") else {
+            println!("SKIP: this kernel has no BTF");
+            return;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("btf");
+        for len in [0, 1, 23, 24, 4096, whole.len() / 2, whole.len() - 1] {
+            std::fs::write(&path, &whole[..len]).unwrap();
+            let error = KernelLayout::read(&path).unwrap_err().to_string();
+            assert!(error.contains("type information"), "{len} bytes: {error}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ mod ordered;
 mod reading;
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,11 @@ const GAPS_MAX: usize = 1024;
 /// Between the submission's event and the moment the kernel counts the request as under way.
 const SETTLE_NS: u64 = 50_000_000;
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
+/// While nothing is written: then little can have changed, and most of it is asked of files of the kernel.
+const HOUSEKEEPING_ASLEEP: Duration = Duration::from_secs(1);
+/// Turns in a row that found nothing to do. A turn a millisecond at first, then one each ten, then it is asleep.
+const DROWSY_TURNS: u32 = 300;
+const ASLEEP_TURNS: u32 = 500;
 /// How long `status` shows that the ring had no room.
 const OVERRUN_SHOWN: Duration = Duration::from_secs(1);
 
@@ -129,6 +134,7 @@ pub struct Collector<P, S> {
     stopping: Option<Stopping>,
     at_rest: Option<u64>,
     housekeeping: Instant,
+    idle_turns: u32,
     snapshot: CollectorStatus,
 }
 
@@ -195,6 +201,7 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
             stopping: None,
             at_rest: None,
             housekeeping: now,
+            idle_turns: 0,
             snapshot: CollectorStatus { state: begin.state, ..CollectorStatus::default() },
         })
     }
@@ -212,24 +219,33 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
     }
 
     fn run_to_end(&mut self) -> Result<(), CollectError> {
-        let mut idle_turns = 0u32;
         while !matches!(self.stopping, Some(Stopping::Done)) {
             let worked = self.turn()?;
             // Those who write wait for a mark.
-            idle_turns = if worked || self.mark.is_some() { 0 } else { idle_turns.saturating_add(1) };
+            let is_busy = worked || self.mark.is_some();
+            self.idle_turns = if is_busy { 0 } else { self.idle_turns.saturating_add(1) };
             if !worked {
-                // Short while something is going on, longer when nothing has for a while. What is copied needs the
-                // ring read in time, should many writes begin at once.
-                let millis = match idle_turns {
-                    0..300 => 1,
-                    300..500 => 10,
+                // What is copied needs the ring read in time, should many writes begin at once.
+                let millis = match self.idle_turns {
+                    0..DROWSY_TURNS => 1,
+                    DROWSY_TURNS..ASLEEP_TURNS => 10,
                     _ if self.ordered => 20,
-                    _ => 50,
+                    _ => 100,
                 };
-                std::thread::sleep(Duration::from_millis(millis));
+                self.rest(Duration::from_millis(millis));
             }
         }
         Ok(())
+    }
+
+    /// So long, or until it is told something.
+    fn rest(&mut self, at_most: Duration) {
+        match self.commands.recv_timeout(at_most) {
+            Ok(command) => self.obey(command),
+            Err(RecvTimeoutError::Timeout) => {}
+            // Nobody is left to tell it anything, which takes no time to find out.
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(at_most),
+        }
     }
 
     /// What `status` is told.
@@ -253,7 +269,8 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
         self.advance_mark()?;
         self.renew_history();
         self.advance_state();
-        if self.housekeeping.elapsed() >= HOUSEKEEPING {
+        let every = if self.idle_turns < ASLEEP_TURNS { HOUSEKEEPING } else { HOUSEKEEPING_ASLEEP };
+        if self.housekeeping.elapsed() >= every {
             self.housekeeping = Instant::now();
             self.keep_house()?;
         }
@@ -382,19 +399,23 @@ impl<P: Probes, S: Source + Send + 'static> Collector<P, S> {
 
     fn take_commands(&mut self) {
         while let Ok(command) = self.commands.try_recv() {
-            match command {
-                Command::Mark { reply, .. } if self.stopping.is_some() => {
-                    reply.map(|reply| reply.try_send(Err("the protection is ending".into())));
-                }
-                Command::Mark { label, reply, group } => self.ask_for_mark(Asked { label, reply, group }),
-                Command::Stop if self.scan.is_done() => {
-                    self.snapshot.state = State::Stopping;
-                    self.ask_for_mark(Asked { label: "stop".into(), ..Asked::default() });
-                    self.stopping = Some(Stopping::LastMark);
-                }
-                // Half a baseline is no point; what was journaled is kept for the next start.
-                Command::Stop => self.stopping = Some(Stopping::Done),
+            self.obey(command);
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Mark { reply, .. } if self.stopping.is_some() => {
+                reply.map(|reply| reply.try_send(Err("the protection is ending".into())));
             }
+            Command::Mark { label, reply, group } => self.ask_for_mark(Asked { label, reply, group }),
+            Command::Stop if self.scan.is_done() => {
+                self.snapshot.state = State::Stopping;
+                self.ask_for_mark(Asked { label: "stop".into(), ..Asked::default() });
+                self.stopping = Some(Stopping::LastMark);
+            }
+            // Half a baseline is no point; what was journaled is kept for the next start.
+            Command::Stop => self.stopping = Some(Stopping::Done),
         }
     }
 

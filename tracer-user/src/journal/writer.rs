@@ -327,6 +327,11 @@ impl<S: Store> Writer<S> {
         if now.duration_since(since) >= interval { self.sync().map(|_| ()) } else { Ok(()) }
     }
 
+    /// Whether [`Writer::tick`] has something to sync, by and by.
+    pub fn awaits_tick(&self) -> bool {
+        matches!(self.options.sync, SyncPolicy::Interval(_)) && self.durable != self.written
+    }
+
     fn refuse_latched(&self) -> Result<(), JournalError> {
         if self.latched { Err(JournalError::Latched) } else { Ok(()) }
     }

@@ -12,15 +12,15 @@ use crate::io::{BlockDevice, Pace};
 use crate::journal::Journal;
 use crate::model::{Lsn, Point, VolumeInfo};
 use crate::service::prepare::Target;
-use crate::service::progress::{SharedProgress, TargetProgress};
+use crate::service::progress::{Progress, SharedProgress, TargetProgress};
 
-/// How soon an end is noticed while nothing else happens.
-const TICK: Duration = Duration::from_millis(200);
+/// Between two looks that find nothing to apply, while there are granules to be hashed anew.
+const TICK: Duration = Duration::from_millis(100);
 /// A target that failed is tried again this soon.
 const RETRY: Duration = Duration::from_secs(2);
 /// While nothing is applied, the target is looked at this often.
 const LOOK: Duration = Duration::from_secs(10);
-/// Hashed anew at each look that finds nothing to apply: 4 MiB, some 10 times a second.
+/// Hashed anew at each of them: 4 MiB.
 const REFRESHED_GRANULES: usize = 64;
 
 pub struct Applier {
@@ -32,6 +32,24 @@ pub struct Applier {
     replica: Option<Replica>,
     pace: Pace,
     shared: Shared,
+}
+
+/// What of the progress says what is to be done now.
+#[derive(Clone, Copy, PartialEq)]
+struct Aim {
+    goal: Lsn,
+    ended: bool,
+    failed: bool,
+    /// Nothing will come for a while.
+    rests: bool,
+}
+
+impl Aim {
+    fn of(p: &Progress, index: usize) -> Aim {
+        let goal = p.restorable.as_ref().map_or(p.durable, |mark| mark.lsn);
+        let rests = p.paused.is_some() && p.targets[index].applied >= goal;
+        Aim { goal, ended: p.journal_ended, failed: p.failure.is_some(), rests }
+    }
 }
 
 /// What all appliers of a volume have in common.
@@ -68,21 +86,25 @@ impl Applier {
     pub fn run(mut self) {
         claim(Work::Deferrable);
         let mut looked = Instant::now();
+        let mut seen = Aim::of(&self.shared.progress.get(), self.index);
+        let mut wait = Duration::ZERO;
         loop {
-            let (goal, mark, ended, rests) = {
-                let p = self.shared.progress.wait(TICK);
-                if p.failure.is_some() {
-                    return;
-                }
-                let goal = p.restorable.as_ref().map_or(p.durable, |mark| mark.lsn);
-                let rests = p.paused.is_some() && p.targets[self.index].applied >= goal;
-                (goal, p.restorable.clone(), p.journal_ended, rests)
+            let mark;
+            (seen, mark) = {
+                let p = self.shared.progress.wait_while(wait, |p| Aim::of(p, self.index) == seen);
+                (Aim::of(&p, self.index), p.restorable.clone())
             };
+            let Aim { goal, ended, failed, rests } = seen;
+            if failed {
+                return;
+            }
             if rests {
                 // Its hash list is beside the journal: whoever has to unmount that disk must not wait for us.
                 self.replica = None;
+                wait = LOOK;
                 continue;
             }
+            wait = TICK;
             let result = match &mut self.replica {
                 Some(replica) if !replica.is_at(goal) => self.advance(goal, mark.as_ref(), true),
                 Some(replica) if ended => return replica.finish_hashes(),
@@ -91,7 +113,8 @@ impl Applier {
                     replica.look().map_err(anyhow::Error::from)
                 }
                 Some(replica) => {
-                    replica.refresh_hashes(REFRESHED_GRANULES);
+                    let has_more = replica.refresh_hashes(REFRESHED_GRANULES);
+                    wait = if has_more { TICK } else { LOOK.saturating_sub(looked.elapsed()) };
                     continue;
                 }
                 None => self.open().map_err(anyhow::Error::from),

@@ -15,10 +15,10 @@ use crate::service::member::join;
 use crate::service::protocol::{Request, Response, Talk, listen};
 use crate::service::run_dir;
 
+/// An end that was not asked for is noticed then, too.
 const SHOW_EVERY: Duration = Duration::from_millis(500);
-/// How soon an end is noticed: one that was asked for, and one that was not.
+/// How soon one is that was asked for.
 const ENDED_SOON: Duration = Duration::from_millis(20);
-const ENDED_SOME_TIME: Duration = Duration::from_millis(250);
 
 /// A running protection.
 pub(super) trait Served {
@@ -72,16 +72,15 @@ async fn serve_until_end<P: Served>(
             }
             Some(_) = clients.join_next() => {}
             _ = ticks.tick() => show(Shown::Progress(&running.status())),
-            () = tokio::time::sleep(if stopping { ENDED_SOON } else { ENDED_SOME_TIME }) => {
-                if running.ended() {
-                    // What was asked for is still answered.
-                    while clients.join_next().await.is_some() {}
-                    return Ok(Some(running.status()));
-                }
-            }
+            () = tokio::time::sleep(ENDED_SOON), if stopping => {}
             _ = interrupt.recv() => if stop(running, &mut stopping, show) { return Ok(None) },
             _ = hangup.recv() => if stop(running, &mut stopping, show) { return Ok(None) },
             _ = terminate.recv() => if stop(running, &mut stopping, show) { return Ok(None) },
+        }
+        if running.ended() {
+            // What was asked for is still answered.
+            while clients.join_next().await.is_some() {}
+            return Ok(Some(running.status()));
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::io::{DeviceNumber, mounted_on};
 use crate::model::{FileBurst, FileChanges, Origin, OriginUnknown, Timestamp};
 use crate::origin::{Aggregate, Bursts, FileWatch, NewBurst, Seen, looks_random};
 use crate::service::call_share::CallShare;
+use crate::service::memory::give_back;
 use crate::service::placer::Placer;
 use crate::service::reading::ORIGIN_NOT_WANTED;
 use crate::service::run_dir;
@@ -38,6 +39,8 @@ const WINDOW_IDLE: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(2);
 /// Mounts of other namespaces are looked at this often; of those of our own the kernel tells.
 const LOOK_AT_MOUNTS: Duration = Duration::from_secs(10);
+/// Where something is mounted all the time the looks take this part of the time: every volume of the machine takes them.
+const LOOKS_PART: u32 = 50;
 const EVENTS_MAX: usize = 4096;
 /// Records that wait for the journal; more are given up.
 const WAITING_MAX: usize = 65536;
@@ -163,6 +166,7 @@ struct Recorder {
     options: VfsOptions,
     /// Says when something was mounted.
     mounts: File,
+    look_took: Duration,
     volume: DeviceNumber,
     mount_points: Vec<PathBuf>,
     ordered: bool,
@@ -202,6 +206,7 @@ impl Recorder {
             share: None,
             options,
             mounts,
+            look_took: Duration::ZERO,
             volume,
             mount_points: Vec::new(),
             ordered,
@@ -227,6 +232,7 @@ impl Recorder {
 
     fn run(mut self, commands: &Receiver<Sender<()>>) -> Result<(), CaptureError> {
         let (mut handed_on, mut looked) = (Instant::now(), Instant::now());
+        let mut changed = false;
         loop {
             let is_idle = self.busy_at.elapsed() >= IDLE;
             let request = commands.recv_timeout(if is_idle { POLL_IDLE } else { POLL });
@@ -240,7 +246,11 @@ impl Recorder {
             } else {
                 self.drain();
             }
-            if self.mounts_changed() || looked.elapsed() >= LOOK_AT_MOUNTS {
+            // The kernel tells it once.
+            changed |= self.mounts_changed();
+            let rest = if changed { self.look_took * LOOKS_PART } else { LOOK_AT_MOUNTS };
+            if looked.elapsed() >= rest.min(LOOK_AT_MOUNTS) {
+                changed = false;
                 looked = Instant::now();
                 self.look_at_mounts()?;
             }
@@ -395,8 +405,11 @@ impl Recorder {
     }
 
     fn look_at_mounts(&mut self) -> Result<(), CaptureError> {
+        let begun = Instant::now();
+        let mounts = mounted_on(self.volume);
+        self.look_took = begun.elapsed();
         // What can't be told now is told at the next look.
-        let Ok(mounts) = mounted_on(self.volume) else { return Ok(()) };
+        let Ok(mounts) = mounts else { return Ok(()) };
         self.placer.mounted(self.volume, &mounts);
         self.mount_points = mounts.iter().map(|mount| mount.mount_point.clone()).collect();
         let number = |n: DeviceNumber| (n.major << 20) | n.minor;
@@ -414,7 +427,11 @@ impl Recorder {
         } else {
             let watch = match self.watch.take() {
                 Some(watch) => watch,
-                None => FileWatch::new(attach(&self.options)?),
+                None => {
+                    let probes = attach(&self.options);
+                    give_back();
+                    FileWatch::new(probes?)
+                }
             };
             if watch.rung() == VfsRung::Syscall && self.options.rung.is_none() && self.share.is_none() {
                 self.share = Some(CallShare::take(&run_dir::path())?);

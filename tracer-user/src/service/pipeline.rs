@@ -11,6 +11,8 @@ use crate::model::{Mark, Point, RecordBody, Timestamp};
 use crate::service::progress::SharedProgress;
 
 const TICK: Duration = Duration::from_millis(100);
+/// While nothing waits to be written or synced; what comes is taken at once.
+const TICK_IDLE: Duration = Duration::from_secs(2);
 
 /// Appends what comes, makes marks durable and says so; ends when the collector has, or with its first error.
 pub fn run_journal(
@@ -21,10 +23,13 @@ pub fn run_journal(
 ) -> Result<(), JournalError> {
     claim(Work::Steady);
     let mut ticked = Instant::now();
+    let mut tick = TICK;
     // A journal that was opened anew counts from 0 again.
     let before = progress.get().journal_bytes;
     loop {
-        match entries.recv_timeout(TICK) {
+        let entry = entries.recv_timeout(tick);
+        tick = TICK;
+        match entry {
             Ok(Entry::Records { time, bodies }) => {
                 for body in bodies {
                     writer.append(time, body)?;
@@ -59,7 +64,10 @@ pub fn run_journal(
                 writer.sync()?;
                 acknowledged.barrier.store(number, Ordering::Release);
             }
-            Err(RecvTimeoutError::Timeout) => writer.flush()?,
+            Err(RecvTimeoutError::Timeout) => {
+                writer.flush()?;
+                tick = if writer.awaits_tick() { TICK } else { TICK_IDLE };
+            }
             Err(RecvTimeoutError::Disconnected) => break,
         }
         if ticked.elapsed() >= TICK {

@@ -201,9 +201,13 @@ impl SharedProgress {
         !going_on(&mut waited.expect("nobody panics with the progress locked").0)
     }
 
-    /// Waits until something changed, at most this long.
-    pub fn wait(&self, at_most: Duration) -> MutexGuard<'_, Progress> {
-        let waited = self.changed.wait_timeout(self.get(), at_most);
+    /// Waits as long as it stays that way, at most this long.
+    pub fn wait_while(
+        &self,
+        at_most: Duration,
+        stays: impl FnMut(&mut Progress) -> bool,
+    ) -> MutexGuard<'_, Progress> {
+        let waited = self.changed.wait_timeout_while(self.get(), at_most, stays);
         waited.expect("nobody panics with the progress locked").0
     }
 }

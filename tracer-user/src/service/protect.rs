@@ -17,7 +17,7 @@ use crate::service::applier::{Applier, Shared, bring_one};
 use crate::service::control::{self, Served, Shown};
 use crate::service::device_source::volume_extent;
 use crate::service::limits::Limits;
-use crate::service::memory::limit_allocator;
+use crate::service::memory::{give_back, limit_allocator};
 use crate::service::origin::{OriginStatus, OriginThread, Watched};
 use crate::service::prepare::{PrepareError, Prepared, prepare};
 use crate::service::progress::{
@@ -188,6 +188,7 @@ impl Running {
         let newest = restorable.as_ref().map(|mark| mark.id);
         let (capture, origin) =
             Capture::open(volume_extent(&device), &device.name, info.id, newest, &options.capture)?;
+        give_back();
         let rung = capture.rung();
         let stopped = Stopped::take(&options.journal)
             .context("the marker of a clean stop can't be taken from the journal")

@@ -155,7 +155,7 @@ fn load(rung: VfsRung, layout: &VfsLayout, options: &VfsOptions) -> Result<Ebpf,
 
 /// Knows where the running kernel keeps things.
 pub(super) fn loader(layout: &VfsLayout, ring_bytes: u32) -> EbpfLoader<'_> {
-    let mut loader = EbpfLoader::new();
+    let mut loader = crate::capture::attach::loader();
     for (name, offset) in &layout.offsets {
         loader.override_global(name, offset, true);
     }

@@ -3,7 +3,7 @@
 use btf_rs::{Btf, EnumMember, Type};
 
 use crate::capture::CaptureError;
-use crate::capture::layout::{Member, kernel_btf_path, offset_of_path, offsets_of};
+use crate::capture::layout::{Member, kernel_btf_path, offset_of_path, offsets_of, open_btf};
 
 const MEMBERS: [Member; 39] = [
     ("FILE_INODE", "file", &["f_inode"]),
@@ -67,8 +67,7 @@ impl VfsLayout {
     pub fn read() -> Result<VfsLayout, CaptureError> {
         let path = kernel_btf_path();
         let failed = |what: String| CaptureError::Layout { path: path.display().to_string(), what };
-        let btf =
-            Btf::from_file(&path).map_err(|error| failed(format!("readable type information ({error})")))?;
+        let btf = open_btf(&path).map_err(failed)?;
         let mut offsets = offsets_of(&btf, &MEMBERS).map_err(failed)?;
         offsets.extend(offsets_of(&btf, &FALLBACK_MEMBERS).map_err(failed)?);
         // Not there on other processors: then there are no 32-bit programs to be told.

@@ -63,26 +63,11 @@ impl Replica {
             volume: info.id,
             force,
         })?;
-        let open = |how| TargetWriter::open(&target_path, info.size_bytes, how);
+        let open = &|how| TargetWriter::open(&target_path, info.size_bytes, how);
         let (target, state) = match decision {
             Decision::Fresh(how) => (open(how)?, ReplicaState::Fresh),
             Decision::Rebuild(how, why) => (open(how)?, ReplicaState::Unknown(why)),
-            Decision::Resume(checkpoint) => {
-                let target = open(OpenTarget::Resume)?;
-                let at_rest = checkpoint.applying.is_none();
-                if at_rest && target.is_known_by_name_only() && is_another(&target, files) {
-                    drop(target);
-                    let why = "another disk has the target's name now, or somebody wrote to it".to_owned();
-                    log::warn!("{}: {why}; the replica is built again", target_path.display());
-                    let target = open(OpenTarget::New { force }).map_err(|error| match error {
-                        TargetError::NotEmpty { path, .. } => ApplyError::AnotherDisk { path },
-                        error => error.into(),
-                    })?;
-                    (target, ReplicaState::Unknown(why))
-                } else {
-                    (target, ReplicaState::At(checkpoint))
-                }
-            }
+            Decision::Resume(checkpoint) => resume(files, checkpoint, open, force)?,
         };
         // What a target holds that is not resumed is not known: the checkpoint found names no list of it.
         let named = match &state {
@@ -346,4 +331,28 @@ impl Replica {
         self.checkpoint = checkpoint;
         Ok(())
     }
+}
+
+/// The target that the checkpoint speaks of. Where only its name says that it is this one, what it holds has to agree.
+fn resume(
+    files: &ReplicaFiles,
+    checkpoint: Checkpoint,
+    open: &dyn Fn(OpenTarget) -> Result<TargetWriter, TargetError>,
+    force: bool,
+) -> Result<(TargetWriter, ReplicaState), ApplyError> {
+    let target = open(OpenTarget::Resume)?;
+    // Amid an apply it need not hold what the list says.
+    let at_rest = checkpoint.applying.is_none();
+    if !(at_rest && target.is_known_by_name_only() && is_another(&target, files)) {
+        return Ok((target, ReplicaState::At(checkpoint)));
+    }
+    // It is opened by one at a time.
+    drop(target);
+    let target = open(OpenTarget::New { force }).map_err(|error| match error {
+        TargetError::NotEmpty { path, .. } => ApplyError::AnotherDisk { path },
+        error => error.into(),
+    })?;
+    let why = "another disk has the target's name now, or somebody wrote to it".to_owned();
+    log::warn!("{}: {why}; the replica is built again", checkpoint.target_path);
+    Ok((target, ReplicaState::Unknown(why)))
 }

@@ -18,6 +18,8 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 const NEVER: &str = "mark-every = \"never\"";
+/// Each of two members and the service, while the first is frozen and at any time.
+const KILLS: usize = 6;
 const NAMES: [&str; 3] = ["first", "second", "third"];
 
 /// Writes the number of the round to each place in turn, synced: at any instant each has the number of the one before it, or one
@@ -212,7 +214,7 @@ fn whoever_is_killed_amid_a_mark_nothing_stays_frozen_and_the_next_one_is_made()
     let mut random = Random::new(seed());
     let rounds = Rounds::start(vec![mounts[0].point().join("round")])?;
     let mut failed = 0;
-    for number in 0..12 {
+    for number in 0..KILLS {
         // What is to be written while it freezes makes that take longer.
         let bytes = random.bytes(8 << 20);
         std::fs::write(mounts[0].point().join("much"), &bytes)?;
@@ -252,7 +254,7 @@ fn whoever_is_killed_amid_a_mark_nothing_stays_frozen_and_the_next_one_is_made()
         }
     }
     rounds.stop()?;
-    println!("{failed} of 12 marks failed as someone was killed");
+    println!("{failed} of {KILLS} marks failed as someone was killed");
     mounts.into_iter().try_for_each(Mount::unmount)?;
     service.stop()
 }

@@ -2,7 +2,7 @@
 //! nothing later is there, and only what was under way is torn. On the device itself, and on file systems on it.
 //!
 //! What is acknowledged and what is legal is in `src/legal.rs`. With extents only marks are restored, and judged the same
-//! way. AFTERWRITE_INSTANTS is how many instants each test restores (default 6), AFTERWRITE_SECONDS how long the load is.
+//! way. AFTERWRITE_INSTANTS is how many instants each test restores (default 4), AFTERWRITE_SECONDS how long the load is.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const VOLUME_BYTES: u64 = 64 * MIB;
 const REGION_BYTES: u64 = 2 * MIB;
 const WRITERS: u32 = 4;
 /// Of each test.
-const INSTANTS: u64 = 6;
+const INSTANTS: u64 = 4;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Writing {

@@ -8,7 +8,7 @@
 # modules: ext4 xfs loop virtio_scsi sd_mod
 # cmdline: nvme_core.multipath=N
 # tools: mkfs.ext4 mkfs.xfs fio blkdiscard sfdisk
-# default: 6.12
+# default: no
 # timeout: 600
 # compare: nvme_4096 nvme_4096_target
 # compare: scsi scsi_target

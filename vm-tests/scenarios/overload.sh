@@ -5,7 +5,7 @@
 # disks: source=64M target=64M journal=1G
 # modules: ext4
 # tools: mkfs.ext4 fio
-# default: 6.12
+# default: no
 # timeout: 360
 # compare: source target
 . /lib.sh

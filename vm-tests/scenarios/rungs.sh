@@ -4,7 +4,7 @@
 # disks: source=64M target=64M journal=768M
 # modules: ext4
 # tools: mkfs.ext4 fio
-# default: yes
+# default: 6.1
 # timeout: 480
 # compare: source target
 . /lib.sh

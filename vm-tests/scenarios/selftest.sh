@@ -4,7 +4,7 @@
 # disks: source=48M copy=64M
 # modules: ext4 loop dm-mod
 # tools: mkfs.ext4 fio dmsetup
-# default: 6.1
+# default: no
 # timeout: 180
 # compare: source copy@1M
 . /lib.sh

@@ -6,7 +6,7 @@
 # modules: ext4 xfs btrfs
 # tools: mkfs.ext4 mkfs.xfs mkfs.btrfs
 # programs: ways
-# default: yes
+# default: 6.12
 # timeout: 1800
 . /lib.sh
 for fs in ext4 xfs btrfs; do

@@ -14,6 +14,7 @@ use super::{Parts, start};
 use crate::capture::{Change, Payload};
 use crate::collect::collector::Collector;
 use crate::collect::*;
+use crate::io::clock::monotonic_ns;
 
 const BLOCK: u64 = 4096;
 const BLOCKS: u64 = 12;
@@ -122,8 +123,15 @@ impl Disk {
         let seq = self.counters.seen;
         self.counters.seen += 1;
         let number = if discard { 0 } else { seq as u32 + 1 };
-        let submit =
-            |change, payload| Event::Submit { key, first: true, range, change, time_ns: 0, seq, payload };
+        let submit = |change, payload| Event::Submit {
+            key,
+            first: true,
+            range,
+            change,
+            time_ns: monotonic_ns(),
+            seq,
+            payload,
+        };
         // As the probe: bytes while there is plenty of room, then where, then the bitmap.
         let plenty = self.room() > self.ring_max / 4;
         if discard || !plenty {

@@ -15,6 +15,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::capture::{Change, Payload};
 use crate::collect::collector::{Collector, CollectorParts};
+use crate::io::clock::monotonic_ns;
 use crate::model::PointClass;
 
 const BLOCK: usize = 4096;
@@ -50,7 +51,7 @@ impl Disk {
             first: true,
             range,
             change: Change::Write,
-            time_ns: 0,
+            time_ns: monotonic_ns(),
             seq: self.counters.seen,
             payload: Payload::None,
         };
@@ -418,6 +419,38 @@ fn stop_drains_and_makes_a_last_mark() {
     bench.turn_until("a mark", |b| b.marks.len() == 2);
     assert!(bench.wrong.is_empty());
     assert_eq!(bench.image, bench.disk.disk().bytes);
+}
+
+#[test]
+fn resting_it_does_what_it_is_told_and_sees_what_is_written() {
+    let mut bench = Bench::new(100, 1000);
+    bench.turn_until("a mark", |b| !b.marks.is_empty());
+    let Bench { disk, collector, commands, journal, acknowledged, .. } = bench;
+    let running = std::thread::spawn(move || collector.run());
+    let wait_for = |wanted: &dyn Fn(&Entry) -> bool| loop {
+        let entry = journal.recv_timeout(Duration::from_secs(30)).expect("it is awake");
+        match &entry {
+            Entry::Mark { mark, .. } => acknowledged.mark.store(mark.id.0, Ordering::Release),
+            Entry::Barrier(number) => acknowledged.barrier.store(*number, Ordering::Release),
+            _ => {}
+        }
+        if wanted(&entry) {
+            break;
+        }
+    };
+    for (order, label) in [
+        (Command::Mark { label: "asked".into(), reply: None, group: None }, "asked"),
+        (Command::Stop, "stop"),
+    ] {
+        // Turns take less: it rests.
+        std::thread::sleep(Duration::from_millis(20));
+        disk.disk().submit(1, 3, 7);
+        disk.disk().complete(0, true);
+        wait_for(&|entry| matches!(entry, Entry::Records { .. }));
+        commands.send(order).unwrap();
+        wait_for(&|entry| matches!(entry, Entry::Mark { mark, .. } if mark.label == label));
+    }
+    running.join().unwrap().result.unwrap();
 }
 
 /// A replica of 16 granules that notes where it is read.

@@ -118,10 +118,8 @@ pub fn offsets_of(btf: &Btf, members: &[Member]) -> Result<Vec<(&'static str, u3
 }
 
 fn size_of_struct(btf: &Btf, name: &str) -> Option<u32> {
-    btf.resolve_types_by_name(name).ok()?.into_iter().find_map(|found| match found {
-        Type::Struct(body) => u32::try_from(body.size()).ok(),
-        _ => None,
-    })
+    let Type::Struct(body) = find_struct(btf, name)? else { return None };
+    u32::try_from(body.size()).ok()
 }
 
 pub fn offset_of_path(btf: &Btf, owner: &str, members: &[&str]) -> Option<u32> {

@@ -48,7 +48,7 @@ impl TargetWriter {
 
     /// A device of which neither hardware nor mapping says which it is: another one may have its name after a boot.
     pub fn is_known_by_name_only(&self) -> bool {
-        self.identity.starts_with("dev:name:")
+        open::is_by_name_only(&self.identity)
     }
 
     #[cfg(test)]

@@ -310,6 +310,29 @@ fn another_disk_of_the_same_name_is_not_taken_for_the_replica() -> Result<()> {
     assert_identical(disk.path(), target.path())
 }
 
+/// Mounting is enough: the super block says so from then on. Whoever went on working with it loses nothing by a start.
+#[test]
+fn a_replica_that_was_mounted_is_gone_on_with_by_force_only() -> Result<()> {
+    let disk = Loop::new(SIZE)?;
+    Fs::Ext4.make(disk.path())?;
+    let protection = Protection::new(disk.path())?.arg("--mark-every=never");
+    protection.start()?.stop()?;
+    let image = Loop::over(protection.target())?;
+    let mount = Mount::with_options(image.path(), "ext4", "rw")?;
+    std::fs::write(mount.point().join("worked on"), "by somebody")?;
+    mount.unmount()?;
+    drop(image);
+    let theirs = std::fs::read(protection.target())?;
+
+    protection.refused(&["mounted it or wrote to it", "protect --force"])?;
+    ensure!(std::fs::read(protection.target())? == theirs, "what somebody wrote was overwritten");
+    let forced = protection.plain().arg("--mark-every=never").arg("--force");
+    let protect = forced.start()?;
+    ensure!(protect.log().contains("is built again"), "{}", protect.log());
+    protect.stop()?;
+    assert_identical(disk.path(), forced.target())
+}
+
 /// Of all that was copied so far the time tells how much it may be, at any look; how long it took at least is no matter of the machine.
 #[test]
 fn limits_are_kept() -> Result<()> {

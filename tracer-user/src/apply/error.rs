@@ -49,10 +49,10 @@ pub enum ApplyError {
     TargetGone { path: PathBuf },
     /// What is there has content, and not that of the replica.
     #[error(
-        "{} does not hold what was applied to it: it is another disk now, or somebody wrote to it. Name the replica's disk; or have \
-         this one overwritten and the replica rebuilt on it with --force", path.display()
+        "{} does not hold what was applied to it: it is another disk now, or somebody mounted it or wrote to it. Name the replica's disk; \
+         or keep what is there elsewhere if it is needed, and have the replica rebuilt over it by `protect --force`", path.display()
     )]
-    AnotherDisk { path: PathBuf },
+    NotTheReplica { path: PathBuf },
     #[error("the replica stopped at an earlier error: open it again, it resumes at the last checkpoint")]
     Latched,
 }

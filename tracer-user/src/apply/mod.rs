@@ -1,11 +1,11 @@
 //! From the journal to a target: `apply` brings records onto it, `Replica` does so with a checkpoint, so that whenever
 //! it is stopped the replica comes back to a mark. Only what is durable in the journal may be asked for.
 
-mod another_disk;
 mod checkpoint;
 mod decision;
 mod error;
 pub mod hash_list;
+mod look;
 mod records;
 mod replica;
 mod replica_files;

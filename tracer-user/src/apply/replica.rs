@@ -1,9 +1,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::apply::another_disk::is_another;
 use crate::apply::decision::{Decision, Found, decide};
 use crate::apply::hash_list::KeptHashes;
+use crate::apply::look::holds_something_else;
 use crate::apply::records::{Onto, Span, apply_some};
 use crate::apply::restore::{Ways, restore};
 use crate::apply::{ApplyError, ApplyProgress, ApplyStats, Checkpoint, ReplicaFiles};
@@ -333,7 +333,8 @@ impl Replica {
     }
 }
 
-/// The target that the checkpoint speaks of. Where only its name says that it is this one, what it holds has to agree.
+/// The target that the checkpoint speaks of, if it holds what was applied to it as far as a quick look tells. If not, what is there may be
+/// all that is left of somebody's work: it is overwritten only by force, or where it is empty.
 fn resume(
     files: &ReplicaFiles,
     checkpoint: Checkpoint,
@@ -343,16 +344,16 @@ fn resume(
     let target = open(OpenTarget::Resume)?;
     // Amid an apply it need not hold what the list says.
     let at_rest = checkpoint.applying.is_none();
-    if !(at_rest && target.is_known_by_name_only() && is_another(&target, files)) {
+    if !(at_rest && holds_something_else(&target, files)) {
         return Ok((target, ReplicaState::At(checkpoint)));
     }
     // It is opened by one at a time.
     drop(target);
     let target = open(OpenTarget::New { force }).map_err(|error| match error {
-        TargetError::NotEmpty { path, .. } => ApplyError::AnotherDisk { path },
+        TargetError::NotEmpty { path, .. } => ApplyError::NotTheReplica { path },
         error => error.into(),
     })?;
-    let why = "another disk has the target's name now, or somebody wrote to it".to_owned();
+    let why = "it does not hold what was applied to it: it is another disk now, or somebody mounted it or wrote to it".to_owned();
     log::warn!("{}: {why}; the replica is built again", checkpoint.target_path);
     Ok((target, ReplicaState::Unknown(why)))
 }

@@ -208,12 +208,6 @@ pub(super) fn identity_of(path: &Path, metadata: &Metadata) -> String {
     }
 }
 
-/// Of an [`identity_of`]: neither hardware nor mapping says which device it is, only its kernel name, which another one may have
-/// after a boot.
-pub(super) fn is_by_name_only(identity: &str) -> bool {
-    identity.starts_with("dev:name:")
-}
-
 /// Where the first allocated byte of a file is; a file of holes only is as good as an empty one.
 fn first_data(file: &File) -> io::Result<Option<u64>> {
     match lseek(file, 0, Whence::SeekData) {

@@ -46,11 +46,6 @@ impl TargetWriter {
         }
     }
 
-    /// A device of which neither hardware nor mapping says which it is: another one may have its name after a boot.
-    pub fn is_known_by_name_only(&self) -> bool {
-        open::is_by_name_only(&self.identity)
-    }
-
     #[cfg(test)]
     pub(crate) fn over(medium: impl Medium + 'static, size_bytes: u64) -> TargetWriter {
         TargetWriter {

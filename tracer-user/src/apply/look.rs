@@ -3,12 +3,12 @@ use crate::apply::hash_list::HashListReader;
 use crate::model::GranuleHash;
 use crate::target::TargetWriter;
 
-/// Granules that are read of a target to recognise it; a quick look, no proof.
+/// Granules that are read of a target; a quick look, no proof.
 const LOOKED_AT: u64 = 64;
 
-/// Whether a target that only its kernel name tells, which another disk may have after a boot, holds something else than what was
-/// applied to it. The checkpoint says that nothing is being applied. What can't be told is taken for no.
-pub(super) fn is_another(target: &TargetWriter, files: &ReplicaFiles) -> bool {
+/// Whether a target holds something else than what was applied to it: another disk has its name since a boot, or somebody mounted it
+/// or wrote to it. The checkpoint says that nothing is being applied. What can't be told is taken for no.
+pub(super) fn holds_something_else(target: &TargetWriter, files: &ReplicaFiles) -> bool {
     let Ok(list) = HashListReader::of_replica(files) else { return false };
     let granules = list.header().granules;
     let count = granules.count();
@@ -20,6 +20,6 @@ pub(super) fn is_another(target: &TargetWriter, files: &ReplicaFiles) -> bool {
         target.read_at(range.start, &mut bytes).ok()?;
         Some(GranuleHash::of(&bytes) != known)
     };
-    // The first one is among them: file systems and partition tables write there first.
+    // The first one is among them: partition tables are there, and the super blocks that a mount writes to.
     (0..looked_at).any(|step| differs(step * count / looked_at).unwrap_or(false))
 }

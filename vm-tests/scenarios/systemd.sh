@@ -123,7 +123,7 @@ trusting)
 
     step "upgrade under load"
     PID=$(main_pid)
-    { number=0; while [ ! -e /run/end ]; do number=$((number + 1)); files "/srv/load$((number % 8))" 3 40; done; } &
+    { number=0; while [ ! -e /run/end ]; do number=$((number + 1)); files "/srv/load$((number % 8))" 3 40; sleep 0.5; done; } &
     LOAD=$!
     sleep 2
     apt-get install --yes /scenario/afterwrite_99*.deb > /run/apt.log 2>&1 || fail "$(tail -n 3 /run/apt.log)"

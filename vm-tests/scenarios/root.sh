@@ -4,7 +4,7 @@
 # kernels: 6.12
 # disks: root=1G target=1G journal=1G
 # debian: root
-# initramfs: root.toml
+# initramfs: root.toml initramfs-tools
 # boots-from: target
 # default: no
 # timeout: 5400
@@ -46,7 +46,7 @@ restored)
     [ -z "$FAILED" ] || fail "these failed: $FAILED"
     expect_sums /srv /root/sums
     wait_for 900 "the volume to be live" live
-    log_says 'another disk has the target.s name' || fail "the new disk is taken for the replica"
+    log_says 'it does not hold what was applied to it' || fail "the new disk is taken for the replica"
     afterwrite mark --label restored || fail "no mark"
     wait_for 900 "the new replica" caught_up
     ;;

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use crate::kernel::Unpacked;
-use crate::scenario::Scenario;
+use crate::scenario::{Initramfs, InitramfsTool, Scenario};
 use crate::{image, run, setup};
 
 const SUITE: &str = "bookworm";
 const PACKAGES: &str = "systemd,systemd-sysv,udev,dbus,kmod,e2fsprogs";
-/// Of one that boots by its own initramfs.
-const BOOT_PACKAGES: &str = "initramfs-tools,busybox-static,zstd";
+/// The modules of a virtual machine's root; all that dracut else takes is for other machines.
+const ROOT_DRIVERS: &str = "ext4 virtio_blk virtio_pci";
 const BYTES: u64 = 1 << 30;
 
 /// The image, made once; a run works on a copy.
@@ -31,20 +31,24 @@ pub fn root_image(dir: &Path) -> Result<PathBuf> {
 pub fn bootable(
     dir: &Path,
     scenario: &Scenario,
-    config: &Path,
+    initramfs: &Initramfs,
     kernel: &Unpacked,
     package: &Path,
 ) -> Result<(PathBuf, PathBuf)> {
     let (image, initrd) = (dir.join("bootable.img"), dir.join("bootable.initrd"));
     let tree = dir.join("bootable.tree");
-    bootstrap(&tree, &format!("{PACKAGES},{BOOT_PACKAGES}"))?;
+    let tool = match initramfs.made_by {
+        InitramfsTool::InitramfsTools => "initramfs-tools,busybox-static,zstd",
+        InitramfsTool::Dracut => "dracut-core,zstd",
+    };
+    bootstrap(&tree, &format!("{PACKAGES},{tool}"))?;
     let release = kernel.modules_dir.file_name().context("a kernel has a release")?;
     let modules = tree.join("usr/lib/modules");
     fs::create_dir_all(&modules)?;
     run::run(run::program("cp")?.arg("-a").args([&kernel.modules_dir, &modules]))?;
     run::run(run::program("cp")?.args([&kernel.config, &tree.join("boot")]))?;
     fs::create_dir_all(tree.join("etc/afterwrite"))?;
-    fs::copy(config, tree.join("etc/afterwrite/config.toml"))?;
+    fs::copy(&initramfs.config, tree.join("etc/afterwrite/config.toml"))?;
     fs::write(tree.join("etc/fstab"), "/dev/vda / ext4 defaults 0 1\n")?;
     fs::copy(package, tree.join("afterwrite.deb"))?;
     let chroot = || -> Result<std::process::Command> {
@@ -56,8 +60,17 @@ pub fn bootable(
     // All it depends on is there.
     run::run(chroot()?.args(["dpkg", "--install", "/afterwrite.deb"]))?;
     fs::remove_file(tree.join("afterwrite.deb"))?;
-    run::run(chroot()?.args(["update-initramfs", "-c", "-k"]).arg(release))?;
-    let made = tree.join("boot").join(format!("initrd.img-{}", release.to_string_lossy()));
+    let made = format!("boot/initrd.img-{}", release.to_string_lossy());
+    match initramfs.made_by {
+        InitramfsTool::InitramfsTools => {
+            run::run(chroot()?.args(["update-initramfs", "-c", "-k"]).arg(release))?;
+        }
+        InitramfsTool::Dracut => {
+            let any_machine = ["dracut", "--force", "--no-hostonly", "--drivers", ROOT_DRIVERS];
+            run::run(chroot()?.args(any_machine).arg(format!("/{made}")).arg(release))?;
+        }
+    }
+    let made = tree.join(made);
     fs::copy(&made, &initrd).with_context(|| format!("there is no {}", made.display()))?;
     fs::remove_file(&made)?;
 

@@ -19,8 +19,9 @@
 //! # cuts: 3 30
 //! # log-writes: log source journal 40
 //! # debian: root
-//! # initramfs: root.toml
+//! # initramfs: root.toml dracut
 //! # boots-from: target
+//! # runs: root.sh
 //! ```
 //!
 //! `disks` are virtio-blk, `nvme` the namespaces of one NVMe controller, `scsi` disks of one virtio-scsi adapter; a
@@ -31,9 +32,10 @@
 //! cuts by default and in full (`cuts.rs`), with `timeout` for each boot. `log-writes` names the disks of the log, of the volume under it and of
 //! the journal (`log_writes.rs`), and of how many instants are compared besides the marks. `debian`
 //! names the disk that holds a Debian with systemd, which the scenario runs in, once each boot; it finds packages of this afterwrite of two
-//! versions in /scenario. With `initramfs` it boots as a Debian does, by the initramfs that it has made of itself, the package installed; the
-//! file beside the scenario is the configuration of afterwrite. Once that has passed, the disk of `boots-from` is put in the place of `debian`'s,
-//! which is lost, a new one in its own, and the machine is started again, to pass a second time. A word and a colon that is none of these is an error: a misspelt
+//! versions in /scenario. With `initramfs` it boots as a Debian does, by the initramfs that it has made of itself with `initramfs-tools` or `dracut`, the package
+//! installed; the file beside the scenario is the configuration of afterwrite. Once that has passed, the disk of `boots-from` is put in the place of `debian`'s,
+//! which is lost, a new one in its own, and the machine is started again, to pass a second time. `runs` is the
+//! scenario beside it whose script it runs in place of its own. A word and a colon that is none of these is an error: a misspelt
 //! directive must not be silently ignored.
 
 use std::fs;
@@ -42,6 +44,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::kernel::Kernel;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Initramfs {
+    /// Of the afterwrite in it.
+    pub config: PathBuf,
+    pub made_by: InitramfsTool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InitramfsTool {
+    InitramfsTools,
+    Dracut,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scenario {
@@ -69,8 +84,8 @@ pub struct Scenario {
     pub log_writes: Option<LogWrites>,
     /// The disk with its root directory.
     pub debian: Option<String>,
-    /// The configuration of the afterwrite that is in its own initramfs.
-    pub initramfs: Option<PathBuf>,
+    /// Its own.
+    pub initramfs: Option<Initramfs>,
     /// The disk that its root is put back from.
     pub boots_from: Option<String>,
 }
@@ -183,8 +198,9 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
             "cuts" => scenario.cuts = Some(cuts(value)?),
             "log-writes" => scenario.log_writes = Some(log_writes(value)?),
             "debian" => scenario.debian = Some(value.to_owned()),
-            "initramfs" => scenario.initramfs = Some(script.with_file_name(value)),
+            "initramfs" => scenario.initramfs = Some(initramfs(script, value)?),
             "boots-from" => scenario.boots_from = Some(value.to_owned()),
+            "runs" => scenario.script = script.with_file_name(value),
             _ => bail!("`{key}:` is no directive of a scenario (see xtask/src/scenario.rs)"),
         }
     }
@@ -226,6 +242,15 @@ impl Scenario {
         }
         Ok(())
     }
+}
+
+fn initramfs(script: &Path, value: &str) -> Result<Initramfs> {
+    let (config, made_by) = match value.split_whitespace().collect::<Vec<_>>()[..] {
+        [config, "initramfs-tools"] => (config, InitramfsTool::InitramfsTools),
+        [config, "dracut"] => (config, InitramfsTool::Dracut),
+        _ => bail!("initramfs: `{value}` is not a configuration, and initramfs-tools or dracut"),
+    };
+    Ok(Initramfs { config: script.with_file_name(config), made_by })
 }
 
 /// `# key: value`, where the key is one lower-case word; anything else is a comment.
@@ -320,7 +345,7 @@ mod tests {
              # compare: source@1M+134217728 target\n# compare: target@4K source\n# nvme: fast=4M/4096\n\
              # parameters: brd.rd_nr=1\n# cmdline: nvme_core.multipath=N\n\
              # fsck: target\n# programs: ways\n# cuts: 3 30\n# log-writes: target source source 5\n\
-             # debian: source\n# initramfs: part.toml\n# boots-from: target",
+             # debian: source\n# initramfs: part.toml dracut\n# boots-from: target",
         )
         .expect("a good head");
         assert_eq!(read.name, "part");
@@ -340,7 +365,8 @@ mod tests {
         assert_eq!((&*read.fsck, &*read.programs), (&["target".to_owned()][..], &["ways".to_owned()][..]));
         assert_eq!(read.cuts, Some(Cuts { by_default: 3, in_full: 30 }));
         assert_eq!(read.debian.as_deref(), Some("source"));
-        assert_eq!(read.initramfs.as_deref(), Some(Path::new("/x/part.toml")));
+        let config = PathBuf::from("/x/part.toml");
+        assert_eq!(read.initramfs, Some(Initramfs { config, made_by: InitramfsTool::Dracut }));
         assert_eq!(read.boots_from.as_deref(), Some("target"));
         let log_writes = read.log_writes.expect("named");
         assert_eq!((&*log_writes.log, log_writes.instants), ("target", 5));

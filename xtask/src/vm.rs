@@ -241,8 +241,8 @@ impl Machine<'_> {
         fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let mut initrd = dir.join("initrd.cpio");
         let mut root = None;
-        if let (Some(config), Some(debian)) = (&scenario.initramfs, self.debian) {
-            let made = debian::bootable(dir, scenario, config, kernel, &debian.packages[0])?;
+        if let (Some(initramfs), Some(debian)) = (&scenario.initramfs, self.debian) {
+            let made = debian::bootable(dir, scenario, initramfs, kernel, &debian.packages[0])?;
             (root, initrd) = (Some(made.0), made.1);
         } else {
             let mut file = BufWriter::new(File::create(&initrd)?);

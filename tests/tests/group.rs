@@ -95,6 +95,10 @@ fn a_mark_of_a_group_is_the_same_instant_of_each_volume() -> Result<()> {
     })?;
     let told = run(service.client().arg("status"))?;
     ensure!(told.contains("group shop (first, second, third): group:shop/"), "{told}");
+    ensure!(told.lines().next().is_some_and(|head| head.contains("GROUP")), "{told}");
+    for disk in &disks {
+        ensure!(service.of(disk.path())?["group"] == "shop", "{}", service.of(disk.path())?);
+    }
     churn.finish()?;
     rounds.stop()?;
     mounts.into_iter().try_for_each(Mount::unmount)?;

@@ -106,7 +106,7 @@ pub(super) fn rate(read: &Reading) -> String {
 pub(super) fn lag(read: &Reading) -> String {
     let (count, failing) = (read.replicas.len(), read.replicas.iter().filter(|r| r.error.is_some()).count());
     let lag = match read.replica.age_ms {
-        _ if failing > 0 && count > 1 => return format!("{failing} of {count} targets fail"),
+        _ if failing > 0 && count > 1 => return format!("{failing} of {count} fail"),
         _ if failing > 0 => "target fails".into(),
         None => "not at a mark".into(),
         Some(ms) if read.is_tree() => age(ms / 1000),
@@ -190,7 +190,7 @@ mod tests {
     fn of_several_targets_it_is_told_how_many_and_which_fails() {
         let mut seen = samples::of_two_targets();
         let lines = table(std::slice::from_ref(&seen), samples::now());
-        assert!(lines[1].contains("1 of 2 targets fail"), "{lines:?}");
+        assert!(lines[1].contains("1 of 2 fail"), "{lines:?}");
         assert!(lines[2].contains("the target /mnt/usb/1.img fails"), "{lines:?}");
         let below = [
             "targets of /dev/vg0/data1:",
@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(lines[4..], below);
         let read = seen.status.as_mut().unwrap();
         read.replicas[1].error = None;
-        assert_eq!(lag(read), "12 s, 64.0 KiB, 2 targets");
+        assert_eq!(lag(read), "3 h, 9.5 GiB, 2 targets");
     }
 
     #[test]

@@ -56,13 +56,19 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, watched: &Watched, seen: &
     let [left, right] = Layout::horizontal(columns).spacing(u16::from(beside) * 2).areas(inner);
     let mut lines = problems(seen);
     lines.extend(seen.status.as_ref().map_or(Vec::new(), targets));
+    let tells_much = lines.len() > 3 && !beside;
     lines.extend(marks(watched.marks.get(&seen.name), watched.now, beside));
     let text = Paragraph::new(lines).wrap(Wrap { trim: false });
     let Some(read) = &seen.status else {
         return frame.render_widget(text, inner);
     };
     let map_rows = u16::try_from(read.activity.write_map.len().div_ceil(COLUMNS)).unwrap_or(0);
-    let spark_rows = if left.height >= 16 { 4 } else { 2 };
+    let spark_rows = match left.height {
+        16.. => 4,
+        // What is wrong, and each target, is of more use.
+        _ if tells_much => 0,
+        _ => 2,
+    };
     let parts = [
         Constraint::Length(1),
         Constraint::Length(spark_rows),
@@ -151,14 +157,14 @@ fn targets(read: &Reading) -> Vec<Line<'static>> {
         return Vec::new();
     }
     let line = |target: &str, stands: &str, far: &str| {
-        Line::raw(format!("  {}: {stands}, {far}", shortened(target, TARGET_MAX)))
+        Line::raw(format!("target {}: {stands}, {far}", shortened(target, TARGET_MAX)))
     };
     let told = read.replicas.iter().map(|replica| {
         let told = line(&replica.target, replica.stands(), &behind(replica));
         if replica.error.is_some() { told.style(Style::new().fg(Color::Red)) } else { told }
     });
     let left_out = read.left_out.iter().map(|left| line(&left.target, "left out", &at_mark(left.mark)));
-    std::iter::once(Line::raw("targets")).chain(told).chain(left_out).collect()
+    told.chain(left_out).collect()
 }
 
 /// One a line, or all in one.
@@ -198,10 +204,9 @@ mod tests {
         let text = |read: &Reading| targets(read).iter().map(Line::to_string).collect::<Vec<_>>();
         let two = samples::of_two_targets();
         let expected = [
-            "targets",
-            "  /backup/1.img: current, 12 s, 64.0 KiB",
-            "  /mnt/usb/1.img: fails, 3 h, 9.5 GiB, 412 marks",
-            "  /mnt/old/1.img: left out, at mark 5",
+            "target /backup/1.img: current, 12 s, 64.0 KiB",
+            "target /mnt/usb/1.img: fails, 3 h, 9.5 GiB, 412 marks",
+            "target /mnt/old/1.img: left out, at mark 5",
         ];
         assert_eq!(text(two.status.as_ref().unwrap()), expected);
         assert!(text(&samples::reading(1).with_replicas()).is_empty());

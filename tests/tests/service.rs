@@ -168,11 +168,26 @@ fn paused_the_probes_record_and_resumed_it_goes_on() -> Result<()> {
     (0..20).try_for_each(|_| write_some(disk.path(), &mut random))?;
     let status = service.of(disk.path())?;
     ensure!(status["recording"] == true && status["pid"].is_null(), "{status}");
+    for asked in [["status", "data"], ["mark", "data"]] {
+        says(
+            &finish(service.client().args(asked), PATIENCE)?,
+            2,
+            &["data is paused", "`afterwrite resume data`"],
+        )?;
+    }
+    // With another run directory it is seen by its probes, and whose it is.
+    let mut elsewhere = service.client();
+    elsewhere.arg("status").env("AFTERWRITE_RUN_DIR", service.path("nowhere"));
+    let told = run(&mut elsewhere)?;
+    let whose = format!("paused in the service with the run directory {}", service.path("run").display());
+    ensure!(told.contains(&whose), "{told}");
     let unknown = finish(service.client().args(["resume", "dat"]), PATIENCE)?;
     says(&unknown, 2, &["dat is not in the configuration", "data"])?;
     let resumed = finish(service.client().arg("resume").arg(disk.path()), PATIENCE)?;
     says(&resumed, 0, &["data goes on", "is read now"])?;
     service.wait_live(&[disk.path()])?;
+    // It is known by the name it has in the configuration, too.
+    run(service.client().args(["mark", "data"]))?;
     ensure!(is_adopted(&service, disk.path())?);
     service.stop()?;
     assert_identical(disk.path(), &service.path("data.replica"))

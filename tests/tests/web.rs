@@ -308,6 +308,7 @@ fn a_browser_shows_groups_and_each_target() -> Result<()> {
         ensure!(errors.is_empty(), "{errors:?}");
         for wanted in [
             "data-group=\"shop\"",
+            "6 volumes: 6 live; 2 groups — 2 need attention",
             "✕ mark failed",
             "mark:group:shop/2026-05-04T03:02:01.123456Z/before-upgrade",
             "dm-1, 32.0 GiB, group shop",

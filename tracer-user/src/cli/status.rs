@@ -19,7 +19,7 @@ use crate::service::{
     after_help = "Examples:\n  afterwrite status\n  afterwrite status --watch\n  afterwrite status --json | jq .[0].replica.age_ms"
 )]
 pub struct StatusArgs {
-    /// Only this volume, as /dev/NAME or NAME, with all its details
+    /// Only this volume, as /dev/NAME or NAME, or its name in the configuration, with all its details
     volume: Option<String>,
     /// An array with an object for each volume, and for each group
     #[arg(long)]

@@ -7,12 +7,29 @@ use std::path::{Path, PathBuf};
 
 use crate::capture::attended_volumes;
 use crate::service::run_dir;
+use crate::service::units::SOCKET;
 
 /// What is protected through one of them. Only volumes whose probes are pinned are known of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Elsewhere {
     pub run_dir: PathBuf,
     pub volumes: Vec<String>,
+}
+
+/// Run directories of other services, by their sockets.
+pub fn other_services(run_dir: &Path) -> Vec<PathBuf> {
+    let listed = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let mut found = services_in(&listed);
+    found.retain(|dir| dir != run_dir);
+    found
+}
+
+fn services_in(listed: &str) -> Vec<PathBuf> {
+    // What is connected to one has its path, too.
+    let listening = listed.lines().filter(|line| line.split_whitespace().nth(3) == Some("00010000"));
+    let path = |line: &str| line.find(" /").map(|at| PathBuf::from(&line[at + 1..]));
+    let sockets = listening.filter_map(path).filter(|path| path.ends_with(SOCKET));
+    sockets.filter_map(|path| Some(path.parent()?.parent()?.to_owned())).collect()
 }
 
 /// Told to whoever looked in `run_dir`; empty if that is not root.
@@ -55,6 +72,19 @@ mod tests {
             volumes: volumes.iter().map(|&volume| volume.into()).collect(),
         };
         assert_eq!(found, [of("/a", &["loop9", "loop10"]), of("/b", &["sdb"])]);
+    }
+
+    #[test]
+    fn services_are_found_by_the_sockets_that_listen() {
+        let listed = "\
+Num       RefCount Protocol Flags    Type St Inode Path
+0000: 00000002 00000000 00010000 0001 01 10 /run/afterwrite/service/control.sock
+0000: 00000003 00000000 00000000 0001 03 11 /run/afterwrite/service/control.sock
+0000: 00000002 00000000 00010000 0001 01 12 /tmp/a b/service/control.sock
+0000: 00000002 00000000 00010000 0001 01 13 /run/other/control.sock
+0000: 00000002 00000000 00010000 0001 01 14
+";
+        assert_eq!(services_in(listed), [Path::new("/run/afterwrite"), Path::new("/tmp/a b")]);
     }
 
     #[test]

@@ -266,6 +266,9 @@ mod tests {
         for (applied, expected) in [(9, 171), (10, 71), (29, 71), (30, 1), (31, 1)] {
             progress.targets[1].applied_to(Lsn(applied));
             assert_eq!((lag(&progress, 0), lag(&progress, 1)), (171, expected), "{applied}");
+            let behind = |index| progress.replica_status(index, "", Timestamp(0)).behind_marks;
+            let of_second = [10, 30].into_iter().filter(|mark| *mark > applied).count() as u64;
+            assert_eq!((behind(0), behind(1)), (2, of_second), "{applied}");
         }
         for id in 4..10_000 {
             progress.marked(&mark(id, id * 10, PointClass::Fs));

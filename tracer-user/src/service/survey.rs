@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
+use crate::service::elsewhere::other_services;
 use crate::service::group_seen::GroupSeen;
 use crate::service::protocol::{Request, Response};
 use crate::service::reading::{Problem, Reading, Standing, problems};
@@ -63,7 +64,7 @@ impl Seen {
         let problem = Problem::urgent(
             "no process runs; the probes record where is written, so nothing is lost",
             "start `afterwrite protect` or the service again, with the same journal: it reads what was written meanwhile \
-             (or `resume`, if a service with another AFTERWRITE_RUN_DIR has paused it; `detach` gives it up)",
+             (`afterwrite detach` gives that up)",
         );
         let recorded_bytes = of.recorded_bytes;
         Seen { recorded_bytes, ..Seen::without(of.volume.clone(), Standing::Recording, problem) }
@@ -97,6 +98,12 @@ impl Seen {
         };
         let recorded_bytes = of.and_then(|of| of.recorded_bytes);
         Seen { recorded_bytes, ..Seen::without(volume, standing, problem) }
+    }
+
+    fn starting(name: String) -> Seen {
+        let problem =
+            Problem::note("it has just been started, and does not answer yet", "look again in a moment");
+        Seen::without(name, Standing::Silent, problem)
     }
 
     fn silent(name: String, why: &str) -> Seen {
@@ -137,6 +144,9 @@ pub async fn survey(run_dir: &Path) -> Survey {
         of_service::<Vec<GroupStatus>>(run_dir, Request::Groups)
     );
     let mut volumes = survey_with(run_dir, recorded(), &units).await;
+    if volumes.iter().any(|seen| seen.standing == Standing::Recording) {
+        tell_of_others(&mut volumes, run_dir).await;
+    }
     for unit in &units {
         let group = groups.iter().find(|group| group.volumes.contains(&unit.name));
         let name = volume_name(&unit.source);
@@ -145,6 +155,23 @@ pub async fn survey(run_dir: &Path) -> Survey {
         }
     }
     Survey { volumes, groups: groups.into_iter().map(GroupSeen::new).collect() }
+}
+
+/// No process runs of what the service of another run directory has paused, or tries again.
+async fn tell_of_others(volumes: &mut [Seen], run_dir: &Path) {
+    for dir in other_services(run_dir) {
+        let units = of_service::<Vec<UnitStatus>>(&dir, Request::Status).await;
+        for unit in units.iter().filter(|unit| unit.state != "running") {
+            let name = volume_name(&unit.source);
+            let of_it = |seen: &&mut Seen| seen.standing == Standing::Recording && seen.name == name;
+            if let Some(seen) = volumes.iter_mut().find(of_it) {
+                seen.problems = vec![Problem::note(
+                    format!("{} in the service with the run directory {}", unit.state, dir.display()),
+                    format!("`AFTERWRITE_RUN_DIR={} afterwrite status` says more", dir.display()),
+                )];
+            }
+        }
+    }
 }
 
 /// [`survey`] for a thread without a runtime.
@@ -181,8 +208,12 @@ async fn survey_with(run_dir: &Path, recorded: Vec<Recorded>, units: &[UnitStatu
         }
     }
     // Who starts it knows best why it does not run.
-    for unit in units.iter().filter(|unit| unit.state != "running") {
+    for unit in units {
         let volume = volume_name(&unit.source);
+        if unit.state == "running" {
+            all.entry(volume.clone()).or_insert_with(|| Seen::starting(volume));
+            continue;
+        }
         let of = recorded.iter().find(|of| of.volume == volume);
         all.insert(volume.clone(), Seen::of_unit(unit, volume, of));
     }
@@ -271,6 +302,20 @@ mod tests {
         let seen = runtime.block_on(survey_with(dir.path(), recorded.to_vec(), &[]));
         let names: Vec<&str> = seen.iter().map(|seen| seen.name.as_str()).collect();
         assert_eq!(names, ["sda2", "sda10", "sdb9", "sdb10"]);
+    }
+
+    #[test]
+    fn what_the_service_has_just_started_is_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let unit = json!({
+            "name": "data", "kind": "volume", "source": "/dev/dm-7", "journal": "/j", "targets": ["/t"], "state": "running",
+            "pid": 7, "failures": 0, "why": null, "next_try_ms": null
+        });
+        let units: Vec<UnitStatus> = vec![serde_json::from_value(unit).unwrap()];
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let seen = runtime.block_on(survey_with(dir.path(), Vec::new(), &units));
+        assert_eq!((seen[0].name.as_str(), seen[0].standing), ("dm-7", Standing::Silent));
+        assert!(seen[0].problems[0].what.contains("just been started") && !seen[0].problems[0].urgent);
     }
 
     #[test]

@@ -271,7 +271,8 @@ function summary(volumes, groups) {
   const urgent = volumes.filter((volume) => tone(volume) === 'bad').length + groups.filter((group) => group.last_mark_error !== null).length;
   const noun = volumes.length === 1 ? 'volume' : 'volumes';
   const attention = urgent === 0 ? '' : ` — ${urgent} ${urgent === 1 ? 'needs' : 'need'} attention`;
-  return volumes.length === 0 ? 'nothing is protected' : `${volumes.length} ${noun}: ${states}${attention}`;
+  const grouped = groups.length === 0 ? '' : `; ${groups.length} ${groups.length === 1 ? 'group' : 'groups'}`;
+  return volumes.length === 0 ? 'nothing is protected' : `${volumes.length} ${noun}: ${states}${grouped}${attention}`;
 }
 
 function render() {

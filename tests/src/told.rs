@@ -22,6 +22,8 @@ use crate::{afterwrite, scratch};
 pub enum Tells {
     /// As a protection answers.
     Status(Value),
+    /// As the service answers, under the name `service/control`.
+    Service { units: Value, groups: Value },
     /// These bytes.
     Bytes(Vec<u8>),
     /// Takes the question and says nothing.
@@ -45,7 +47,7 @@ struct Told {
 impl ToldVolumes {
     pub fn new() -> Result<ToldVolumes> {
         let dir = scratch()?;
-        std::fs::create_dir(dir.path().join("run"))?;
+        std::fs::create_dir_all(dir.path().join("run/service"))?;
         Ok(ToldVolumes { dir, told: Vec::new() })
     }
 
@@ -111,6 +113,10 @@ fn answer(stream: UnixStream, tells: &Tells, held: &mut Vec<UnixStream>) -> Resu
     BufReader::new(&stream).read_line(&mut line)?;
     match tells {
         Tells::Status(status) => writeln!(&stream, "{}", json!({ "ok": status }))?,
+        Tells::Service { groups, .. } if line.contains("groups") => {
+            writeln!(&stream, "{}", json!({ "ok": groups }))?
+        }
+        Tells::Service { units, .. } => writeln!(&stream, "{}", json!({ "ok": units }))?,
         Tells::Bytes(bytes) => (&stream).write_all(bytes)?,
         Tells::Nothing => held.push(stream),
     }

@@ -57,7 +57,7 @@ impl Machine {
     /// All that was written, up to the end of the shutdown.
     fn finish_in_order(&self, protection: &Protection) -> Result<()> {
         let finished = self.finish(protection)?;
-        says(&finished, 0, &["stopped:"])?;
+        says(&finished, 0, &["stopped in order:"])?;
         ensure!(!protection.is_in_kernel(), "probes are left");
         assert_identical(protection.device(), protection.target())?;
         protection.check_journal()
@@ -189,7 +189,7 @@ fn a_reboot_is_trusted_if_the_volume_was_mounted_read_only_and_not_mounted_for_w
         if boot != "second" {
             mount.remount("ro")?;
         }
-        says(&machine.finish(&protection)?, 0, &["stopped:"])?;
+        says(&machine.finish(&protection)?, 0, &["stopped in order:"])?;
         machine.reboot()?;
     }
     let disk = Loop::fresh(&machine.image)?;

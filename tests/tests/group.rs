@@ -2,17 +2,11 @@
 //! nothing is called a mark of the group that is none.
 
 use std::fs::File;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use afterwrite_tests::*;
 use anyhow::{Context, Result, ensure};
-use nix::libc;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -20,71 +14,9 @@ use serde_json::Value;
 const NEVER: &str = "mark-every = \"never\"";
 /// Each of two members and the service, while the first is frozen and at any time.
 const KILLS: usize = 6;
+/// To stop a member in time.
+const TRIES: usize = 50;
 const NAMES: [&str; 3] = ["first", "second", "third"];
-
-/// Writes the number of the round to each place in turn, synced: at any instant each has the number of the one before it, or one
-/// less.
-struct Rounds {
-    stop: Arc<AtomicBool>,
-    count: Arc<AtomicU64>,
-    thread: Option<JoinHandle<Result<()>>>,
-}
-
-impl Rounds {
-    fn start(places: Vec<PathBuf>) -> Result<Rounds> {
-        let open = |path: &PathBuf| {
-            let mut options = File::options();
-            options.create(true).write(true).truncate(false).custom_flags(libc::O_SYNC).open(path)
-        };
-        let files = places.iter().map(open).collect::<std::io::Result<Vec<_>>>()?;
-        for file in &files {
-            file.write_all_at(format!("{:020}", 0).as_bytes(), 0)?;
-        }
-        let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (stopped, counted) = (stop.clone(), count.clone());
-        let thread = std::thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                let round = counted.fetch_add(1, Ordering::Relaxed) + 1;
-                for file in &files {
-                    file.write_all_at(format!("{round:020}").as_bytes(), 0)?;
-                }
-            }
-            Ok(())
-        });
-        Ok(Rounds { stop, count, thread: Some(thread) })
-    }
-
-    fn wait_for_more(&self, rounds: u64) -> Result<()> {
-        let goal = self.count.load(Ordering::Relaxed) + rounds;
-        wait_until("rounds are written", PATIENCE, || Ok(self.count.load(Ordering::Relaxed) >= goal))
-    }
-
-    /// Its writer is held, or slow.
-    fn wait_for_stall(&self, at_least: Duration) -> Result<()> {
-        let begun = Instant::now();
-        let (mut seen, mut since) = (0, begun);
-        while since.elapsed() < at_least {
-            ensure!(begun.elapsed() < PATIENCE, "writes never stood still");
-            std::thread::sleep(Duration::from_millis(1));
-            let count = self.count.load(Ordering::Relaxed);
-            if count != seen {
-                (seen, since) = (count, Instant::now());
-            }
-        }
-        Ok(())
-    }
-
-    fn stop(mut self) -> Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().context("it runs")?.join().expect("it does not panic")
-    }
-}
-
-impl Drop for Rounds {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
 
 fn group(options: &str, volumes: &[&str]) -> String {
     format!("[group.shop]\nvolumes = {volumes:?}\n{options}\n")
@@ -163,6 +95,10 @@ fn a_mark_of_a_group_is_the_same_instant_of_each_volume() -> Result<()> {
     })?;
     let told = run(service.client().arg("status"))?;
     ensure!(told.contains("group shop (first, second, third): group:shop/"), "{told}");
+    ensure!(told.lines().next().is_some_and(|head| head.contains("GROUP")), "{told}");
+    for disk in &disks {
+        ensure!(service.of(disk.path())?["group"] == "shop", "{}", service.of(disk.path())?);
+    }
     churn.finish()?;
     rounds.stop()?;
     mounts.into_iter().try_for_each(Mount::unmount)?;
@@ -257,6 +193,110 @@ fn whoever_is_killed_amid_a_mark_nothing_stays_frozen_and_the_next_one_is_made()
     println!("{failed} of {KILLS} marks failed as someone was killed");
     mounts.into_iter().try_for_each(Mount::unmount)?;
     service.stop()
+}
+
+/// Who is killed while all volumes are frozen.
+#[derive(Clone, Copy, Debug)]
+enum Killed {
+    First,
+    Second,
+    Service,
+    All,
+}
+
+/// The mark is held amid it by stopping one of the members, and thawing by the time limit would take longer than is waited: so what
+/// thaws is that someone died.
+#[test]
+fn killed_while_all_are_frozen_they_thaw_and_every_volume_is_whole() -> Result<()> {
+    let disks = [Loop::new(Fs::Ext4.volume_bytes())?, Loop::new(Fs::Ext4.volume_bytes())?];
+    let sources = [disks[0].path(), disks[1].path()];
+    let volumes = ["first", "second"];
+    let mut service = Service::new()?;
+    let mut tables = vec![group(&format!("{NEVER}\nfreeze-timeout = \"30m\""), &volumes)];
+    for (name, source) in volumes.iter().zip(sources) {
+        tables.push(service.table("volume", name, source, NEVER));
+    }
+    let mounts = [Mount::make(Fs::Ext4, sources[0])?, Mount::make(Fs::Ext4, sources[1])?];
+    service.configure(&tables)?;
+    service.start()?;
+    service.wait_live(&sources)?;
+    let writers = mounts.iter().map(|mount| Rounds::start(vec![mount.point().join("round")]));
+    let writers = writers.collect::<Result<Vec<_>>>()?;
+    let all_are_held =
+        || writers.iter().try_fold(true, |all, writer| Ok(all && writer.is_held_by_a_freeze()?));
+    for killed in [Killed::First, Killed::Second, Killed::Service, Killed::All] {
+        let pid = |source| {
+            Ok(Pid::from_raw(i32::try_from(service.of(source)?["pid"].as_u64().context("it runs")?)?))
+        };
+        let pids = sources.into_iter().map(pid).collect::<Result<Vec<_>>>()?;
+        let marking = (0..TRIES)
+            .find_map(|_| held_amid_a_mark(&service, pids[1], &writers[1], &all_are_held).transpose());
+        let marking = marking.context("no mark could be held while all were frozen")??;
+        ensure!(all_are_held()?, "{killed:?}: it is killed while all are frozen");
+        match killed {
+            Killed::First => kill(pids[0], Signal::SIGKILL)?,
+            Killed::Second => kill(pids[1], Signal::SIGKILL)?,
+            Killed::Service => service.signal(Signal::SIGKILL)?,
+            Killed::All => {
+                service.signal(Signal::SIGKILL)?;
+                pids.iter().try_for_each(|pid| kill(*pid, Signal::SIGKILL))?;
+            }
+        }
+        is_thawed(&mounts[0])?;
+        if matches!(killed, Killed::First) {
+            // It was stopped, and hears only now that nothing comes of it.
+            kill(pids[1], Signal::SIGCONT)?;
+        }
+        is_thawed(&mounts[1])?;
+        let outcome = marking.join().expect("it does not panic")?;
+        ensure!(outcome.code == Some(2), "{killed:?}: a mark was made: {outcome:?}");
+        println!("{killed:?}: {}", outcome.stderr.trim());
+        if matches!(killed, Killed::Service | Killed::All) {
+            service.ended()?;
+            service.start()?;
+        }
+        service.wait_live(&sources)?;
+        let name = mark(&service, "after")?;
+        for volume in volumes {
+            let has = points(&service, volume)?.iter().any(|point| point["label"] == *name);
+            ensure!(has, "{volume} has no {name}");
+        }
+    }
+    writers.into_iter().try_for_each(Rounds::stop)?;
+    mounts.into_iter().try_for_each(Mount::unmount)?;
+    service.stop()?;
+    for (volume, source) in volumes.iter().zip(sources) {
+        assert_identical(source, &service.path(&format!("{volume}.replica")))?;
+        run(afterwrite().args(["journal", "check"]).arg(service.path(&format!("{volume}.journal"))))?;
+    }
+    Ok(())
+}
+
+type Marking = std::thread::JoinHandle<Result<Finished>>;
+
+/// Has a mark of the group made, and stops this member once its file system is frozen, the last one of all: nobody thaws then before
+/// that goes on or ends. `None`: it was too late.
+fn held_amid_a_mark(
+    service: &Service,
+    member: Pid,
+    writer: &Rounds,
+    all_are_held: &dyn Fn() -> Result<bool>,
+) -> Result<Option<Marking>> {
+    let mut asked = service.client();
+    asked.args(["mark", "--group", "shop", "--label", "held"]);
+    let marking = std::thread::spawn(move || finish(&mut asked, PATIENCE));
+    while !writer.is_held_by_a_freeze()? && !marking.is_finished() {
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    kill(member, Signal::SIGSTOP)?;
+    // Orders that were given before are carried out.
+    std::thread::sleep(Duration::from_millis(200));
+    if !marking.is_finished() && all_are_held()? {
+        return Ok(Some(marking));
+    }
+    kill(member, Signal::SIGCONT)?;
+    marking.join().expect("it does not panic")?;
+    Ok(None)
 }
 
 #[test]

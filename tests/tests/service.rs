@@ -162,18 +162,63 @@ fn paused_the_probes_record_and_resumed_it_goes_on() -> Result<()> {
     service.configure(&[service.table("volume", "data", disk.path(), QUICK)])?;
     service.start()?;
     service.wait_live(&[disk.path()])?;
-    run(service.client().args(["pause", "data"]))?;
+    let paused = finish(service.client().args(["pause", "data"]), PATIENCE)?;
+    says(&paused, 0, &["data is paused", "no write is lost", "`afterwrite resume data` goes on"])?;
     service.wait_for("are paused", |status| status[0]["state"] == "paused")?;
     (0..20).try_for_each(|_| write_some(disk.path(), &mut random))?;
     let status = service.of(disk.path())?;
     ensure!(status["recording"] == true && status["pid"].is_null(), "{status}");
+    for asked in [["status", "data"], ["mark", "data"]] {
+        says(
+            &finish(service.client().args(asked), PATIENCE)?,
+            2,
+            &["data is paused", "`afterwrite resume data`"],
+        )?;
+    }
+    // With another run directory it is seen by its probes, and whose it is.
+    let mut elsewhere = service.client();
+    elsewhere.arg("status").env("AFTERWRITE_RUN_DIR", service.path("nowhere"));
+    let told = run(&mut elsewhere)?;
+    let whose = format!("paused in the service with the run directory {}", service.path("run").display());
+    ensure!(told.contains(&whose), "{told}");
     let unknown = finish(service.client().args(["resume", "dat"]), PATIENCE)?;
     says(&unknown, 2, &["dat is not in the configuration", "data"])?;
-    run(service.client().arg("resume").arg(disk.path()))?;
+    let resumed = finish(service.client().arg("resume").arg(disk.path()), PATIENCE)?;
+    says(&resumed, 0, &["data goes on", "is read now"])?;
     service.wait_live(&[disk.path()])?;
+    // It is known by the name it has in the configuration, too.
+    run(service.client().args(["mark", "data"]))?;
     ensure!(is_adopted(&service, disk.path())?);
     service.stop()?;
     assert_identical(disk.path(), &service.path("data.replica"))
+}
+
+#[test]
+fn who_looks_in_another_run_directory_is_told_where_to_look() -> Result<()> {
+    let disk = Loop::new(SIZE)?;
+    let mut service = Service::new()?;
+    service.configure(&[service.table("volume", "data", disk.path(), QUICK)])?;
+    service.start()?;
+    service.wait_live(&[disk.path()])?;
+    let name = disk.path().file_name().context("it has a name")?.to_string_lossy().into_owned();
+    let looked = |run_dir: &Path| {
+        let mut client = service.client();
+        client.arg("status").env("AFTERWRITE_RUN_DIR", run_dir);
+        let finished = finish(&mut client, PATIENCE)?;
+        let told = format!("{}{}", finished.stdout, finished.stderr);
+        let place = format!("`AFTERWRITE_RUN_DIR={} afterwrite status`", service.path("run").display());
+        let line = told
+            .lines()
+            .find(|line| line.starts_with("elsewhere: ") && line.contains(&place))
+            .map(str::to_owned);
+        Ok::<_, anyhow::Error>((line, told))
+    };
+    let (line, told) = looked(&service.path("nowhere"))?;
+    let line = line.with_context(|| format!("nothing is told of it: {told}"))?;
+    ensure!(line.contains(&name), "{line}");
+    let (line, told) = looked(&service.path("run"))?;
+    ensure!(line.is_none(), "{told}");
+    service.stop()
 }
 
 #[test]

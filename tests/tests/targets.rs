@@ -127,7 +127,11 @@ fn one_that_fails_holds_nobody_up_and_heals() -> Result<()> {
     ensure!(status["state"] == "live" && status["paused"].is_null(), "{status}");
     ensure!(status["replica"]["target"] == two.second.display().to_string(), "the worst: {status}");
     let table = run(two.protection.client().arg("status"))?;
-    ensure!(table.contains("1 of 2 targets fail") && table.contains("second.img"), "{table}");
+    ensure!(table.contains("1 of 2 fail") && table.contains("    current  "), "{table}");
+    let of_second = table.lines().find(|line| line.starts_with("    fails") && line.ends_with("second.img"));
+    ensure!(of_second.is_some_and(|line| line.contains(" marks  ")), "{table}");
+    let behind = |place: usize| status["replicas"][place]["behind_marks"].as_u64().unwrap_or(0);
+    ensure!(behind(0) < 2 && behind(1) >= 2, "{status}");
     // At the end nobody waits for it, and that is said.
     protect.signal(nix::sys::signal::Signal::SIGINT)?;
     says(&protect.ended()?, 2, &["second.img", "could not be brought to the last mark"])?;
@@ -224,6 +228,13 @@ fn one_that_is_added_is_built_from_the_journal_and_one_that_is_left_out_may_come
     let stays = std::fs::read(&two.second)?;
     let mut protect = two.protection.start()?;
     let left_at = advance(&mut protect, disk.path(), &mut random, &[0])?;
+    let left_out = &protect.volume_status()?["left_out"];
+    ensure!(
+        left_out[0]["target"].as_str().is_some_and(|target| target.ends_with("second.img")),
+        "{left_out}"
+    );
+    let table = run(two.protection.client().arg("status"))?;
+    ensure!(table.contains("    left out  at mark "), "{table}");
     protect.stop()?;
     ensure!(std::fs::read(&two.second)? == stays, "what is not named was written");
     assert_identical(disk.path(), &alone)?;

@@ -4,13 +4,15 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use afterwrite_tests::*;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// Of a window: a telephone, a small and a large screen.
+const SIZES: [&str; 3] = ["390,844", "1024,768", "1920,1080"];
 
 /// A `serve` at a port of its own, ended when dropped.
 struct Serving {
@@ -162,6 +164,13 @@ fn browse(serving: &Serving, dir: &Path, size: &str, shot: Option<&Path>) -> Res
     Ok((finished.stdout, console.collect::<Vec<_>>().join("\n")))
 }
 
+/// For people to look at, in the directory AFTERWRITE_PICTURES if that is set.
+fn picture(serving: &Serving, told: &ToldVolumes, what: &str, size: &str) -> Result<()> {
+    let Some(dir) = std::env::var_os("AFTERWRITE_PICTURES") else { return Ok(()) };
+    let shot = Path::new(&dir).join(format!("{what}-{}.png", size.replace(',', "x")));
+    browse(serving, &told.dir().join("browser"), size, Some(&shot)).map(drop)
+}
+
 #[test]
 #[ignore = "needs a browser: `cargo xtask test --all` installs and runs it"]
 fn a_browser_shows_volumes_and_points_and_runs_nothing_of_theirs() -> Result<()> {
@@ -197,6 +206,122 @@ fn a_browser_shows_volumes_and_points_and_runs_nothing_of_theirs() -> Result<()>
     })
 }
 
+/// Two groups of three volumes each, one of which has three targets and one more that was left out.
+fn tell_of_groups(told: &mut ToldVolumes, journal: &Path) -> Result<()> {
+    let names = |from: usize| (from..from + 3).map(|index| format!("data{index}")).collect::<Vec<_>>();
+    for index in 0..6 {
+        let mut status = status_of_volume(index, journal);
+        status["source"] = json!(format!("/dev/dm-{index}"));
+        if index == 1 {
+            let replica = |target: &str, age_ms: u64, marks: u64, error: Option<&str>| {
+                json!({
+                    "target": target, "consistent": error.is_none(), "mark": 17 - marks, "age_ms": age_ms,
+                    "lag_bytes": marks << 26, "behind_marks": marks, "error": error
+                })
+            };
+            status["replicas"] = json!([
+                replica("/backup/data1.img", 12_345, 0, None),
+                replica("/mnt/usb/data1.img", 7_200_000, 9, None),
+                replica(
+                    "/mnt/a-disk-with-a-very-long-name/that-is-away/data1.img",
+                    9_000_000,
+                    12,
+                    Some("No such file or directory")
+                )
+            ]);
+            status["replica"] = status["replicas"][2].clone();
+            status["left_out"] = json!([{ "target": "/mnt/old/data1.img", "mark": 3 }]);
+        }
+        told.tell(&format!("dm-{index}"), Tells::Status(status))?;
+    }
+    let units = (0..6).map(|index| {
+        json!({
+            "name": format!("data{index}"), "kind": "volume", "source": format!("/dev/dm-{index}"), "journal": "/j",
+            "targets": ["/t"], "state": "running", "pid": 4000, "failures": 0, "why": null, "next_try_ms": null
+        })
+    });
+    let members =
+        |from| names(from).into_iter().map(|volume| json!({ "volume": volume, "id": 9, "class": "fs" }));
+    let mark = |group: &str, from| {
+        let time = humantime::format_rfc3339(SystemTime::now() - Duration::from_secs(30)).to_string();
+        json!({
+            "name": format!("group:{group}/2026-05-04T03:02:01.123456Z/before-upgrade"), "time": time, "frozen_ms": 31,
+            "hook_error": null, "members": members(from).collect::<Vec<_>>()
+        })
+    };
+    let group = |name: &str, from, why: Option<&str>| {
+        json!({
+            "name": name, "volumes": names(from), "mark_every_ms": 300_000, "last_mark": mark(name, from),
+            "last_mark_error": why
+        })
+    };
+    let groups = json!([group("shop", 0, None), group("ledger", 3, Some("data5 took too long"))]);
+    told.tell("service/control", Tells::Service { units: Value::Array(units.collect()), groups })
+}
+
+#[test]
+fn groups_and_each_target_are_told() -> Result<()> {
+    let mut told = ToldVolumes::new()?;
+    tell_of_groups(&mut told, Path::new("/nowhere"))?;
+    let table = run(told.client().arg("status"))?;
+    let rows: Vec<&str> = table.lines().collect();
+    ensure!(rows[0].contains("GROUP") && rows[1].contains("shop") && rows[6].contains("ledger"), "{table}");
+    for wanted in [
+        "    current     12 s, 0 B",
+        "    behind      2 h, 576.0 MiB, 9 marks",
+        "    left out    at mark 3",
+        "! group ledger: the last mark was not made: data5 took too long",
+        "group shop (data0, data1, data2): group:shop/2026-05-04T03:02:01.123456Z/before-upgrade fs, frozen 31 ms, 3",
+    ] {
+        let wanted = wanted.split_whitespace().collect::<Vec<_>>().join(" ");
+        let has =
+            rows.iter().any(|row| row.split_whitespace().collect::<Vec<_>>().join(" ").starts_with(&wanted));
+        ensure!(has, "no {wanted} in {table}");
+    }
+    let serving = Serving::start(&told)?;
+    let status: Value = serde_json::from_str(&serving.get("/api/status")?)?;
+    ensure!(
+        status["groups"][0]["name"] == "shop" && status["groups"][1]["problems"][0]["urgent"] == true,
+        "{status}"
+    );
+    ensure!(status["volumes"][5]["group"] == "ledger", "{status}");
+    let metrics = serving.get("/metrics")?;
+    for sample in [
+        "afterwrite_group_member{group=\"shop\",volume=\"dm-2\"} 1",
+        "afterwrite_group_last_mark_failed{group=\"ledger\"} 1.0",
+        "afterwrite_replica_behind_marks{volume=\"dm-1\",target=\"/mnt/usb/data1.img\"} 9.0",
+    ] {
+        ensure!(metrics.lines().any(|line| line == sample), "no {sample} in {metrics}");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs a browser: `cargo xtask test --all` installs and runs it"]
+fn a_browser_shows_groups_and_each_target() -> Result<()> {
+    let mut told = ToldVolumes::new()?;
+    tell_of_groups(&mut told, Path::new("/nowhere"))?;
+    let serving = Serving::start(&told)?;
+    for size in SIZES {
+        let (dom, console) = browse(&serving, &told.dir().join("browser"), size, None)?;
+        let errors: Vec<&str> = console.lines().filter(|line| !line.contains("503")).collect();
+        ensure!(errors.is_empty(), "{errors:?}");
+        for wanted in [
+            "data-group=\"shop\"",
+            "6 volumes: 6 live; 2 groups — 2 need attention",
+            "✕ mark failed",
+            "mark:group:shop/2026-05-04T03:02:01.123456Z/before-upgrade",
+            "dm-1, 32.0 GiB, group shop",
+            "◔ behind",
+            "○ left out",
+        ] {
+            ensure!(dom.contains(wanted), "no {wanted} in {dom}");
+        }
+        picture(&serving, &told, "groups", size)?;
+    }
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs a browser: `cargo xtask test --all` installs and runs it"]
 fn a_browser_shows_any_number_of_volumes() -> Result<()> {
@@ -213,6 +338,9 @@ fn a_browser_shows_any_number_of_volumes() -> Result<()> {
         let cards = dom.matches("<article").count() as u64;
         ensure!(cards == count, "{cards} cards of {count} volumes");
         ensure!((count == 0) == dom.contains("nothing is protected"), "{dom}");
+        for size in SIZES {
+            picture(&serving, &told, &format!("{count}-volumes"), size)?;
+        }
     }
     Ok(())
 }

@@ -61,6 +61,13 @@ impl ReplicaFiles {
         Ok(chosen.map(|(number, known)| (ReplicaFiles { dir: dir.to_owned(), number }, known)).collect())
     }
 
+    /// What is known of the replicas that are none of these, as far as it can be read.
+    pub fn of_others(dir: &Path, named: &[&ReplicaFiles]) -> Vec<Checkpoint> {
+        let all = ReplicaFiles::all(dir).unwrap_or_default();
+        let others = all.iter().filter(|files| !named.contains(files));
+        others.filter_map(|files| Checkpoint::read(files).ok().flatten()).collect()
+    }
+
     /// Those whose checkpoint speaks of this very target; the first ones whose checkpoint can't be read tell why.
     pub fn of_identity(
         dir: &Path,

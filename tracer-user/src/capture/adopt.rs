@@ -179,6 +179,13 @@ pub fn unattended_volumes() -> Vec<String> {
     names
 }
 
+/// Volumes whose probes are pinned and whose record a process reads, and which one.
+pub fn attended_volumes() -> Vec<(String, u32)> {
+    let Ok(root) = pins::root() else { return Vec::new() };
+    let names = pins::volumes(&root).unwrap_or_default().into_iter();
+    names.filter_map(|name| pins::holder(&root, &name).map(|pid| (name, pid))).collect()
+}
+
 /// Whether complete probes of a volume are pinned: they see its writes, whether a process reads what they record or not.
 pub fn are_at_work(name: &str) -> bool {
     let generations = pins::root().and_then(|root| Generation::all(&root, name)).unwrap_or_default();

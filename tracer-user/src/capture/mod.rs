@@ -27,7 +27,7 @@ mod tracefs;
 pub mod vfs;
 mod volume;
 
-pub use adopt::{Origin, are_at_work, attach, detach, recorded_bytes, unattended_volumes};
+pub use adopt::{Origin, are_at_work, attach, attended_volumes, detach, recorded_bytes, unattended_volumes};
 pub use event::{Change, Counters, Event, Payload, Skipped};
 pub use features::{Features, Rung, choose_rung, probe_features};
 pub use ledger::Ledger;

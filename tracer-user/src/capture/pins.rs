@@ -3,11 +3,13 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{major, minor};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 /// Detach first, so that what is left half removed can't be taken for probes at work.
@@ -50,6 +52,18 @@ pub fn lock(root: &Path, volume: &str) -> io::Result<Option<InUse>> {
         Err((_, Errno::EWOULDBLOCK)) => Ok(None),
         Err((_, errno)) => Err(errno.into()),
     }
+}
+
+/// The process that holds that, as the kernel's list of locks tells it.
+pub fn holder(root: &Path, volume: &str) -> Option<u32> {
+    let dir = std::fs::metadata(volume_dir(root, volume)).ok()?;
+    let place = format!("{:02x}:{:02x}:{}", major(dir.dev()), minor(dir.dev()), dir.ino());
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        (words.get(1) == Some(&"FLOCK") && words.get(5) == Some(&&place[..]))
+            .then(|| words[4].parse().ok())?
+    })
 }
 
 /// One set of probes of a volume. Only while probes are replaced by those of another version are there two.

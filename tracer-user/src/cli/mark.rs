@@ -11,7 +11,7 @@ use crate::service::{Client, mark_group};
     after_help = "Examples:\n  afterwrite mark --label before-upgrade\n  afterwrite mark --group shop --label before-upgrade"
 )]
 pub struct MarkArgs {
-    /// The volume, as /dev/NAME or NAME; may be left out when only one is protected
+    /// The volume, as /dev/NAME or NAME, or its name in the configuration; may be left out when only one is protected
     volume: Option<String>,
     /// Of all volumes of this group of the service at the same instant; prints the name of the mark, the same in each journal
     #[arg(long, value_name = "NAME", conflicts_with = "volume")]

@@ -4,7 +4,7 @@ use anyhow::Context;
 
 use crate::cli::{Outcome, Output, size};
 use crate::journal::{Journal, Listed, Listing};
-use crate::model::{Point, Stretch};
+use crate::model::{Point, PointClass, Stretch};
 
 /// List the points one can restore: the marks, and between which records every instant can be restored
 ///
@@ -36,6 +36,10 @@ pub(super) fn run(args: &Args, out: &mut Output) -> anyhow::Result<Outcome> {
         let (id, lsn, time) = (id.to_string(), lsn.to_string(), time.to_string());
         let row = format!("{id:>8}  {class:5}  {lsn:>10}  {time:24}  {}", label.escape_debug());
         out.line(row.trim_end())?;
+    }
+    let is_end = |point: &Point| point.label == "stop" && point.class == PointClass::Crash;
+    if points.iter().any(|listed| is_end(&listed.point)) {
+        out.line("stop: the end of a protection that was stopped in order; of class crash where nothing was frozen at that instant")?;
     }
     if points.is_empty() {
         out.line("no point yet: the baseline is not finished")?;

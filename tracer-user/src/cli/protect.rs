@@ -13,7 +13,7 @@ use crate::cli::retention::RetentionArgs;
 use crate::cli::{Outcome, Whether, protect_tree, say, size};
 use crate::collect::{Hooks, State};
 use crate::journal::{JournalOptions, SyncPolicy};
-use crate::model::{MarkId, Point};
+use crate::model::{MarkId, Point, PointClass};
 use crate::service::{Limits, ProtectEvent, ProtectOptions, Status, TreeOptions, protect};
 
 /// Each has a thread, and 32 MiB of memory while it is written.
@@ -218,10 +218,16 @@ pub(super) fn say_all_stopped(status: &Status) {
 pub(super) fn say_stopped(source: &str, target: &str, reached: Option<MarkId>, last: Option<&Point>) {
     say(&match (reached, last) {
         (Some(id), Some(last)) if id == last.id => {
-            format!("stopped: {target} is mark {id} ({}) of {source}", last.class)
+            let why = match last.class {
+                PointClass::Crash => {
+                    " (of class crash as nothing was frozen at that instant: nothing has crashed)"
+                }
+                _ => "",
+            };
+            format!("stopped in order: {target} is {source} as it was at the end, mark {id}{why}")
         }
         (Some(id), Some(last)) => format!(
-            "stopped: {target} is mark {id}; the last mark {} is {}, so the target was not brought to it",
+            "stopped in order: {target} is mark {id}; the last mark {} is {}, so the target was not brought to it",
             last.id, last.class
         ),
         _ => format!("stopped before the first mark: {target} is not complete, start again to go on"),

@@ -3,11 +3,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use serde::Deserialize;
 use serde_json::Value;
 
-use crate::cli::{Outcome, Output, size, status_group, status_table, status_tree, status_unit, watch};
+use crate::cli::{Outcome, Output, say, size, status_group, status_table, status_tree, status_unit, watch};
 use crate::io::clock::realtime;
-use crate::service::{Client, ControlError, groups_status, recorded, run_dir, survey_now, units_status};
+use crate::service::{
+    Client, ControlError, Elsewhere, LeftOut, ReplicaRead, Survey, elsewhere, groups_status, recorded,
+    run_dir, survey_now, units_status,
+};
 
 /// Show the protected volumes: state, rate, lag, last mark, ring, writes seen, emitted and marked
 #[derive(Debug, Args)]
@@ -15,7 +19,7 @@ use crate::service::{Client, ControlError, groups_status, recorded, run_dir, sur
     after_help = "Examples:\n  afterwrite status\n  afterwrite status --watch\n  afterwrite status --json | jq .[0].replica.age_ms"
 )]
 pub struct StatusArgs {
-    /// Only this volume, as /dev/NAME or NAME, with all its details
+    /// Only this volume, as /dev/NAME or NAME, or its name in the configuration, with all its details
     volume: Option<String>,
     /// An array with an object for each volume, and for each group
     #[arg(long)]
@@ -49,15 +53,23 @@ pub fn run(args: &StatusArgs, out: &mut Output) -> anyhow::Result<Outcome> {
 
 fn print_table(out: &mut Output) -> anyhow::Result<()> {
     let dir = run_dir();
-    let seen = survey_now(&dir).context("the protections can't be asked")?;
-    if seen.is_empty() {
+    let Survey { volumes, groups } = survey_now(&dir).context("the protections can't be asked")?;
+    let elsewhere = elsewhere(&dir).iter().map(of_elsewhere).collect::<Vec<_>>();
+    if volumes.is_empty() {
+        elsewhere.iter().for_each(|line| say(line));
         return Err(ControlError::NothingRuns { dir }.into());
     }
     let now = realtime();
-    // One of another version may know of no groups.
-    let groups = groups_status().unwrap_or_default();
-    let lines = status_table::table(&seen, now).into_iter();
-    lines.chain(status_group::lines(&groups, now)).try_for_each(|line| out.line(line))
+    let lines = status_table::table(&volumes, now).into_iter();
+    let lines = lines.chain(status_group::lines(&groups, now)).chain(elsewhere);
+    lines.into_iter().try_for_each(|line| out.line(line))
+}
+
+fn of_elsewhere(elsewhere: &Elsewhere) -> String {
+    let (dir, volumes) = (elsewhere.run_dir.display(), elsewhere.volumes.join(", "));
+    status_table::printable(&format!(
+        "elsewhere: {volumes}, protected with another run directory: `AFTERWRITE_RUN_DIR={dir} afterwrite status` shows it"
+    ))
 }
 
 fn print_details(status: &Value, out: &mut Output) -> anyhow::Result<()> {
@@ -70,11 +82,17 @@ fn print_details(status: &Value, out: &mut Output) -> anyhow::Result<()> {
 /// Running protections, what the service does not run at the moment (`paused`, `failed`), and volumes whose probes are at work
 /// without either (`recording`).
 fn all(args: &StatusArgs) -> anyhow::Result<Vec<Value>> {
+    // One of another version may know of no groups.
+    let groups = groups_status().unwrap_or_default();
     if let Some(volume) = &args.volume {
-        return Ok(vec![Client::of(Some(volume))?.status()?]);
+        let mut status = Client::of(Some(volume))?.status()?;
+        let units = units_status().ok().flatten().unwrap_or_default();
+        status_group::add(&mut status, &units, &groups);
+        return Ok(vec![status]);
     }
     let recorded = recorded();
-    let idle = status_unit::idle(units_status()?.unwrap_or_default(), &recorded)?;
+    let units = units_status()?.unwrap_or_default();
+    let idle = status_unit::idle(&units, &recorded)?;
     let recorded: Vec<Value> = recorded
         .iter()
         .filter(|recorded| idle.iter().all(|unit| unit["volume"] != recorded.volume))
@@ -90,8 +108,9 @@ fn all(args: &StatusArgs) -> anyhow::Result<Vec<Value>> {
     };
     let mut all = clients.iter().map(Client::status).collect::<Result<Vec<_>, _>>()?;
     all.extend(idle);
+    all.iter_mut().for_each(|status| status_group::add(status, &units, &groups));
     all.extend(recorded);
-    all.extend(status_group::objects(&groups_status().unwrap_or_default())?);
+    all.extend(status_group::objects(&groups)?);
     Ok(all)
 }
 
@@ -126,6 +145,11 @@ fn print(status: &Value, out: &mut Output) -> anyhow::Result<()> {
     let counters = &status["counters"];
     out.line(format_args!("{} ({})", text(&status["source"]), bytes(&status["size_bytes"])))?;
     out.line(format_args!("  state     {}", text(&status["state"])))?;
+    if let Some(group) = status["group"].as_str() {
+        out.line(format_args!(
+            "  group     {group}, marked together: `afterwrite status` has its last mark"
+        ))?;
+    }
     if status["scan_done_bytes"] != status["scan_total_bytes"] {
         out.line(format_args!(
             "  copied    {} of {}",
@@ -189,17 +213,35 @@ fn print(status: &Value, out: &mut Output) -> anyhow::Result<()> {
         out.line(format_args!("  RETENTION FAILS {why}"))?;
     }
     print_origin(&status["origin"], out)?;
-    status["replicas"].as_array().into_iter().flatten().try_for_each(|replica| print_replica(replica, out))
+    status["replicas"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .try_for_each(|replica| print_replica(replica, out))?;
+    for left in Vec::<LeftOut>::deserialize(&status["left_out"]).unwrap_or_default() {
+        let at = status_table::at_mark(left.mark);
+        out.line(format_args!(
+            "  left out  {}: {at}; named as a target again it goes on from there",
+            left.target
+        ))?;
+    }
+    Ok(())
 }
 
 fn print_replica(replica: &Value, out: &mut Output) -> anyhow::Result<()> {
-    let target = replica["target"].as_str().unwrap_or_default();
-    if let Some(why) = replica["error"].as_str() {
-        out.line(format_args!("  TARGET FAILS {why}"))?;
+    let read = ReplicaRead::deserialize(replica).unwrap_or_default();
+    let ReplicaRead { target, mark, age_ms, behind_marks, error, .. } = &read;
+    if let Some(why) = error {
+        out.line(format_args!("  TARGET FAILS {target}: {why}"))?;
     }
-    match (replica["mark"].as_u64(), replica["age_ms"].as_u64()) {
+    match (mark, age_ms) {
         (Some(mark), Some(age)) => {
-            out.line(format_args!("  replica   {target}: mark {mark}, {:.1} s old", age as f64 / 1000.0))
+            let behind =
+                if *behind_marks > 1 { format!(", {behind_marks} marks behind") } else { String::new() };
+            out.line(format_args!(
+                "  replica   {target}: mark {mark}, {:.1} s old{behind}",
+                *age as f64 / 1000.0
+            ))
         }
         _ => out.line(format_args!("  replica   {target}: not at a mark")),
     }

@@ -2,31 +2,36 @@
 
 use serde_json::Value;
 
-use crate::cli::status_table::{printable, since};
+use crate::cli::status_table::{age, printable};
 use crate::model::Timestamp;
-use crate::service::GroupStatus;
+use crate::service::{GroupSeen, GroupStatus, UnitStatus, volume_name};
 
 /// Below the table of volumes.
-pub(super) fn lines(groups: &[GroupStatus], now: Timestamp) -> Vec<String> {
+pub(super) fn lines(groups: &[GroupSeen], now: Timestamp) -> Vec<String> {
     let mut lines = Vec::new();
-    for GroupStatus { name, volumes, last_mark, last_mark_error } in groups {
-        let mark = match last_mark {
-            Some(mark) => {
-                let class = mark.members.iter().map(|member| member.class.as_str()).collect::<Vec<_>>();
-                let frozen = mark.frozen_ms.map(|ms| format!(", frozen {ms} ms")).unwrap_or_default();
-                format!("{} {}{frozen}, {} ago", mark.name, class.join("+"), since(mark.time, now))
-            }
-            None => "no mark yet".into(),
+    for group in groups {
+        let GroupStatus { name, volumes, .. } = &group.status;
+        let last = match &group.status.last_mark {
+            Some(mark) => format!("{} {}", mark.name, last_mark(group, now)),
+            None => last_mark(group, now),
         };
-        lines.push(printable(&format!("group {name} ({}): {mark}", volumes.join(", "))));
-        if let Some(why) = last_mark_error {
-            lines.push(printable(&format!("! group {name}: the last mark was not made: {why}")));
-        }
-        if let Some(why) = last_mark.as_ref().and_then(|mark| mark.hook_error.as_ref()) {
-            lines.push(printable(&format!("- group {name}: the last mark is not of class app: {why}")));
+        lines.push(printable(&format!("group {name} ({}): {last}", volumes.join(", "))));
+        for problem in &group.problems {
+            let sign = if problem.urgent { "!" } else { "-" };
+            lines.push(printable(&format!("{sign} group {name}: {}", problem.what)));
+            lines.push(format!("    {}", problem.next_step));
         }
     }
     lines
+}
+
+/// `fs, frozen 31 ms, 12 s ago`.
+pub(super) fn last_mark(group: &GroupSeen, now: Timestamp) -> String {
+    let (Some(mark), Some(ns)) = (&group.status.last_mark, group.age(now)) else {
+        return "no mark since the service was started".into();
+    };
+    let frozen = mark.frozen_ms.map(|ms| format!(", frozen {ms} ms")).unwrap_or_default();
+    format!("{}{frozen}, {} ago", group.classes(), age(ns / 1_000_000_000))
 }
 
 /// In `status --json`.
@@ -37,4 +42,31 @@ pub(super) fn objects(groups: &[GroupStatus]) -> serde_json::Result<Vec<Value>> 
         Ok(value)
     };
     groups.iter().map(object).collect()
+}
+
+/// Says of a volume's status in which group it is.
+pub(super) fn add(status: &mut Value, units: &[UnitStatus], groups: &[GroupStatus]) {
+    let volume = status["source"].as_str().map(volume_name);
+    let unit = units.iter().find(|unit| Some(volume_name(&unit.source)) == volume);
+    let group = unit.and_then(|unit| groups.iter().find(|group| group.volumes.contains(&unit.name)));
+    status["group"] = group.map(|group| group.name.clone()).into();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::samples;
+
+    #[test]
+    fn a_group_is_a_line_and_what_is_wrong_with_it_another() {
+        let told = lines(&samples::groups(), samples::now());
+        let expected = [
+            "group ledger (data4, data5): group:ledger/2027-01-15T07:20:00.000000Z fs+crash, 40 min ago",
+            "! group ledger: the last mark was not made: data5 took too long",
+            "    it is tried again by itself; marks that volumes have of their own go on",
+            "group new (data7, data8): no mark since the service was started",
+            "group shop (data0, data1, data2): group:shop/2027-01-15T07:59:30.000000Z fs, frozen 31 ms, 30 s ago",
+        ];
+        assert_eq!(told, expected);
+    }
 }

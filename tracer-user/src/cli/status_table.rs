@@ -2,25 +2,25 @@
 
 use crate::cli::size;
 use crate::model::Timestamp;
-use crate::service::{Reading, Seen};
+use crate::service::{Reading, ReplicaRead, Seen};
 
 const HEAD: [&str; 8] =
     ["VOLUME", "STATE", "WRITES", "REPLICA LAG", "LAST MARK", "RING", "CAPTURE", "SEEN = EMITTED + MARKED"];
+/// Where the column of groups is, if there are any.
+const GROUP_AT: usize = 2;
 /// Longer ones lose their middle.
 const NAME_MAX: usize = 32;
 
 /// The lines of it.
 pub(super) fn table(seen: &[Seen], now: Timestamp) -> Vec<String> {
-    let mut rows = vec![HEAD.map(str::to_owned)];
-    rows.extend(seen.iter().map(|seen| row(seen, now)));
-    let widths: Vec<usize> = (0..HEAD.len())
-        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
-        .collect();
-    let line = |row: &[String; 8]| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    let mut lines: Vec<String> = rows.iter().map(line).collect();
+    let mut rows = vec![HEAD.map(str::to_owned).to_vec()];
+    rows.extend(seen.iter().map(|seen| row(seen, now).to_vec()));
+    if seen.iter().any(|seen| seen.group.is_some()) {
+        let of = |seen: &Seen| seen.group.as_ref().map_or("-".into(), |group| shortened(group, NAME_MAX));
+        let groups = std::iter::once("GROUP".to_owned()).chain(seen.iter().map(of));
+        rows.iter_mut().zip(groups).for_each(|(row, group)| row.insert(GROUP_AT, group));
+    }
+    let mut lines = aligned(&rows, "");
     for seen in seen {
         for problem in &seen.problems {
             let sign = if problem.urgent { "!" } else { "-" };
@@ -28,7 +28,54 @@ pub(super) fn table(seen: &[Seen], now: Timestamp) -> Vec<String> {
             lines.push(format!("    {}", problem.next_step));
         }
     }
+    lines.extend(seen.iter().flat_map(targets));
     lines
+}
+
+/// Of several, or where one was left out, a line for each.
+fn targets(seen: &Seen) -> Vec<String> {
+    let Some(read) = seen.status.as_ref().filter(|read| read.replicas.len() + read.left_out.len() > 1) else {
+        return Vec::new();
+    };
+    let mut rows: Vec<Vec<String>> = read
+        .replicas
+        .iter()
+        .map(|replica| vec![replica.stands().to_owned(), behind(replica), printable(&replica.target)])
+        .collect();
+    for left in &read.left_out {
+        rows.push(vec!["left out".to_owned(), at_mark(left.mark), printable(&left.target)]);
+    }
+    let head = format!("targets of {}:", shortened(seen.title(), NAME_MAX));
+    std::iter::once(head).chain(aligned(&rows, "    ")).collect()
+}
+
+pub(super) fn at_mark(mark: Option<u64>) -> String {
+    mark.map_or_else(|| "at no mark".into(), |mark| format!("at mark {mark}"))
+}
+
+/// How far it is behind: what is lost if the source dies now.
+pub(super) fn behind(replica: &ReplicaRead) -> String {
+    match replica.age_ms {
+        None => "not at a mark".to_owned(),
+        Some(ms) if replica.behind_marks > 1 => {
+            let (lag, marks) = (size(replica.lag_bytes), replica.behind_marks);
+            format!("{}, {lag}, {marks} marks", age(ms / 1000))
+        }
+        Some(ms) => format!("{}, {}", age(ms / 1000), size(replica.lag_bytes)),
+    }
+}
+
+/// Columns below each other.
+fn aligned(rows: &[Vec<String>], before: &str) -> Vec<String> {
+    let columns = rows.first().map_or(0, Vec::len);
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        format!("{before}{}", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
 }
 
 fn row(seen: &Seen, now: Timestamp) -> [String; 8] {
@@ -59,7 +106,7 @@ pub(super) fn rate(read: &Reading) -> String {
 pub(super) fn lag(read: &Reading) -> String {
     let (count, failing) = (read.replicas.len(), read.replicas.iter().filter(|r| r.error.is_some()).count());
     let lag = match read.replica.age_ms {
-        _ if failing > 0 && count > 1 => return format!("{failing} of {count} targets fail"),
+        _ if failing > 0 && count > 1 => return format!("{failing} of {count} fail"),
         _ if failing > 0 => "target fails".into(),
         None => "not at a mark".into(),
         Some(ms) if read.is_tree() => age(ms / 1000),
@@ -143,11 +190,18 @@ mod tests {
     fn of_several_targets_it_is_told_how_many_and_which_fails() {
         let mut seen = samples::of_two_targets();
         let lines = table(std::slice::from_ref(&seen), samples::now());
-        assert!(lines[1].contains("1 of 2 targets fail"), "{lines:?}");
+        assert!(lines[1].contains("1 of 2 fail"), "{lines:?}");
         assert!(lines[2].contains("the target /mnt/usb/1.img fails"), "{lines:?}");
+        let below = [
+            "targets of /dev/vg0/data1:",
+            "    current   12 s, 64.0 KiB           /backup/1.img",
+            "    fails     3 h, 9.5 GiB, 412 marks  /mnt/usb/1.img",
+            "    left out  at mark 5                /mnt/old/1.img",
+        ];
+        assert_eq!(lines[4..], below);
         let read = seen.status.as_mut().unwrap();
         read.replicas[1].error = None;
-        assert_eq!(lag(read), "12 s, 64.0 KiB, 2 targets");
+        assert_eq!(lag(read), "3 h, 9.5 GiB, 2 targets");
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub struct Shared {
 impl Applier {
     /// Of the target that is the `index`th; one that can't be used is tried again.
     pub fn new(index: usize, target: Target, pace: Pace, shared: &Shared) -> Applier {
-        let Target { path, files, replica } = target;
+        let Target { path, files, replica, .. } = target;
         let (replica, error) = match replica {
             Ok(replica) => (Some(replica), None),
             Err(error) => (None, Some(error)),

@@ -14,6 +14,7 @@ use crate::collect::Command;
 use crate::service::member::join;
 use crate::service::protocol::{Request, Response, Talk, listen};
 use crate::service::run_dir;
+use crate::service::units::{UnitStatus, units_status};
 
 /// An end that was not asked for is noticed then, too.
 const SHOW_EVERY: Duration = Duration::from_millis(500);
@@ -133,6 +134,15 @@ pub enum ControlError {
     NothingRuns { dir: PathBuf },
     #[error("{wanted} is not being protected; these are: {running}")]
     NotProtected { wanted: String, running: String },
+    /// The service is to protect it.
+    #[error(
+        "{name} is {state} at the moment, so it can't be asked: `afterwrite status` says more, `afterwrite resume {name}` goes on"
+    )]
+    Idle { name: String, state: String },
+    #[error(
+        "{name} has just been started by the service and can't be asked yet: try again in a moment; `afterwrite status` shows it"
+    )]
+    Starting { name: String },
     #[error("several volumes are being protected: name one of {running}")]
     NameOne { running: String },
     #[error("could not speak to {whom}; is it running, and are you root or in its group?")]
@@ -165,8 +175,30 @@ impl Client {
         if clients.is_empty() { Err(ControlError::NothingRuns { dir }) } else { Ok(clients) }
     }
 
-    /// The one for a volume, named as a path (`/dev/loop0`) or by the kernel (`loop0`), or the only one.
+    /// The one for a volume, named as a path (`/dev/loop0`), by the kernel (`loop0`) or as the service calls it, or the only one.
     pub fn of(volume: Option<&str>) -> Result<Client, ControlError> {
+        let units = units_status().ok().flatten().unwrap_or_default();
+        let is_meant = |unit: &&UnitStatus| {
+            volume.is_none_or(|wanted| unit.name == wanted || is_same(&unit.source, wanted))
+        };
+        let meant = units.iter().find(is_meant);
+        if let (Some(unit), true) = (meant, volume.is_some())
+            && unit.state != "running"
+        {
+            return Err(ControlError::Idle { name: unit.name.clone(), state: unit.state.clone() });
+        }
+        let source = meant.filter(|_| volume.is_some()).map(|unit| unit.source.as_str());
+        match (Client::at(source.or(volume)), meant) {
+            (Err(ControlError::NothingRuns { .. } | ControlError::NotProtected { .. }), Some(unit))
+                if unit.state == "running" =>
+            {
+                Err(ControlError::Starting { name: unit.name.clone() })
+            }
+            (found, _) => found,
+        }
+    }
+
+    fn at(volume: Option<&str>) -> Result<Client, ControlError> {
         let mut clients = Client::all()?;
         let running = clients.iter().map(|client| client.volume.as_str()).collect::<Vec<_>>().join(", ");
         match volume {
@@ -197,6 +229,10 @@ impl Client {
     fn ask(&self, request: &Request) -> Result<Value, ControlError> {
         ask(&self.socket, &format!("the protection of {}", self.volume), request)
     }
+}
+
+fn is_same(one: &str, other: &str) -> bool {
+    run_dir::volume_name(one) == run_dir::volume_name(other)
 }
 
 /// Waits for the answer. `whom` is what is asked.

@@ -5,8 +5,10 @@ mod call_share;
 mod control;
 mod device_source;
 mod early;
+mod elsewhere;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
+mod group_seen;
 mod limits;
 mod member;
 mod memory;
@@ -34,16 +36,18 @@ mod unwatched;
 pub use control::{Client, ControlError};
 pub use device_source::volume_extent;
 pub use early::{AttachError, Attached, FinishError, attach, finish};
+pub use elsewhere::{Elsewhere, elsewhere};
+pub use group_seen::GroupSeen;
 pub use limits::Limits;
 pub use origin::OriginStatus;
 pub use prepare::PrepareError;
 pub use privileges::{PrivilegesError, give_up_privileges};
-pub use progress::{ReplicaStatus, Status};
+pub use progress::{LeftOut, ReplicaStatus, Status};
 pub use protect::{ProtectError, ProtectEvent, ProtectOptions, ProtectSummary, protect};
 pub use reading::{Problem, Reading, ReplicaRead, Standing};
 pub use recorded::{DetachError, Recorded, detach, recorded};
 pub use run_dir::{path as run_dir, volume_name};
-pub use survey::{Seen, survey, survey_now};
+pub use survey::{Seen, Survey, survey, survey_now};
 pub use tree::{TreeEvent, TreeOptions, TreeStatus, protect_tree};
 pub use units::{
     Configuration, Group, GroupMark, GroupStatus, ServiceOrder, Unit, UnitKind, UnitStatus, UnitsOptions,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::apply::{ApplyError, FoundTarget, Replica, ReplicaFiles};
+use crate::apply::{ApplyError, Checkpoint, FoundTarget, Replica, ReplicaFiles};
 use crate::io::clock::realtime;
 use crate::io::{BlockDevice, DeviceError, Obstacle, Role, TopologyError, ensure_not_on_volume};
 use crate::journal::{Journal, JournalError, JournalOptions, Recovery, Writer};
@@ -62,17 +62,19 @@ pub struct Target {
     pub path: PathBuf,
     pub files: ReplicaFiles,
     pub replica: Result<Replica, ApplyError>,
+    /// The mark it is at, as far as is known, also of one that can't be used now.
+    pub mark: Option<Point>,
 }
 
 impl Target {
-    /// How far it is now. `restorable`: the journal's last restorable mark.
-    pub fn progress(&self, restorable: Option<&Point>) -> TargetProgress {
+    /// How far it is now.
+    pub fn progress(&self) -> TargetProgress {
         let mut progress = TargetProgress::default();
+        progress.mark.clone_from(&self.mark);
         if let Ok(replica) = &self.replica {
             let checkpoint = replica.checkpoint();
             progress.applied = checkpoint.applied;
             progress.consistent = checkpoint.consistent;
-            progress.mark = restorable.filter(|mark| Some(mark.id) == checkpoint.mark).cloned();
         }
         progress
     }
@@ -106,8 +108,9 @@ pub fn prepare(
     };
     let info = writer.info().clone();
     let journal = Journal::open(journal_dir)?;
-    let restorable = journal.points()?.into_iter().rfind(|point| point.class.restorable());
-    let targets = open_targets(journal_dir, targets, &info, force)?;
+    let points = journal.points()?;
+    let targets = open_targets(journal_dir, targets, &info, &points, force)?;
+    let restorable = points.into_iter().rfind(|point| point.class.restorable());
     Ok(Prepared { device, lock, info, writer, journal, targets, recovery, restorable, resumed })
 }
 
@@ -117,6 +120,7 @@ fn open_targets(
     journal_dir: &Path,
     paths: &[PathBuf],
     info: &VolumeInfo,
+    points: &[Point],
     force: bool,
 ) -> Result<Vec<Target>, PrepareError> {
     let mut found: Vec<FoundTarget> = Vec::new();
@@ -136,7 +140,15 @@ fn open_targets(
         let replica = Replica::open(&files, path, info, force).map(|(replica, _)| replica);
         match replica {
             Err(error) if !known => return Err(error.into()),
-            replica => targets.push(Target { path: path.clone(), files, replica }),
+            replica => {
+                let known = match &replica {
+                    Ok(replica) => Some(replica.checkpoint().clone()),
+                    Err(_) => Checkpoint::read(&files).ok().flatten(),
+                };
+                let id = known.and_then(|checkpoint| checkpoint.mark);
+                let mark = points.iter().find(|point| Some(point.id) == id).cloned();
+                targets.push(Target { path: path.clone(), files, replica, mark });
+            }
         }
     }
     if targets.iter().all(|target| target.replica.is_err())

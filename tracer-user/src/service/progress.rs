@@ -43,6 +43,7 @@ pub struct Status {
     pub replica: ReplicaStatus,
     /// One for each target, in the order in which they were named.
     pub replicas: Vec<ReplicaStatus>,
+    pub left_out: Vec<LeftOut>,
     pub origin: OriginStatus,
     /// `null` when all history is kept.
     pub retention: Option<RetentionStatus>,
@@ -60,10 +61,22 @@ pub struct ReplicaStatus {
     pub age_ms: Option<u64>,
     /// Stored (compressed) bytes that this session journaled after its mark.
     pub lag_bytes: u64,
+    /// Restorable marks of the journal that it was not brought to yet; of an earlier session's at most the last one.
+    pub behind_marks: u64,
     /// Why the target can't be written; tried again every few seconds.
     pub error: Option<String>,
     /// Bytes written to the target in this session.
     pub written_bytes: u64,
+}
+
+/// A target that the journal knows and that was not named this time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LeftOut {
+    /// Where it was, as it was named then.
+    pub target: String,
+    /// The mark that it stays at, if it is at one.
+    pub mark: Option<u64>,
 }
 
 /// Of a protection that was told what to keep.
@@ -136,6 +149,12 @@ impl Progress {
         there
     }
 
+    /// Those of this session are known one by one.
+    fn behind_marks(&self, of: &TargetProgress) -> u64 {
+        let is_behind = self.restorable.as_ref().is_some_and(|mark| of.applied < mark.lsn);
+        u64::try_from(of.unapplied.len()).unwrap_or(u64::MAX).max(is_behind.into())
+    }
+
     /// Of the target at this place, which is called so.
     pub fn replica_status(&self, index: usize, target: &str, now: Timestamp) -> ReplicaStatus {
         let of = &self.targets[index];
@@ -146,6 +165,7 @@ impl Progress {
             mark: of.mark.as_ref().map(|mark| mark.id),
             age_ms: of.mark.as_ref().map(|mark| now.0.saturating_sub(mark.time.0) / 1_000_000),
             lag_bytes: self.journal_bytes.saturating_sub(of.applied_bytes),
+            behind_marks: self.behind_marks(of),
             error: of.error.clone(),
             written_bytes: of.written_bytes,
         }
@@ -246,6 +266,9 @@ mod tests {
         for (applied, expected) in [(9, 171), (10, 71), (29, 71), (30, 1), (31, 1)] {
             progress.targets[1].applied_to(Lsn(applied));
             assert_eq!((lag(&progress, 0), lag(&progress, 1)), (171, expected), "{applied}");
+            let behind = |index| progress.replica_status(index, "", Timestamp(0)).behind_marks;
+            let of_second = [10, 30].into_iter().filter(|mark| *mark > applied).count() as u64;
+            assert_eq!((behind(0), behind(1)), (2, of_second), "{applied}");
         }
         for id in 4..10_000 {
             progress.marked(&mark(id, id * 10, PointClass::Fs));

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use crate::apply::{Checkpoint, ReplicaFiles};
 use crate::capture::vfs::VfsOptions;
 use crate::capture::{Capture, CaptureError, CaptureOptions, Origin, Rung};
 use crate::collect::{CollectorStatus, Command, Hooks};
@@ -21,7 +22,7 @@ use crate::service::memory::{give_back, limit_allocator};
 use crate::service::origin::{OriginStatus, OriginThread, Watched};
 use crate::service::prepare::{PrepareError, Prepared, prepare};
 use crate::service::progress::{
-    Progress, ReplicaStatus, SharedProgress, Status, TargetProgress, furthest_behind,
+    LeftOut, Progress, ReplicaStatus, SharedProgress, Status, TargetProgress, furthest_behind,
 };
 use crate::service::retention::run_retention;
 use crate::service::run_dir;
@@ -218,7 +219,7 @@ impl Running {
             durable: writer.durable(),
             last_mark: restorable.clone(),
             restorable: restorable.clone(),
-            targets: targets.iter().map(|target| target.progress(restorable.as_ref())).collect(),
+            targets: targets.iter().map(|target| target.progress()).collect(),
             ..Progress::default()
         }));
         let named: Vec<_> =
@@ -267,6 +268,7 @@ impl Running {
             last_mark: None,
             replica: ReplicaStatus::default(),
             replicas: Vec::new(),
+            left_out: left_out(&options.journal, &named),
             origin: OriginStatus::default(),
             retention: None,
         };
@@ -384,6 +386,16 @@ impl Served for Running {
     fn ended(&self) -> bool {
         self.progress.get().failure.is_some() || self.threads.iter().all(JoinHandle::is_finished)
     }
+}
+
+/// Targets that were named before, and whose place has no other one now.
+fn left_out(journal: &Path, named: &[(PathBuf, ReplicaFiles)]) -> Vec<LeftOut> {
+    let files: Vec<_> = named.iter().map(|(_, files)| files).collect();
+    let mut others = ReplicaFiles::of_others(journal, &files);
+    others.retain(|other| named.iter().all(|(path, _)| path.as_path() != Path::new(&other.target_path)));
+    let left_out =
+        |other: Checkpoint| LeftOut { target: other.target_path, mark: other.mark.map(|mark| mark.0) };
+    others.into_iter().map(left_out).collect()
 }
 
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, ProtectError> {

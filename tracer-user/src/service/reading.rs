@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::{ActivityShown, Point};
+use crate::service::progress::LeftOut;
 
 /// Of `origin.off`: somebody chose it.
 pub const ORIGIN_NOT_WANTED: &str = "--origin off";
@@ -96,6 +97,7 @@ pub struct Reading {
     pub replica: ReplicaRead,
     /// One for each target.
     pub replicas: Vec<ReplicaRead>,
+    pub left_out: Vec<LeftOut>,
     pub retention: Option<RetentionRead>,
     pub origin: OriginRead,
     /// Of a tree: changes nobody was told of.
@@ -128,7 +130,21 @@ pub struct ReplicaRead {
     pub mark: Option<u64>,
     pub age_ms: Option<u64>,
     pub lag_bytes: u64,
+    pub behind_marks: u64,
     pub error: Option<String>,
+}
+
+impl ReplicaRead {
+    /// How it stands, in a word: `fails`, `incomplete`, `behind` or `current`.
+    pub fn stands(&self) -> &'static str {
+        match self {
+            ReplicaRead { error: Some(_), .. } => "fails",
+            ReplicaRead { mark: None, .. } => "incomplete",
+            // While one is applied it is one behind, most often for less than a second.
+            ReplicaRead { behind_marks: 2.., .. } => "behind",
+            _ => "current",
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

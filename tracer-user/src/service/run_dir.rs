@@ -7,9 +7,13 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 
-/// `/run/afterwrite`, or what AFTERWRITE_RUN_DIR says.
+/// Where it is if nobody says otherwise.
+pub const DEFAULT: &str = "/run/afterwrite";
+/// Of the environment, names another place.
+pub const VARIABLE: &str = "AFTERWRITE_RUN_DIR";
+
 pub fn path() -> PathBuf {
-    std::env::var_os("AFTERWRITE_RUN_DIR").map_or_else(|| PathBuf::from("/run/afterwrite"), PathBuf::from)
+    std::env::var_os(VARIABLE).map_or_else(|| PathBuf::from(DEFAULT), PathBuf::from)
 }
 
 pub fn socket(dir: &Path, volume_name: &str) -> PathBuf {

@@ -3,8 +3,11 @@
 use serde_json::json;
 
 use crate::model::Timestamp;
+use crate::service::group_seen::GroupSeen;
+use crate::service::progress::LeftOut;
 use crate::service::reading::{Problem, Reading, ReplicaRead, Standing};
-use crate::service::survey::Seen;
+use crate::service::survey::{Seen, Survey};
+use crate::service::units::GroupStatus;
 
 /// A moment after all that they tell of.
 pub fn now() -> Timestamp {
@@ -36,6 +39,7 @@ fn of(index: u64) -> Seen {
                 standing: Standing::Recording,
                 status: None,
                 recorded_bytes: Some(3 << 20),
+                group: None,
                 problems: vec![Problem::urgent("no process runs", "start it again")],
             };
         }
@@ -53,16 +57,63 @@ fn of(index: u64) -> Seen {
     Seen::told(name, read)
 }
 
-/// With two targets, of which the second fails.
+/// Volumes in groups, and one of them with several targets.
+pub fn survey_with_groups(count: u64) -> Survey {
+    let mut volumes = seen(count);
+    let groups = groups();
+    for (index, volume) in volumes.iter_mut().enumerate() {
+        let name = format!("data{index}");
+        let group = groups.iter().find(|group| group.status.volumes.contains(&name));
+        volume.group = group.map(|group| group.status.name.clone());
+    }
+    let group = volumes[1].group.take();
+    volumes[1] = Seen { group, ..of_two_targets() };
+    Survey { volumes, groups }
+}
+
+/// Of a service: one that is well, one that fails, and one without a mark.
+pub fn groups() -> Vec<GroupSeen> {
+    let mark = |group: &str, time: &str, frozen_ms: Option<u64>, classes: &[&str]| {
+        let members = classes.iter().enumerate();
+        let members = members.map(|(id, class)| json!({ "volume": "data", "id": id, "class": class }));
+        let name = format!("group:{group}/{time}");
+        json!({
+            "name": name, "time": time, "frozen_ms": frozen_ms, "hook_error": null,
+            "members": members.collect::<Vec<_>>()
+        })
+    };
+    let status = json!([
+        {
+            "name": "ledger", "volumes": ["data4", "data5"], "mark_every_ms": 30_000,
+            "last_mark": mark("ledger", "2027-01-15T07:20:00.000000Z", None, &["fs", "crash"]),
+            "last_mark_error": "data5 took too long"
+        },
+        {
+            "name": "new", "volumes": ["data7", "data8"], "mark_every_ms": null, "last_mark": null, "last_mark_error": null
+        },
+        {
+            "name": "shop", "volumes": ["data0", "data1", "data2"], "mark_every_ms": 300_000,
+            "last_mark": mark("shop", "2027-01-15T07:59:30.000000Z", Some(31), &["fs", "fs", "fs"]), "last_mark_error": null
+        }
+    ]);
+    let status: Vec<GroupStatus> = serde_json::from_value(status).unwrap();
+    status.into_iter().map(GroupSeen::new).collect()
+}
+
+/// With two targets, of which the second fails, and one that was left out.
 pub fn of_two_targets() -> Seen {
     let mut read = reading(1);
     let first = ReplicaRead { target: "/backup/1.img".into(), ..read.replica.clone() };
     let second = ReplicaRead {
         target: "/mnt/usb/1.img".into(),
         consistent: false,
+        age_ms: Some(3 * 3_600_000),
+        lag_bytes: 10_200_000_000,
+        behind_marks: 412,
         error: Some("no space left".into()),
         ..first.clone()
     };
+    read.left_out = vec![LeftOut { target: "/mnt/old/1.img".into(), mark: Some(5) }];
     (read.replica, read.replicas) = (second.clone(), vec![first, second]);
     Seen::told("dm-1".into(), read)
 }

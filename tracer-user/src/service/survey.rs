@@ -6,16 +6,19 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
+use crate::service::elsewhere::other_services;
+use crate::service::group_seen::GroupSeen;
 use crate::service::protocol::{Request, Response};
 use crate::service::reading::{Problem, Reading, Standing, problems};
 use crate::service::recorded::{Recorded, recorded};
 use crate::service::run_dir::{sockets, volume_name};
-use crate::service::units::{SOCKET, UnitStatus};
+use crate::service::units::{GroupStatus, SOCKET, UnitStatus};
 
 /// A protection that is at work answers in a millisecond, where all processors are busy with others in a second or two.
 const ANSWER_TIME: Duration = Duration::from_secs(3);
@@ -31,24 +34,37 @@ pub struct Seen {
     pub status: Option<Reading>,
     /// Without a process: bytes written and not under a durable mark, at least, if that is known.
     pub recorded_bytes: Option<u64>,
+    /// The group of the service that it is in.
+    pub group: Option<String>,
     pub problems: Vec<Problem>,
+}
+
+/// All that is seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// In the order of what they are called, data2 before data10.
+    pub volumes: Vec<Seen>,
+    /// Of the service, by name.
+    pub groups: Vec<GroupSeen>,
 }
 
 impl Seen {
     pub fn told(name: String, status: Reading) -> Seen {
         let status = status.with_replicas();
         let (standing, problems) = (status.standing(), problems(&status));
-        Seen { name, standing, status: Some(status), recorded_bytes: None, problems }
+        Seen { name, standing, status: Some(status), recorded_bytes: None, group: None, problems }
     }
 
     fn without(name: String, standing: Standing, problem: Problem) -> Seen {
-        Seen { name, standing, status: None, recorded_bytes: None, problems: vec![problem] }
+        let problems = vec![problem];
+        Seen { name, standing, status: None, recorded_bytes: None, group: None, problems }
     }
 
     fn recording(of: &Recorded) -> Seen {
         let problem = Problem::urgent(
-            "no process runs; the probes record where is written",
-            "start `afterwrite protect` again to go on, or `afterwrite detach`",
+            "no process runs; the probes record where is written, so nothing is lost",
+            "start `afterwrite protect` or the service again, with the same journal: it reads what was written meanwhile \
+             (`afterwrite detach` gives that up)",
         );
         let recorded_bytes = of.recorded_bytes;
         Seen { recorded_bytes, ..Seen::without(of.volume.clone(), Standing::Recording, problem) }
@@ -59,7 +75,13 @@ impl Seen {
         let (standing, problem) = match &unit.state[..] {
             "paused" => (
                 Standing::Paused,
-                Problem::note("paused by hand", format!("`afterwrite resume {}` goes on", unit.name)),
+                Problem::note(
+                    match unit.kind.as_str() {
+                        "tree" => "paused by hand: what changes is not seen, and no points are made",
+                        _ => "paused by hand: the probes record where is written, no points are made",
+                    },
+                    format!("`afterwrite resume {}` goes on, and catches up", unit.name),
+                ),
             ),
             "stopping" => (Standing::Stopping, Problem::note("it is ending", "it takes a last mark")),
             _ => {
@@ -76,6 +98,12 @@ impl Seen {
         };
         let recorded_bytes = of.and_then(|of| of.recorded_bytes);
         Seen { recorded_bytes, ..Seen::without(volume, standing, problem) }
+    }
+
+    fn starting(name: String) -> Seen {
+        let problem =
+            Problem::note("it has just been started, and does not answer yet", "look again in a moment");
+        Seen::without(name, Standing::Silent, problem)
     }
 
     fn silent(name: String, why: &str) -> Seen {
@@ -109,29 +137,59 @@ impl Seen {
     }
 }
 
-/// All volumes that are protected, or were until their process was killed, in the order of what they are called, data2 before
-/// data10.
-pub async fn survey(run_dir: &Path) -> Vec<Seen> {
-    let units = units(run_dir).await;
-    survey_with(run_dir, recorded(), &units).await
+/// All volumes that are protected, or were until their process was killed, and the groups they are in.
+pub async fn survey(run_dir: &Path) -> Survey {
+    let (units, groups) = tokio::join!(
+        of_service::<Vec<UnitStatus>>(run_dir, Request::Status),
+        of_service::<Vec<GroupStatus>>(run_dir, Request::Groups)
+    );
+    let mut volumes = survey_with(run_dir, recorded(), &units).await;
+    if volumes.iter().any(|seen| seen.standing == Standing::Recording) {
+        tell_of_others(&mut volumes, run_dir).await;
+    }
+    for unit in &units {
+        let group = groups.iter().find(|group| group.volumes.contains(&unit.name));
+        let name = volume_name(&unit.source);
+        if let Some(seen) = volumes.iter_mut().find(|seen| seen.name == name) {
+            seen.group = group.map(|group| group.name.clone());
+        }
+    }
+    Survey { volumes, groups: groups.into_iter().map(GroupSeen::new).collect() }
+}
+
+/// No process runs of what the service of another run directory has paused, or tries again.
+async fn tell_of_others(volumes: &mut [Seen], run_dir: &Path) {
+    for dir in other_services(run_dir) {
+        let units = of_service::<Vec<UnitStatus>>(&dir, Request::Status).await;
+        for unit in units.iter().filter(|unit| unit.state != "running") {
+            let name = volume_name(&unit.source);
+            let of_it = |seen: &&mut Seen| seen.standing == Standing::Recording && seen.name == name;
+            if let Some(seen) = volumes.iter_mut().find(of_it) {
+                seen.problems = vec![Problem::note(
+                    format!("{} in the service with the run directory {}", unit.state, dir.display()),
+                    format!("`AFTERWRITE_RUN_DIR={} afterwrite status` says more", dir.display()),
+                )];
+            }
+        }
+    }
 }
 
 /// [`survey`] for a thread without a runtime.
 ///
 /// # Errors
 /// The kernel has no room for a runtime's descriptors.
-pub fn survey_now(run_dir: &Path) -> std::io::Result<Vec<Seen>> {
+pub fn survey_now(run_dir: &Path) -> std::io::Result<Survey> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(survey(run_dir)))
 }
 
-/// Of the service, if one runs and answers.
-async fn units(run_dir: &Path) -> Vec<UnitStatus> {
-    let answer = tokio::time::timeout(ANSWER_TIME, ask(&run_dir.join(SOCKET))).await;
-    let Ok(Ok(line)) = answer else { return Vec::new() };
+/// Of the service, if one runs, answers, and knows what is asked for.
+async fn of_service<T: DeserializeOwned + Default>(run_dir: &Path, request: Request) -> T {
+    let answer = tokio::time::timeout(ANSWER_TIME, ask(&run_dir.join(SOCKET), &request)).await;
+    let Ok(Ok(line)) = answer else { return T::default() };
     match serde_json::from_slice(&line) {
-        Ok(Response::Ok(units)) => serde_json::from_value(units).unwrap_or_default(),
-        _ => Vec::new(),
+        Ok(Response::Ok(value)) => serde_json::from_value(value).unwrap_or_default(),
+        _ => T::default(),
     }
 }
 
@@ -150,8 +208,12 @@ async fn survey_with(run_dir: &Path, recorded: Vec<Recorded>, units: &[UnitStatu
         }
     }
     // Who starts it knows best why it does not run.
-    for unit in units.iter().filter(|unit| unit.state != "running") {
+    for unit in units {
         let volume = volume_name(&unit.source);
+        if unit.state == "running" {
+            all.entry(volume.clone()).or_insert_with(|| Seen::starting(volume));
+            continue;
+        }
         let of = recorded.iter().find(|of| of.volume == volume);
         all.insert(volume.clone(), Seen::of_unit(unit, volume, of));
     }
@@ -162,7 +224,7 @@ async fn survey_with(run_dir: &Path, recorded: Vec<Recorded>, units: &[UnitStatu
 
 /// `None`: it has just ended in order.
 async fn see(name: String, socket: PathBuf) -> Option<Seen> {
-    Some(match tokio::time::timeout(ANSWER_TIME, ask(&socket)).await {
+    Some(match tokio::time::timeout(ANSWER_TIME, ask(&socket, &Request::Status)).await {
         Err(_) => Seen::silent(name, "no answer within 3 s"),
         Ok(Err(error)) if error.kind() == ErrorKind::NotFound => return None,
         Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Seen::stopped(name),
@@ -174,9 +236,9 @@ async fn see(name: String, socket: PathBuf) -> Option<Seen> {
     })
 }
 
-async fn ask(socket: &Path) -> std::io::Result<Vec<u8>> {
+async fn ask(socket: &Path, request: &Request) -> std::io::Result<Vec<u8>> {
     let (reader, mut writer) = UnixStream::connect(socket).await?.into_split();
-    let mut line = serde_json::to_vec(&Request::Status)?;
+    let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     writer.write_all(&line).await?;
     let mut answer = Vec::new();
@@ -240,6 +302,20 @@ mod tests {
         let seen = runtime.block_on(survey_with(dir.path(), recorded.to_vec(), &[]));
         let names: Vec<&str> = seen.iter().map(|seen| seen.name.as_str()).collect();
         assert_eq!(names, ["sda2", "sda10", "sdb9", "sdb10"]);
+    }
+
+    #[test]
+    fn what_the_service_has_just_started_is_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let unit = json!({
+            "name": "data", "kind": "volume", "source": "/dev/dm-7", "journal": "/j", "targets": ["/t"], "state": "running",
+            "pid": 7, "failures": 0, "why": null, "next_try_ms": null
+        });
+        let units: Vec<UnitStatus> = vec![serde_json::from_value(unit).unwrap()];
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let seen = runtime.block_on(survey_with(dir.path(), Vec::new(), &units));
+        assert_eq!((seen[0].name.as_str(), seen[0].standing), ("dm-7", Standing::Silent));
+        assert!(seen[0].problems[0].what.contains("just been started") && !seen[0].problems[0].urgent);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::model::PointClass;
-use crate::service::{Reading, ReplicaRead, Seen, Standing};
+use crate::service::{GroupSeen, Reading, ReplicaRead, Seen, Standing, Survey};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -25,6 +25,17 @@ struct OfVolume {
 struct OfTarget {
     volume: String,
     target: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfGroup {
+    group: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Member {
+    group: String,
+    volume: String,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -126,10 +137,39 @@ const REPLICA_GAUGES: &[(&str, &str, OfReplica)] = &[
     ("replica_lag_seconds", "Time since the replica's mark", |_, replica| {
         replica.age_ms.map(|ms| float(ms) / 1000.0)
     }),
+    ("replica_behind_marks", "Restorable marks that the replica was not brought to yet", |read, replica| {
+        volume(read)?;
+        Some(float(replica.behind_marks))
+    }),
     ("replica_consistent", "1 if the replica is at a mark", |_, replica| Some(flag(replica.consistent))),
     ("replica_error", "1 while the target can't be written", |_, replica| {
         Some(flag(replica.error.is_some()))
     }),
+];
+
+type OfOneGroup = fn(&GroupSeen) -> Option<f64>;
+
+/// As `GAUGES`, of groups.
+const GROUP_GAUGES: &[(&str, &str, OfOneGroup)] = &[
+    ("group_mark_interval_seconds", "How often a mark of the group is due", |group| {
+        group.status.mark_every_ms.map(|ms| float(ms) / 1000.0)
+    }),
+    (
+        "group_last_mark_timestamp_seconds",
+        "When the last mark of the group was made, since the service was started",
+        |group| group.status.last_mark.as_ref().map(|mark| float(mark.time.0) / 1e9),
+    ),
+    ("group_last_mark_failed", "1 if the last mark of the group that was tried was not made", |group| {
+        Some(flag(!group.is_well()))
+    }),
+    (
+        "group_last_mark_frozen_seconds",
+        "How long writers were held for the last mark of the group",
+        |group| {
+            let frozen = group.status.last_mark.as_ref().and_then(|mark| mark.frozen_ms);
+            frozen.map(|ms| float(ms) / 1000.0)
+        },
+    ),
 ];
 
 type Count = fn(&Reading) -> Option<u64>;
@@ -167,7 +207,7 @@ const COUNTERS: &[(&str, &str, Count)] = &[
 
 /// # Errors
 /// None that can happen: the text is made in memory.
-pub fn encode(seen: &[Seen]) -> Result<String, fmt::Error> {
+pub fn encode(Survey { volumes: seen, groups }: &Survey) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("afterwrite");
     let version = Family::<Version, Gauge>::default();
     version.get_or_create(&Version { version: env!("CARGO_PKG_VERSION") }).set(1);
@@ -227,6 +267,7 @@ pub fn encode(seen: &[Seen]) -> Result<String, fmt::Error> {
         }
         registry.register(*name, *help, family);
     }
+    of_groups(&mut registry, seen, groups);
     let mut encoded = String::new();
     text::encode(&mut encoded, &registry)?;
     Ok(encoded)
@@ -251,6 +292,25 @@ fn standings(registry: &mut Registry, seen: &[Seen]) {
     registry.register("up", "1 if the volume's process answers", up);
     registry.register("state", "1 for the state the volume is in, 0 for the others", states);
     registry.register("recorded_bytes", "Without a process: written and not under a durable mark", recorded);
+}
+
+fn of_groups(registry: &mut Registry, seen: &[Seen], groups: &[GroupSeen]) {
+    let members = Family::<Member, Gauge>::default();
+    for seen in seen {
+        if let Some(group) = &seen.group {
+            members.get_or_create(&Member { group: label(group), volume: label(&seen.name) }).set(1);
+        }
+    }
+    registry.register("group_member", "1 for each volume of a group", members);
+    for (name, help, value) in GROUP_GAUGES {
+        let family = Family::<OfGroup, Gauge<f64, AtomicU64>>::default();
+        for group in groups {
+            if let Some(value) = value(group) {
+                family.get_or_create(&OfGroup { group: label(&group.status.name) }).set(value);
+            }
+        }
+        registry.register(*name, *help, family);
+    }
 }
 
 /// The crate writes values as they are (0.24).

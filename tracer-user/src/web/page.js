@@ -102,10 +102,9 @@ function facts(status, now) {
     list.append(fact('copied', `${bytes(status.scan_done_bytes)} of ${bytes(status.scan_total_bytes)}`, true, 'warn'));
   }
   list.append(fact('last mark', mark === null ? 'none yet' : `${mark.id} ${mark.class}, ${duration(now - seconds(mark.time))} ago`));
-  const many = status.replicas.length > 1;
-  for (const { target, age_ms: age, lag_bytes: lag, error } of status.replicas) {
-    const stands = age === null ? 'not at a mark' : `${duration(age / 1000)}, ${bytes(lag)}`;
-    list.append(fact('replica lag', many ? `${target}: ${error === null ? stands : 'fails'}` : stands, many, error === null ? '' : 'warn'));
+  if (!hasTargets(status)) {
+    const { age_ms: age, lag_bytes: lag, error } = status.replicas[0];
+    list.append(fact('replica lag', age === null ? 'not at a mark' : `${duration(age / 1000)}, ${bytes(lag)}`, false, error === null ? '' : 'warn'));
   }
   list.append(fact('not journaled yet', bytes(status.pending_bytes)));
   if (status.kind !== 'tree') {
@@ -120,6 +119,54 @@ function facts(status, now) {
     list.append(fact('writes', `${counters.seen} seen = ${counters.emitted} emitted + ${counters.marked} marked`, true));
   }
   return list;
+}
+
+const hasTargets = (status) => status.replicas.length + status.left_out.length > 1;
+
+// As `status` calls it; a sign and a word besides the colour.
+function standsOf(replica) {
+  if (replica.error !== null) return ['✕ fails', 'bad'];
+  if (replica.mark === null) return ['◐ incomplete', 'warn'];
+  return replica.behind_marks > 1 ? ['◔ behind', 'warn'] : ['● current', 'good'];
+}
+
+function targets(status) {
+  if (!hasTargets(status)) return null;
+  const row = (target, [stands, kind], far) => element('li', {},
+    element('span', { class: 'place' }, target), element('span', { class: kind }, stands), element('span', { class: 'far' }, far));
+  const rows = status.replicas.map((replica) => {
+    const { age_ms: age, lag_bytes: lag, behind_marks: marks } = replica;
+    const far = age === null ? 'not at a mark' : `${duration(age / 1000)}, ${bytes(lag)}${marks > 1 ? `, ${marks} marks` : ''}`;
+    return row(replica.target, standsOf(replica), far);
+  });
+  const left = status.left_out.map(({ target, mark }) => row(target, ['○ left out', ''], mark === null ? 'at no mark' : `at mark ${mark}`));
+  return element('figure', {}, caption('targets', 'how far behind'), element('ul', { class: 'targets' }, ...rows, ...left));
+}
+
+function groupCard(group, now) {
+  const mark = group.last_mark;
+  const failed = group.last_mark_error !== null;
+  const [sign, kind] = failed ? ['✕ mark failed', 'bad'] : mark === null ? ['◌ no mark yet', 'warn'] : ['● marked', 'good'];
+  const title = element('h2', {}, `group ${group.name}`, element('small', {}, group.volumes.join(', ')));
+  const list = element('dl');
+  if (mark === null) {
+    list.append(fact('last mark', 'none since the service was started', true));
+  } else {
+    const classes = [...new Set(mark.members.map((member) => member.class))];
+    list.append(fact('last mark', `${duration(now - seconds(mark.time))} ago`), fact('class', classes.join(', ')));
+    if (mark.frozen_ms !== null) list.append(fact('frozen', `${mark.frozen_ms} ms`));
+    list.append(fact('restore each volume with --to', `mark:${mark.name}`, true));
+  }
+  const due = group.mark_every_ms === null ? 'by hand' : `every ${duration(group.mark_every_ms / 1000)}`;
+  list.append(fact('due', due));
+  const state = element('span', { class: `state ${kind}` }, sign);
+  return element('article', { 'data-group': group.name }, element('header', {}, title, state), problemList(group.problems), list);
+}
+
+function renderGroups(groups, now) {
+  byId('groups').hidden = groups.length === 0;
+  const sorted = [...groups].sort((a, b) => (a.last_mark_error === null) - (b.last_mark_error === null));
+  byId('groups').replaceChildren(...sorted.map((group) => groupCard(group, now)));
 }
 
 function spark(status) {
@@ -201,12 +248,13 @@ function fill(card, now) {
   const status = volume.status;
   const kind = status === null ? null
     : status.kind === 'tree' ? 'directory tree' : status.size_bytes === null ? null : bytes(status.size_bytes);
-  const title = element('h2', {}, status?.source || volume.name, kind === null ? null : element('small', {}, `${volume.name}, ${kind}`));
+  const told = [volume.name, kind, volume.group === null ? null : `group ${volume.group}`].filter((part) => part !== null);
+  const title = element('h2', {}, status?.source || volume.name, told.length === 1 ? null : element('small', {}, told.join(', ')));
   const glyph = volume.standing === 'live' && tone(volume) !== 'good' ? '!' : GLYPHS[volume.standing] ?? '?';
   const state = element('span', { class: `state ${tone(volume)}` }, `${glyph} ${volume.standing}`);
   const parts = [element('header', {}, title, state), problemList(volume.problems)];
   if (status !== null) {
-    parts.push(facts(status, now));
+    parts.push(facts(status, now), targets(status));
     if (status.write_history.length > 0) parts.push(spark(status));
     parts.push(timeline(card, now), writeMap(status, now));
   } else if (volume.recorded_bytes !== null) {
@@ -215,21 +263,23 @@ function fill(card, now) {
   card.node.replaceChildren(...parts.filter((part) => part !== null));
 }
 
-function summary(volumes) {
+function summary(volumes, groups) {
   const counts = new Map();
   for (const standing of Object.keys(GLYPHS)) counts.set(standing, 0);
   for (const volume of volumes) counts.set(volume.standing, (counts.get(volume.standing) ?? 0) + 1);
   const states = [...counts].filter(([, count]) => count > 0).map(([state, count]) => `${count} ${state}`).join(', ');
-  const urgent = volumes.filter((volume) => tone(volume) === 'bad').length;
+  const urgent = volumes.filter((volume) => tone(volume) === 'bad').length + groups.filter((group) => group.last_mark_error !== null).length;
   const noun = volumes.length === 1 ? 'volume' : 'volumes';
   const attention = urgent === 0 ? '' : ` — ${urgent} ${urgent === 1 ? 'needs' : 'need'} attention`;
-  return volumes.length === 0 ? 'nothing is protected' : `${volumes.length} ${noun}: ${states}${attention}`;
+  const grouped = groups.length === 0 ? '' : `; ${groups.length} ${groups.length === 1 ? 'group' : 'groups'}`;
+  return volumes.length === 0 ? 'nothing is protected' : `${volumes.length} ${noun}: ${states}${grouped}${attention}`;
 }
 
 function render() {
-  const { volumes } = lastAnswer;
+  const { volumes, groups } = lastAnswer;
   const now = seconds(lastAnswer.now);
-  byId('summary').textContent = summary(volumes);
+  byId('summary').textContent = summary(volumes, groups);
+  renderGroups(groups, now);
   byId('none').hidden = volumes.length > 0;
   byId('controls').hidden = volumes.length === 0;
   byId('legend').hidden = volumes.length === 0;
@@ -251,7 +301,7 @@ function render() {
       cards.set(volume.name, card);
     }
     card.volume = volume;
-    card.node.hidden = !`${volume.name} ${volume.status?.source ?? ''} ${volume.standing}`.toLowerCase().includes(filter);
+    card.node.hidden = !`${volume.name} ${volume.status?.source ?? ''} ${volume.standing} ${volume.group ?? ''}`.toLowerCase().includes(filter);
     const main = byId('volumes');
     if (main.children[index] !== card.node) main.insertBefore(card.node, main.children[index] ?? null);
     fill(card, now);

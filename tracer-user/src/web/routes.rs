@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::io::clock::realtime;
 use crate::model::Timestamp;
-use crate::service::Seen;
+use crate::service::{GroupSeen, Seen};
 use crate::web::metrics;
 use crate::web::state::State;
 
@@ -37,6 +37,7 @@ struct StatusAnswer<'a> {
     /// The clock that the times of marks and writes are by.
     now: Timestamp,
     volumes: &'a [Seen],
+    groups: &'a [GroupSeen],
 }
 
 pub(super) async fn answer(request: &Request<Incoming>, state: &Arc<State>) -> Answer {
@@ -60,13 +61,18 @@ async fn route(path: &str, query: Option<&str>, state: &Arc<State>) -> Answer {
         "/" => said(StatusCode::OK, HTML, PAGE),
         "/page.css" => said(StatusCode::OK, CSS, STYLE),
         "/page.js" => said(StatusCode::OK, JAVASCRIPT, SCRIPT),
-        "/metrics" => match metrics::encode(&state.seen().await) {
+        "/metrics" => match metrics::encode(&*state.seen().await) {
             Ok(text) => said(StatusCode::OK, metrics::CONTENT_TYPE, text),
             Err(error) => failed(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
         },
         "/api/status" => {
-            let volumes = state.seen().await;
-            json(&StatusAnswer { version: env!("CARGO_PKG_VERSION"), now: realtime(), volumes: &volumes })
+            let seen = state.seen().await;
+            json(&StatusAnswer {
+                version: env!("CARGO_PKG_VERSION"),
+                now: realtime(),
+                volumes: &seen.volumes,
+                groups: &seen.groups,
+            })
         }
         _ => match path.strip_prefix("/api/volumes/").and_then(|rest| rest.strip_suffix("/points")) {
             Some(name) => points(name, query, state).await,
@@ -86,7 +92,8 @@ async fn points(name: &str, query: Option<&str>, state: &Arc<State>) -> Answer {
         Some(_) => return failed(StatusCode::BAD_REQUEST, "the query is ?last=N or nothing"),
     };
     let name = percent_decode_str(name).decode_utf8_lossy();
-    let seen = state.seen().await;
+    let survey = state.seen().await;
+    let seen = &survey.volumes;
     // A name is only ever looked up among those that are there.
     let Some(volume) = seen.iter().find(|seen| seen.name == name) else {
         return failed(StatusCode::NOT_FOUND, "no volume of that name; /api/status has those there are");

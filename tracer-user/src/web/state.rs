@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-use crate::service::{Seen, survey};
+use crate::service::{Survey, survey};
 use crate::web::points::Timelines;
 
 const FRESH: Duration = Duration::from_secs(1);
 
 pub(super) struct State {
     run_dir: PathBuf,
-    last: Mutex<Option<(Instant, Arc<Vec<Seen>>)>>,
+    last: Mutex<Option<(Instant, Arc<Survey>)>>,
     pub(super) timelines: Timelines,
 }
 
@@ -23,7 +23,7 @@ impl State {
     }
 
     /// Who comes while the volumes are asked waits for that answer.
-    pub(super) async fn seen(&self) -> Arc<Vec<Seen>> {
+    pub(super) async fn seen(&self) -> Arc<Survey> {
         let mut last = self.last.lock().await;
         if let Some((at, seen)) = &*last
             && at.elapsed() < FRESH

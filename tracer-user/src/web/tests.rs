@@ -3,11 +3,15 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::service::samples;
+use crate::service::{Seen, Survey, samples};
 use crate::web::metrics;
 
 fn encoded() -> String {
-    metrics::encode(&samples::seen(16)).unwrap()
+    metrics::encode(&samples::survey_with_groups(16)).unwrap()
+}
+
+fn of(volumes: Vec<Seen>) -> Survey {
+    Survey { volumes, groups: Vec::new() }
 }
 
 /// Names of all samples.
@@ -47,22 +51,46 @@ fn every_metric_has_a_help_and_ends_as_prometheus_wants_it() {
 
 #[test]
 fn each_target_has_metrics_of_its_own() {
-    let text = metrics::encode(&[samples::of_two_targets()]).unwrap();
-    for (name, first, second) in [("error", "0.0", "1.0"), ("consistent", "1.0", "0.0")] {
+    let text = metrics::encode(&of(vec![samples::of_two_targets()])).unwrap();
+    for (name, first, second) in [
+        ("error", "0.0", "1.0"),
+        ("consistent", "1.0", "0.0"),
+        ("behind_marks", "0.0", "412.0"),
+        ("lag_seconds", "12.345", "10800.0"),
+    ] {
         for (target, value) in [("/backup/1.img", first), ("/mnt/usb/1.img", second)] {
             let sample = format!("afterwrite_replica_{name}{{volume=\"dm-1\",target=\"{target}\"}} {value}");
             assert!(text.lines().any(|line| line == sample), "{sample} in {text}");
         }
     }
     // Of one that is told by itself, too.
-    assert!(encoded().contains("afterwrite_replica_error{volume=\"dm-1\",target=\"/backup/1.img\"} 0.0"));
+    assert!(encoded().contains("afterwrite_replica_error{volume=\"dm-2\",target=\"/backup/2.img\"} 0.0"));
+}
+
+#[test]
+fn a_group_tells_of_its_marks_and_who_is_in_it() {
+    let text = encoded();
+    for sample in [
+        "group_member{group=\"shop\",volume=\"dm-1\"} 1",
+        "group_mark_interval_seconds{group=\"shop\"} 300.0",
+        "group_last_mark_timestamp_seconds{group=\"shop\"} 1799999970.0",
+        "group_last_mark_frozen_seconds{group=\"shop\"} 0.031",
+        "group_last_mark_failed{group=\"shop\"} 0.0",
+        "group_last_mark_failed{group=\"ledger\"} 1.0",
+        "group_last_mark_failed{group=\"new\"} 0.0",
+    ] {
+        assert!(text.lines().any(|line| line == format!("afterwrite_{sample}")), "{sample} in {text}");
+    }
+    // No time of a mark that was not made, and none is due in a group that is marked by hand.
+    assert!(!text.contains("timestamp_seconds{group=\"new\"}"), "{text}");
+    assert!(!text.contains("interval_seconds{group=\"new\"}"), "{text}");
 }
 
 #[test]
 fn names_from_outside_are_escaped() {
     let mut seen = samples::seen(1);
     seen[0].name = "a\"b\\c\nd} 1".into();
-    let text = metrics::encode(&seen).unwrap();
+    let text = metrics::encode(&of(seen)).unwrap();
     assert!(text.contains(r#"afterwrite_up{volume="a\"b\\c\nd} 1"} 1"#), "{text}");
 }
 

@@ -7,7 +7,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph, Sparkline, Wrap};
 
 use crate::cli::size;
-use crate::cli::status_table::{age, capture, printable, shortened, since};
+use crate::cli::status_table::{age, at_mark, behind, capture, printable, shortened, since};
 use crate::cli::watch::{Marks, Watched};
 use crate::model::{HISTORY_STEP_S, Timestamp};
 use crate::service::{Reading, Seen};
@@ -44,7 +44,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, watched: &Watched, seen: &
     }
     let block = Block::new()
         .borders(Borders::TOP)
-        .title(format!(" {} ", shortened(seen.title(), usize::from(area.width).saturating_sub(2))));
+        .title(format!(" {} ", title(seen, usize::from(area.width).saturating_sub(2))));
     let inner = block.inner(area);
     frame.render_widget(block, area);
     let beside = area.width >= BESIDE_FROM;
@@ -56,13 +56,19 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, watched: &Watched, seen: &
     let [left, right] = Layout::horizontal(columns).spacing(u16::from(beside) * 2).areas(inner);
     let mut lines = problems(seen);
     lines.extend(seen.status.as_ref().map_or(Vec::new(), targets));
+    let tells_much = lines.len() > 3 && !beside;
     lines.extend(marks(watched.marks.get(&seen.name), watched.now, beside));
     let text = Paragraph::new(lines).wrap(Wrap { trim: false });
     let Some(read) = &seen.status else {
         return frame.render_widget(text, inner);
     };
     let map_rows = u16::try_from(read.activity.write_map.len().div_ceil(COLUMNS)).unwrap_or(0);
-    let spark_rows = if left.height >= 16 { 4 } else { 2 };
+    let spark_rows = match left.height {
+        16.. => 4,
+        // What is wrong, and each target, is of more use.
+        _ if tells_much => 0,
+        _ => 2,
+    };
     let parts = [
         Constraint::Length(1),
         Constraint::Length(spark_rows),
@@ -81,6 +87,14 @@ pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, watched: &Watched, seen: &
         frame.render_widget(Paragraph::new(map_of(read, watched.now)), map);
     }
     frame.render_widget(text, if beside { right } else { rest });
+}
+
+fn title(seen: &Seen, room: usize) -> String {
+    let name = match &seen.group {
+        Some(group) => format!("{}, of group {group}", seen.title()),
+        None => seen.title().to_owned(),
+    };
+    shortened(&name, room)
 }
 
 fn facts_of(read: &Reading) -> Line<'static> {
@@ -139,18 +153,18 @@ fn problems(seen: &Seen) -> Vec<Line<'static>> {
 
 /// Of one alone all is said above.
 fn targets(read: &Reading) -> Vec<Line<'static>> {
-    if read.replicas.len() < 2 {
+    if read.replicas.len() + read.left_out.len() < 2 {
         return Vec::new();
     }
+    let line = |target: &str, stands: &str, far: &str| {
+        Line::raw(format!("target {}: {stands}, {far}", shortened(target, TARGET_MAX)))
+    };
     let told = read.replicas.iter().map(|replica| {
-        let stands = match (&replica.error, replica.age_ms) {
-            (Some(_), _) => "fails".to_owned(),
-            (None, None) => "not at a mark".to_owned(),
-            (None, Some(ms)) => format!("{}, {}", age(ms / 1000), size(replica.lag_bytes)),
-        };
-        Line::raw(format!("  {}: {stands}", shortened(&replica.target, TARGET_MAX)))
+        let told = line(&replica.target, replica.stands(), &behind(replica));
+        if replica.error.is_some() { told.style(Style::new().fg(Color::Red)) } else { told }
     });
-    std::iter::once(Line::raw("targets")).chain(told).collect()
+    let left_out = read.left_out.iter().map(|left| line(&left.target, "left out", &at_mark(left.mark)));
+    told.chain(left_out).collect()
 }
 
 /// One a line, or all in one.
@@ -189,7 +203,11 @@ mod tests {
     fn each_of_several_targets_has_a_line() {
         let text = |read: &Reading| targets(read).iter().map(Line::to_string).collect::<Vec<_>>();
         let two = samples::of_two_targets();
-        let expected = ["targets", "  /backup/1.img: 12 s, 64.0 KiB", "  /mnt/usb/1.img: fails"];
+        let expected = [
+            "target /backup/1.img: current, 12 s, 64.0 KiB",
+            "target /mnt/usb/1.img: fails, 3 h, 9.5 GiB, 412 marks",
+            "target /mnt/old/1.img: left out, at mark 5",
+        ];
         assert_eq!(text(two.status.as_ref().unwrap()), expected);
         assert!(text(&samples::reading(1).with_replicas()).is_empty());
     }

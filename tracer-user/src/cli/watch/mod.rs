@@ -19,7 +19,7 @@ use crate::cli::Outcome;
 use crate::io::clock::realtime;
 use crate::journal::Journal;
 use crate::model::{MarkId, Point, Timestamp};
-use crate::service::{Seen, run_dir, survey_now, volume_name};
+use crate::service::{GroupSeen, Seen, Survey, run_dir, survey_now, volume_name};
 
 const SURVEY_EVERY: Duration = Duration::from_secs(1);
 const KEYS_AWAITED: Duration = Duration::from_millis(100);
@@ -30,6 +30,7 @@ const MARKS_KEPT: usize = 100;
 #[derive(Default)]
 pub(super) struct Watched {
     seen: Vec<Seen>,
+    groups: Vec<GroupSeen>,
     now: Timestamp,
     /// By name, for volumes come and go.
     selected: Option<String>,
@@ -51,7 +52,7 @@ pub(super) fn screen(seen: Vec<Seen>, now: Timestamp, width: u16, height: u16) -
 }
 
 enum News {
-    Seen(Vec<Seen>, Timestamp),
+    Seen(Survey, Timestamp),
     Failed(String),
     Marks(String, Marks),
     /// A signal.
@@ -97,7 +98,7 @@ fn watch(terminal: &mut DefaultTerminal, volume: Option<&str>, ends: SigSet) -> 
     spawn("survey", &news, |news| {
         loop {
             let found = match survey_now(&run_dir()) {
-                Ok(seen) => News::Seen(seen, realtime()),
+                Ok(survey) => News::Seen(survey, realtime()),
                 Err(error) => News::Failed(format!("the protections can't be asked: {error}")),
             };
             if news.send(found).is_err() {
@@ -195,8 +196,9 @@ impl Watched {
     fn hear(&mut self, news: &Receiver<News>) -> anyhow::Result<bool> {
         loop {
             match news.try_recv() {
-                Ok(News::Seen(seen, now)) => {
-                    (self.seen, self.now, self.asking) = (seen, now, false);
+                Ok(News::Seen(survey, now)) => {
+                    (self.seen, self.groups) = (survey.volumes, survey.groups);
+                    (self.now, self.asking) = (now, false);
                     self.marks.retain(|name, _| self.seen.iter().any(|seen| seen.name == *name));
                 }
                 Ok(News::Marks(name, marks)) => {

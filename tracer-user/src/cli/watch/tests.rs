@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::*;
 use crate::model::{Lsn, PointClass};
-use crate::service::samples;
+use crate::service::{Survey, samples};
 
 fn watched(count: u64) -> Watched {
     let mut watched = Watched { seen: samples::seen(count), now: samples::now(), ..Watched::default() };
@@ -21,14 +21,35 @@ fn watched(count: u64) -> Watched {
     watched
 }
 
+/// Three groups, and a volume with several targets is chosen.
+fn with_groups() -> Watched {
+    let Survey { volumes, groups } = samples::survey_with_groups(9);
+    let mut watched = Watched { seen: volumes, groups, ..watched(0) };
+    watched.select(|_| 1);
+    watched
+}
+
+#[test]
+fn of_many_groups_those_that_fail_are_shown_first() {
+    let mut watched = with_groups();
+    let more = watched.groups[2].clone();
+    watched.groups.resize(20, more);
+    watched.groups.swap(0, 19);
+    let shown = watched.screen(80, 24);
+    let groups: Vec<&String> = shown.iter().filter(|line| line.contains("group")).collect();
+    assert!(groups[0].starts_with("!group ledger"), "{groups:?}");
+    assert!(groups.iter().any(|line| line.contains("and 18 groups more")), "{groups:?}");
+}
+
 #[test]
 fn the_screen_is_as_it_was_looked_at() {
     for (width, height) in [(80, 24), (120, 40), (200, 50)] {
-        for count in [0, 1, 64] {
-            let shown = watched(count).screen(width, height).join("\n") + "\n";
+        let shown = [("0-volumes", watched(0)), ("1-volumes", watched(1)), ("64-volumes", watched(64))];
+        for (what, watched) in shown.into_iter().chain([("groups", with_groups())]) {
+            let shown = watched.screen(width, height).join("\n") + "\n";
             let path = Path::new(env!("CARGO_MANIFEST_DIR"))
                 .join("src/cli/watch/screens")
-                .join(format!("{count}-volumes-{width}x{height}.txt"));
+                .join(format!("{what}-{width}x{height}.txt"));
             if std::env::var_os("AFTERWRITE_BLESS").is_some() {
                 std::fs::create_dir_all(path.parent().unwrap()).unwrap();
                 std::fs::write(&path, &shown).unwrap();
@@ -49,6 +70,7 @@ fn any_size_is_drawn() {
             watched.select(|_| chosen);
             watched.screen(width, height);
         }
+        with_groups().screen(width, height);
         watched(0).screen(width, height);
     }
 }

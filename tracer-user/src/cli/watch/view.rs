@@ -6,26 +6,35 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Paragraph, Row, Table, TableState, Wrap};
 
+use crate::cli::status_group;
 use crate::cli::status_table::{capture, lag, last_mark, printable, rate, ring, shortened, state};
 use crate::cli::watch::{Watched, detail};
-use crate::service::{Reading, Seen, Standing};
+use crate::service::{GroupSeen, Reading, Seen, Standing};
 
 /// From these widths on a row has these besides.
 const WITH_SPARKS: u16 = 110;
 const WITH_CAPTURE: u16 = 150;
 const SPARKS: usize = 24;
+/// Longer names of groups lose their middle.
+const GROUP_MAX: usize = 20;
 
 pub(super) fn draw(frame: &mut Frame<'_>, watched: &Watched) {
     let area = frame.area();
     let detail_rows = if watched.seen.is_empty() { 0 } else { detail::rows(area) };
-    let areas =
-        Layout::vertical([Constraint::Length(1), Constraint::Min(1), Constraint::Length(detail_rows)]);
-    let [head, body, below] = areas.areas(area);
+    let groups = groups(watched, area);
+    let areas = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Min(1),
+        Constraint::Length(u16::try_from(groups.len()).unwrap_or(0)),
+        Constraint::Length(detail_rows),
+    ]);
+    let [head, body, between, below] = areas.areas(area);
     draw_head(frame, head, watched);
     let Some(selected) = watched.seen.get(watched.index()) else {
         return draw_nothing(frame, body, watched);
     };
     draw_rows(frame, body, watched);
+    frame.render_widget(Paragraph::new(groups), between);
     detail::draw(frame, below, watched, selected);
 }
 
@@ -54,6 +63,42 @@ fn counts(seen: &[Seen]) -> String {
         true => String::new(),
         false => format!("{} {noun}: {}", seen.len(), each.join(", ")),
     }
+}
+
+/// A line for each group, those that fail first; where there is little room, not of all.
+fn groups(watched: &Watched, screen: Rect) -> Vec<Line<'static>> {
+    let room = usize::from(screen.height / 8);
+    let mut sorted: Vec<&GroupSeen> = watched.groups.iter().collect();
+    sorted.sort_by_key(|group| group.is_well());
+    let shown = if sorted.len() > room { room.saturating_sub(1) } else { sorted.len() };
+    let mut lines: Vec<_> =
+        sorted.iter().take(shown).map(|group| group_line(group, watched, screen.width)).collect();
+    if shown < sorted.len() && room > 0 {
+        lines
+            .push(Line::raw(format!("       and {} groups more: `afterwrite status`", sorted.len() - shown)));
+    }
+    lines
+}
+
+fn group_line(group: &GroupSeen, watched: &Watched, width: u16) -> Line<'static> {
+    let (sign, style) = match group.is_well() {
+        true => (" ", Style::new()),
+        false => ("!", Style::new().fg(Color::Red).add_modifier(Modifier::BOLD)),
+    };
+    let mut text = format!(
+        "{sign}group {} ({} volumes): {}",
+        shortened(&group.status.name, GROUP_MAX),
+        group.status.volumes.len(),
+        status_group::last_mark(group, watched.now)
+    );
+    if let Some(why) = &group.status.last_mark_error {
+        text += &format!("; then failed: {}", printable(why));
+    }
+    let room = usize::from(width);
+    if text.chars().count() > room {
+        text = text.chars().take(room.saturating_sub(1)).chain(['…']).collect();
+    }
+    Line::styled(text, style)
 }
 
 fn draw_nothing(frame: &mut Frame<'_>, area: Rect, watched: &Watched) {

@@ -263,15 +263,10 @@ impl Service {
         let Some(supervised) = self.supervised.values_mut().find(|supervised| is_it(supervised)) else {
             return Response::Error(format!("{which} is not in the configuration; these are: {names}"));
         };
+        let told = supervised.told(wanted, self.groups.of(&supervised.unit().name), Instant::now());
         let order = supervised.want(wanted);
         send(supervised, order);
-        let name = &supervised.unit().name;
-        Response::of(&match wanted {
-            Wanted::Paused => {
-                format!("{name} is paused; the probes of a volume go on recording where is written")
-            }
-            Wanted::Running | Wanted::Gone => format!("{name} goes on"),
-        })
+        Response::of(&told)
     }
 
     /// What is as before goes on undisturbed. Says what it does.

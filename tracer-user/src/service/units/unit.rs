@@ -121,6 +121,47 @@ impl Supervised {
         self.tell(order)
     }
 
+    /// What [`Supervised::want`] will come to, for who asks for it: what happens, what is lost, what comes next.
+    pub fn told(&self, wanted: Wanted, group: Option<&str>, now: Instant) -> String {
+        let name = &self.unit.name;
+        let is_volume = self.unit.kind == UnitKind::Volume;
+        let before = self.status(now).state;
+        match (wanted, &before[..]) {
+            (Wanted::Paused, "paused") => {
+                format!("{name} was paused already; `afterwrite resume {name}` goes on")
+            }
+            (Wanted::Paused, _) => {
+                let meanwhile = match is_volume {
+                    true => {
+                        "its process ends at once, its probes go on recording where is written, so no write is lost. Until it goes on \
+                         no points are made and the target stays as it is; then what was written meanwhile is read, and nothing is \
+                         compared"
+                    }
+                    false => {
+                        "it makes a last mark and ends. What changes until it goes on is not seen, and there are no points of that \
+                         time; then the whole tree is looked at again"
+                    }
+                };
+                let group = group.map_or(String::new(), |group| {
+                    format!(", nor are there marks of group {group} until then")
+                });
+                format!("{name} is paused: {meanwhile}{group}. `afterwrite resume {name}` goes on")
+            }
+            (_, "running") => format!("{name} was not paused: it runs. `afterwrite status` shows it"),
+            (_, "failed") => {
+                format!("{name} is tried again at once; `afterwrite status` shows what comes of it")
+            }
+            (_, _) if is_volume => format!(
+                "{name} goes on: what was written meanwhile is read now, and the next mark is a point again; `afterwrite status` \
+                 shows how far it is"
+            ),
+            _ => format!(
+                "{name} goes on: the tree is looked at again, and the next mark is a point again; `afterwrite status` shows how far \
+                 it is"
+            ),
+        }
+    }
+
     /// Other options, or other places. What that means for its process.
     pub fn replace(&mut self, unit: Unit) -> Option<Order> {
         let places = |unit: &Unit| (unit.source.clone(), unit.journal.clone(), unit.targets.clone());
@@ -244,9 +285,18 @@ mod tests {
         let now = Instant::now();
         let mut supervised = Supervised::new(unit(UnitKind::Volume, ""));
         supervised.started(7, now);
+        let told = supervised.told(Wanted::Paused, Some("shop"), now);
+        assert!(told.contains("no write is lost") && told.contains("group shop"), "{told}");
+        assert!(supervised.told(Wanted::Running, None, now).contains("was not paused"));
         assert_eq!(supervised.want(Wanted::Paused), Some(Order::Kill));
         assert!(!supervised.ended("killed".into(), now));
         assert!(!supervised.is_due(now + AGAIN_MAX) && supervised.status(now).state == "paused");
+        assert!(supervised.told(Wanted::Paused, None, now).contains("paused already"));
+        assert!(
+            supervised
+                .told(Wanted::Running, None, now)
+                .starts_with("data goes on: what was written meanwhile")
+        );
         assert_eq!(supervised.want(Wanted::Running), None);
         assert!(supervised.is_due(now));
         supervised.started(8, now);

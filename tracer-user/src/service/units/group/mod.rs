@@ -54,6 +54,9 @@ pub struct MemberMark {
 pub struct GroupStatus {
     pub name: String,
     pub volumes: Vec<String>,
+    /// How often a mark is due; `None`: only by hand.
+    #[serde(default)]
+    pub mark_every_ms: Option<u64>,
     /// Since the service was started.
     pub last_mark: Option<GroupMark>,
     /// Why the last one that was tried was not made.

@@ -163,10 +163,20 @@ impl Groups {
         self.waiting.clear();
     }
 
+    /// The group that a volume is in.
+    pub fn of(&self, volume: &str) -> Option<&str> {
+        let mut groups = self.all.values().map(|state| &state.group);
+        groups.find(|group| group.volumes.iter().any(|member| member == volume)).map(|group| &group.name[..])
+    }
+
     pub fn status(&self) -> Vec<GroupStatus> {
         let status = |state: &State| GroupStatus {
             name: state.group.name.clone(),
             volumes: state.group.volumes.clone(),
+            mark_every_ms: state
+                .group
+                .mark_every
+                .map(|every| u64::try_from(every.as_millis()).unwrap_or(u64::MAX)),
             last_mark: state.last_mark.clone(),
             last_mark_error: state.error.clone(),
         };

@@ -8,6 +8,7 @@ mod early;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod limits;
+mod looks;
 mod member;
 mod memory;
 mod origin;
@@ -20,6 +21,7 @@ mod protect;
 mod protocol;
 mod reading;
 mod recorded;
+mod replica_samples;
 mod retention;
 mod run_dir;
 #[cfg(test)]

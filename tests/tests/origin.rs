@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use afterwrite_tests::*;
 use anyhow::{Context, Result, ensure};
@@ -513,6 +514,136 @@ fn files_that_are_replaced_by_random_bytes_are_told_of() -> Result<()> {
     protect.wait_for("has noticed it", |status| {
         let burst = &status[0]["origin"]["bursts"][0];
         burst["sampled"].as_u64() > Some(5) && burst["random"] == burst["sampled"]
+    })?;
+    mount.unmount()?;
+    protect.stop()
+}
+
+/// A protection whose replica is at a mark of now.
+fn settle(protect: &mut Protect<'_>, label: &str) -> Result<()> {
+    protect.mark(label)?;
+    protect.wait_for("has brought the replica to the mark", |status| {
+        let mark = &status[0]["last_mark"]["id"];
+        !mark.is_null() && status[0]["replica"]["mark"] == *mark
+    })
+}
+
+fn fill_with_random_bytes(dir: &Path, head: &[u8]) -> Result<()> {
+    fs::create_dir(dir)?;
+    for number in 0..FILES {
+        let path = dir.join(format!("file{number}"));
+        fs::write(&path, [head, &random_bytes(8192)?].concat())?;
+    }
+    run(Command::new("sync").arg("-f").arg(dir)).map(drop)
+}
+
+fn random_bytes(count: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; count];
+    std::io::Read::read_exact(&mut File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// By a process for each of the files, of this name.
+fn write_over_each(dir: &Path, source: &Path, program: &Path) -> Result<()> {
+    let script = "for file in *; do \"$0\" if=\"$1\" of=$file bs=8192 count=1 conv=notrunc status=none; done";
+    run(Command::new("bash").current_dir(dir).args(["-c", script]).arg(program).arg(source)).map(drop)
+}
+
+fn bursts(status: &Value) -> &[Value] {
+    status[0]["origin"]["bursts"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Those of which it was known what they held before all hold random bytes now.
+fn all_are_spoiled(burst: &Value) -> bool {
+    burst["compared"].as_u64() >= Some(4) && burst["spoiled"] == burst["compared"]
+}
+
+#[test]
+fn files_that_are_encrypted_are_told_of_with_a_point_before_it() -> Result<()> {
+    let disk = Loop::new(SIZE)?;
+    let mount = Mount::make(Fs::Ext4, disk.path())?;
+    let protection = Capture::Extents.protection(disk.path())?;
+    let [texts, archives, renamed] = ["data", "archives", "renamed"].map(|name| mount.point().join(name));
+    fill(&texts, "content")?;
+    fill(&renamed, "content")?;
+    fill_with_random_bytes(&archives, b"\x1f\x8b\x08\0\0\0\0\0")?;
+    let mut protect = protection.start()?;
+    is_watched(&mut protect)?;
+    settle(&mut protect, "filled")?;
+
+    for (number, (name, dir)) in [("scrambler", &texts), ("archiver", &archives)].into_iter().enumerate() {
+        let program = protection.dir().join(name);
+        copy_program("/bin/dd".as_ref(), &program)?;
+        write_over_each(dir, "/dev/urandom".as_ref(), &program)?;
+        protect.wait_for(&format!("has noticed {name}"), |status| {
+            bursts(status).get(number).is_some_and(|it| it["process"]["name"] == name && all_are_spoiled(it))
+        })?;
+    }
+    // By another file, which is renamed over the first.
+    let script = "for file in *; do head -c 8192 /dev/urandom > $file.new; mv $file.new $file; done";
+    run(Command::new("bash").current_dir(&renamed).args(["-c", script]))?;
+    protect.wait_for("has noticed mv", |status| {
+        bursts(status).get(2).is_some_and(|it| it["process"]["name"] == "mv" && all_are_spoiled(it))
+    })?;
+    let status = protect.volume_status()?;
+    ensure!(status["origin"]["bursts_dismissed"] == 0, "{status}");
+    fs::write(mount.point().join("first-after"), "x")?;
+    mount.unmount()?;
+    protect.stop()?;
+
+    let told = log(&protection, &["--bursts".as_ref()])?;
+    ensure!(told.len() == 3 && told.iter().all(|line| all_are_spoiled(&line["burst"])), "{told:?}");
+    let image = protection.dir().join("before.img");
+    protection.replay("before-burst:1", &image)?;
+    let (whole, later) = found(&image, "content", "first-after")?;
+    ensure!((whole, later) == (FILES, false), "{whole} of {FILES} files are whole; later: {later}");
+    Ok(())
+}
+
+#[test]
+fn files_that_are_rewritten_and_none_the_worse_are_not_told_of() -> Result<()> {
+    let disk = Loop::new(SIZE)?;
+    let mount = Mount::make(Fs::Ext4, disk.path())?;
+    let protection = Capture::Extents.protection(disk.path())?;
+    let [texts, random, archives] = ["data", "random", "archives"].map(|name| mount.point().join(name));
+    fill(&texts, "content")?;
+    fill_with_random_bytes(&random, b"")?;
+    fill_with_random_bytes(&archives, b"\x28\xb5\x2f\xfd")?;
+    let mut protect = protection.start()?;
+    is_watched(&mut protect)?;
+    settle(&mut protect, "filled")?;
+
+    let new = mount.point().join("new");
+    fill(&new, "content")?;
+    let made = Instant::now();
+    let [text, archive] = ["text", "archive"].map(|name| protection.dir().join(name));
+    fs::write(&text, "something else\n".repeat(600))?;
+    fs::write(&archive, [b"\x28\xb5\x2f\xfd", &random_bytes(9000)?[..]].concat())?;
+    let works = [("a", &random, "/dev/urandom".as_ref()), ("b", &texts, &*text), ("c", &archives, &*archive)];
+    for (number, (name, dir, source)) in (1..).zip(works) {
+        let program = protection.dir().join(name);
+        copy_program("/bin/dd".as_ref(), &program)?;
+        write_over_each(dir, source, &program)?;
+        protect.wait_for(&format!("has looked at what {name} did"), |status| {
+            status[0]["origin"]["bursts_dismissed"].as_u64() >= Some(number) || !bursts(status).is_empty()
+        })?;
+        let status = protect.volume_status()?;
+        ensure!(bursts(&Value::from([status.clone()].to_vec())).is_empty(), "{name}: {status}");
+    }
+    // The same by whom it was none: what counts is what becomes of files.
+    write_over_each(&texts, "/dev/urandom".as_ref(), &protection.dir().join("a"))?;
+    protect.wait_for("has noticed it", |status| {
+        bursts(status).first().is_some_and(|it| it["process"]["name"] == "a" && all_are_spoiled(it))
+    })?;
+    // Nobody knows what these held at the mark. What was made less than 10 s ago does not count.
+    wait_until("the new files are some seconds old", PATIENCE, || {
+        Ok(made.elapsed() > Duration::from_secs(11))
+    })?;
+    let program = protection.dir().join("d");
+    copy_program("/bin/dd".as_ref(), &program)?;
+    write_over_each(&new, &text, &program)?;
+    protect.wait_for("has told of it to be on the safe side", |status| {
+        bursts(status).get(1).is_some_and(|it| it["process"]["name"] == "d" && it["compared"] == 0)
     })?;
     mount.unmount()?;
     protect.stop()

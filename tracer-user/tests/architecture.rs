@@ -21,7 +21,10 @@ const MAY_KNOW: [(&str, &[&str]); 15] = [
     ("filemap", &["model", "io", "tree"]),
     (
         "service",
-        &["model", "io", "journal", "target", "apply", "restore", "capture", "collect", "origin", "tree"],
+        &[
+            "model", "io", "journal", "target", "apply", "restore", "files", "capture", "collect", "origin",
+            "tree",
+        ],
     ),
     // Reads what the control sockets tell and what journals hold, and can't so much as name what captures or applies.
     ("web", &["model", "io", "journal", "service"]),

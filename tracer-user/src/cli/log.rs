@@ -12,7 +12,7 @@ use crate::restore::{OriginQuery, PathGlob, files_at, origins};
 /// Show who changed which file and when, as the journal says
 ///
 /// Paths are those within the volume's file system, from its root. A line is what one process did to one file within a tenth
-/// of a second. Whiles of which it is not known are shown, too, and bursts: programs of one name that rewrote or removed 100 files within ten seconds which
+/// of a second. Whiles of which it is not known are shown, too, and bursts: programs of one name that spoiled or removed 100 files within ten seconds which
 /// they had not made. What is written to the device itself, past its file system (`dd of=/dev/sdb1`), changes no file and is not told.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -55,7 +55,7 @@ pub(super) struct Args {
 /// `--json`: a line for each record. `lsn`, and either `process` (`pid`, `start_ns`, `cgroup`, `name`), `file` (`inode`,
 /// `generation`, `dev`), `path`, perhaps `new_path`, `ops`, `first`, `last`, `count`, `ranges` (of the file: `start`, `end`);
 /// `unknown` (`from`, `to`, `missing`, `why`); or `burst` (`process`, `began`, `recognised`, `rewritten`, `removed`, `sampled`,
-/// `random`).
+/// `random`, `compared`, `spoiled`).
 #[derive(Default, Serialize)]
 struct Line<'a> {
     lsn: Lsn,
@@ -135,11 +135,13 @@ fn print(lsn: Lsn, origin: &Origin, json: bool, out: &mut Output) -> anyhow::Res
             let missing = if *missing == 0 { String::new() } else { format!(", {missing} changes") };
             out.line(format_args!("{from}  not known until {to}{missing}: {why}"))
         }
-        Origin::Burst(FileBurst { process, began, rewritten, removed, sampled, random, .. }) => {
+        Origin::Burst(burst) => {
+            let FileBurst { process, began, rewritten, removed, sampled, random, compared, spoiled, .. } =
+                burst;
             let name = process.name.escape_ascii();
             out.line(format_args!(
                 "{began}  BURST {name} ({})  {rewritten} files rewritten, {removed} removed; {random} of {sampled} looked into \
-                 hold random bytes",
+                 hold random bytes, {spoiled} of {compared} compared with before are spoiled",
                 process.pid
             ))
         }

@@ -126,14 +126,17 @@ fn print_origin(origin: &Value, out: &mut Output) -> anyhow::Result<()> {
     }
     for burst in origin["bursts"].as_array().into_iter().flatten() {
         out.line(format_args!(
-            "  WARNING   {} ({}) rewrote {} and removed {} files from {} on; {} of {} looked into hold random bytes",
+            "  WARNING   {} ({}) rewrote {} and removed {} files from {} on; {} of {} looked into hold random bytes, {} of {} \
+             compared with before are spoiled",
             text(&burst["process"]["name"]),
             burst["process"]["pid"],
             burst["rewritten"],
             burst["removed"],
             text(&burst["began"]),
             burst["random"],
-            burst["sampled"]
+            burst["sampled"],
+            burst["spoiled"],
+            burst["compared"]
         ))?;
     }
     Ok(())

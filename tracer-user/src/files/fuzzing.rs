@@ -1,10 +1,9 @@
 //! What the fuzz targets do.
 
-use crate::files::FileSystem;
 use crate::files::ext4::{Ext4, recovery};
 use crate::files::list::list;
 use crate::files::volume::Volume;
-use crate::journal::JournalError;
+use crate::files::{FileSystem, FsError};
 use crate::model::NodeKind;
 
 /// Bytes are a volume, and zeros what is behind them.
@@ -18,7 +17,7 @@ impl Volume for Image<'_> {
         SIZE_BYTES
     }
 
-    fn read_at(&mut self, start: u64, buffer: &mut [u8]) -> Result<(), JournalError> {
+    fn read_at(&mut self, start: u64, buffer: &mut [u8]) -> Result<(), FsError> {
         assert!(start + buffer.len() as u64 <= SIZE_BYTES, "nothing outside of the volume is read");
         buffer.fill(0);
         let rest = usize::try_from(start).ok().and_then(|start| self.0.get(start..)).unwrap_or_default();
@@ -41,6 +40,11 @@ pub fn ext4(data: &[u8]) {
     });
     for listed in found {
         let inode = u32::try_from(listed.node.inode).expect("they have 32 bits");
+        for start in [0, 1000, u64::MAX] {
+            if let Ok(Some(bytes)) = fs.bytes_at(inode, start, 5000) {
+                assert!(bytes.len() <= 5000);
+            }
+        }
         let mut next = 0;
         let _ = fs.content(&inode, &mut |start, bytes| {
             assert!(start >= next && !bytes.is_empty(), "content comes in order");

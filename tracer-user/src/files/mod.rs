@@ -11,6 +11,7 @@ mod partitions;
 mod path;
 mod point;
 mod restore;
+mod samples;
 mod volume;
 
 use std::io;
@@ -22,6 +23,8 @@ pub use list::Listed;
 pub use path::PathError;
 pub use point::{Files, FilesAt, FilesError, Means, open_files};
 pub use restore::{Lost, RestoreFile, RestoreFileError, Restored};
+pub use samples::Samples;
+pub use volume::Volume;
 
 /// What a file system says of an inode.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -86,7 +86,7 @@ impl Read for Cursor<'_> {
         let left = self.volume.size_bytes().saturating_sub(self.at);
         let len = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         if let Err(error) = self.volume.read_at(self.at, &mut buffer[..len]) {
-            self.failed = Some(error.into());
+            self.failed = Some(error);
             return Err(io::ErrorKind::Other.into());
         }
         self.at += len as u64;

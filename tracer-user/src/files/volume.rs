@@ -1,12 +1,13 @@
-use crate::journal::{JournalError, View};
+use crate::files::FsError;
+use crate::journal::View;
 use crate::model::ByteRange;
 
-/// Bytes at a point that a file system may be on.
+/// Bytes that a file system may be on.
 pub trait Volume {
     fn size_bytes(&self) -> u64;
 
     /// Fills `buffer` from byte `start` on, which are on the volume.
-    fn read_at(&mut self, start: u64, buffer: &mut [u8]) -> Result<(), JournalError>;
+    fn read_at(&mut self, start: u64, buffer: &mut [u8]) -> Result<(), FsError>;
 }
 
 /// All of a volume, or a partition of it.
@@ -37,7 +38,7 @@ impl Volume for Part {
         self.range.len()
     }
 
-    fn read_at(&mut self, start: u64, buffer: &mut [u8]) -> Result<(), JournalError> {
-        self.view.read_at(self.range.start + start, buffer)
+    fn read_at(&mut self, start: u64, buffer: &mut [u8]) -> Result<(), FsError> {
+        Ok(self.view.read_at(self.range.start + start, buffer)?)
     }
 }

@@ -104,14 +104,7 @@ pub fn encode(out: &mut Vec<u8>, origin: &Origin) {
             out.extend([from.0, to.0, *missing].into_iter().flat_map(u64::to_le_bytes));
             out.extend(why.as_bytes());
         }
-        Origin::Burst(FileBurst { process, began, recognised, rewritten, removed, sampled, random }) => {
-            out.extend([BURST, u8::try_from(process.name.len()).expect("encoded_len caps it"), 0, 0]);
-            let numbers = [process.pid, *rewritten, *removed, *sampled, *random];
-            out.extend(numbers.into_iter().flat_map(u32::to_le_bytes));
-            let words = [process.start_ns, process.cgroup, began.0, recognised.0];
-            out.extend(words.into_iter().flat_map(u64::to_le_bytes));
-            out.extend(&process.name);
-        }
+        Origin::Burst(burst) => encode_burst(out, burst),
         Origin::Places(FilePlaces { file, at, extents }) => {
             out.extend([PLACES, 0]);
             out.extend(short(extents.len()));
@@ -121,6 +114,18 @@ pub fn encode(out: &mut Vec<u8>, origin: &Origin) {
             out.extend(words.flat_map(u64::to_le_bytes));
         }
     }
+}
+
+fn encode_burst(out: &mut Vec<u8>, burst: &FileBurst) {
+    let FileBurst { process, began, recognised, rewritten, removed, sampled, random, compared, spoiled } =
+        burst;
+    let name_len = u8::try_from(process.name.len()).expect("encoded_len caps it");
+    out.extend([BURST, name_len, *compared, *spoiled]);
+    let numbers = [process.pid, *rewritten, *removed, *sampled, *random];
+    out.extend(numbers.into_iter().flat_map(u32::to_le_bytes));
+    let words = [process.start_ns, process.cgroup, began.0, recognised.0];
+    out.extend(words.into_iter().flat_map(u64::to_le_bytes));
+    out.extend(&process.name);
 }
 
 /// The frame's checksum was right, so nothing here is torn.
@@ -197,9 +202,6 @@ fn decode_burst(body: &[u8]) -> Result<FileBurst, FormatError> {
     let Some((fixed, name)) = body.split_first_chunk::<BURST_FIXED_LEN>() else {
         return Err(FormatError::Malformed("an incomplete origin"));
     };
-    if fixed[2..4] != [0; 2] {
-        return Err(FormatError::Unknown("something in the reserved bytes of an origin".into()));
-    }
     if name.len() != usize::from(fixed[1]) {
         return Err(FormatError::Malformed("an origin of another length than announced"));
     }
@@ -216,6 +218,8 @@ fn decode_burst(body: &[u8]) -> Result<FileBurst, FormatError> {
         removed: u32_at(fixed, 12),
         sampled: u32_at(fixed, 16),
         random: u32_at(fixed, 20),
+        compared: fixed[2],
+        spoiled: fixed[3],
     })
 }
 
@@ -297,10 +301,25 @@ mod tests {
         assert_eq!(hex(&Origin::Unknown(unknown)), expected);
         let process = Process { pid: 77, start_ns: 99, cgroup: 1, name: b"rm".to_vec() };
         let (began, recognised) = (Timestamp(5), Timestamp(6));
-        let burst = FileBurst { process, began, recognised, rewritten: 1, removed: 2, sampled: 3, random: 4 };
-        let head = "030200004d00000001000000020000000300000004000000";
-        let expected = format!("{head}{}{}{}{}726d", word(99), word(1), word(5), word(6));
-        assert_eq!(hex(&Origin::Burst(burst)), expected);
+        let (rewritten, removed, sampled, random) = (1, 2, 3, 4);
+        let rest = format!("4d00000001000000020000000300000004000000{}{}", word(99), word(1))
+            + &format!("{}{}726d", word(5), word(6));
+        // Those of before what they held was compared have zeros there.
+        for (compared, spoiled, head) in [(0, 0, "03020000"), (7, 6, "03020706")] {
+            let process = process.clone();
+            let burst = FileBurst {
+                process,
+                began,
+                recognised,
+                rewritten,
+                removed,
+                sampled,
+                random,
+                compared,
+                spoiled,
+            };
+            assert_eq!(hex(&Origin::Burst(burst)), format!("{head}{rest}"));
+        }
         let extents = vec![PlacedExtent { offset: 0, start: 4096, length: 512 }];
         let places = FilePlaces { file: changes().file, at: Timestamp(5), extents };
         let expected = format!(

@@ -187,8 +187,12 @@ pub struct FileBurst {
     pub removed: u32,
     /// Files they wrote that were looked into …
     pub sampled: u32,
-    /// … and of them those that hold random bytes, as what is encrypted or compressed does.
+    /// … and of them those that hold random bytes, as what is encrypted does.
     pub random: u32,
+    /// Rewritten files of which it is known what they held before …
+    pub compared: u8,
+    /// … and of them those that hold random bytes or nothing now, and held something else.
+    pub spoiled: u8,
 }
 
 /// A part of a file, and where it lies.

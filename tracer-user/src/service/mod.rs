@@ -10,6 +10,7 @@ mod elsewhere;
 pub(crate) mod fuzzing;
 mod group_seen;
 mod limits;
+mod looks;
 mod member;
 mod memory;
 mod origin;
@@ -22,6 +23,7 @@ mod protect;
 mod protocol;
 mod reading;
 mod recorded;
+mod replica_samples;
 mod retention;
 mod run_dir;
 #[cfg(test)]

@@ -2,12 +2,10 @@
 //! the journal; what it can't hand on is said to be unknown.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -21,11 +19,13 @@ use crate::collect::Entry;
 use crate::io::clock::{monotonic_zero_ns, realtime};
 use crate::io::{DeviceNumber, mounted_on};
 use crate::model::{FileBurst, FileChanges, Origin, OriginUnknown, Timestamp};
-use crate::origin::{Aggregate, Bursts, FileWatch, NewBurst, Seen, looks_random};
+use crate::origin::{Aggregate, Bursts, FileWatch, Seen, Suspicion};
 use crate::service::call_share::CallShare;
+use crate::service::looks::{Looked, Looks};
 use crate::service::memory::give_back;
 use crate::service::placer::Placer;
 use crate::service::reading::ORIGIN_NOT_WANTED;
+use crate::service::replica_samples::Replicas;
 use crate::service::run_dir;
 use crate::service::unwatched::Unwatched;
 
@@ -49,6 +49,8 @@ const ENTRY_RECORDS: usize = 1024;
 const BURSTS_MAX: usize = 16;
 /// How long the end waits for the last records.
 const FINISH_MAX: Duration = Duration::from_secs(2);
+/// … and of that, for files that are still looked at.
+const FINISH_LOOKS_MAX: Duration = Duration::from_secs(1);
 
 /// The `origin` of `status`.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -69,6 +71,8 @@ pub struct OriginStatus {
     pub unplaced: u64,
     /// Processes that rewrote or removed many files, the last ones.
     pub bursts: Vec<FileBurst>,
+    /// How often many files were rewritten in this session and, looked at, hold what they may as well have held before.
+    pub bursts_dismissed: u64,
 }
 
 /// The journal's queue as long as there is one.
@@ -125,14 +129,15 @@ impl OriginThread {
         OriginThread { slot: JournalSlot::default(), requests, status: Arc::new(Mutex::new(status)) }
     }
 
-    /// Watches as soon as the probes are attached, which nobody waits for.
-    pub fn start(watched: Watched, options: VfsOptions) -> io::Result<OriginThread> {
+    /// Watches as soon as the probes are attached, which nobody waits for. The replicas tell what files held before.
+    pub fn start(watched: Watched, replicas: Replicas, options: VfsOptions) -> io::Result<OriginThread> {
+        let looks = Looks::start(replicas)?;
         let status = Arc::new(Mutex::new(OriginStatus::default()));
         let (requests, commands) = channel();
         let slot = JournalSlot::default();
         let (journal, shown) = (slot.clone(), status.clone());
         let run = move || {
-            let begun = Recorder::begin(watched, options, journal, shown.clone());
+            let begun = Recorder::begin(watched, looks, options, journal, shown.clone());
             if let Err(error) = begun.and_then(|recorder| recorder.run(&commands)) {
                 let why = format!("{:#}", anyhow::Error::from(error));
                 log::warn!("who changes which file is not recorded: {why}");
@@ -174,6 +179,8 @@ struct Recorder {
     status: Arc<Mutex<OriginStatus>>,
     aggregate: Aggregate,
     bursts: Bursts,
+    looks: Looks,
+    dismissed: u64,
     waiting: VecDeque<Origin>,
     /// A while that is not known, and not among those waiting yet.
     unknown: Option<OriginUnknown>,
@@ -195,6 +202,7 @@ struct Recorder {
 impl Recorder {
     fn begin(
         Watched { volume, journal, known_until, ordered }: Watched,
+        looks: Looks,
         options: VfsOptions,
         slot: JournalSlot,
         status: Arc<Mutex<OriginStatus>>,
@@ -214,6 +222,8 @@ impl Recorder {
             status,
             aggregate: Aggregate::default(),
             bursts: Bursts::default(),
+            looks,
+            dismissed: 0,
             waiting: VecDeque::new(),
             unknown: None,
             placer: Placer::default(),
@@ -240,11 +250,18 @@ impl Recorder {
             if finishing || handed_on.elapsed() >= if is_idle { WINDOW_IDLE } else { WINDOW } {
                 handed_on = Instant::now();
                 self.account();
+                if finishing {
+                    let looked = self.looks.finish(FINISH_LOOKS_MAX);
+                    looked.into_iter().for_each(|looked| self.judge(looked));
+                }
                 self.close_window();
                 self.hand_on();
                 self.publish();
             } else {
                 self.drain();
+            }
+            while let Some(looked) = self.looks.answer() {
+                self.judge(looked);
             }
             // The kernel tells it once.
             changed |= self.mounts_changed();
@@ -283,8 +300,8 @@ impl Recorder {
                 match seen {
                     Seen::Change(change, paths) => {
                         let time = Timestamp(clock_ns.saturating_add(change.time_ns));
-                        if let Some(burst) = self.bursts.add(&change, &paths.path, time) {
-                            self.tell_burst(burst);
+                        if let Some(suspicion) = self.bursts.add(&change, &paths, time) {
+                            self.suspect(suspicion);
                         }
                         self.aggregate.add(&change, paths, time);
                     }
@@ -317,23 +334,39 @@ impl Recorder {
         }
     }
 
-    fn tell_burst(&mut self, NewBurst { mut burst, written }: NewBurst) {
-        let found = |path: &Vec<u8>| {
-            let below = Path::new(OsStr::from_bytes(path.strip_prefix(b"/").unwrap_or(path)));
-            // What is gone meanwhile, or under another mount, is not looked into.
-            self.mount_points.iter().find_map(|mount| looks_random(&mount.join(below)).ok().flatten())
-        };
-        for random in written.iter().filter_map(found) {
-            burst.sampled += 1;
-            burst.random += u32::from(random);
+    fn suspect(&mut self, suspicion: Suspicion) {
+        if let Err(unseen) = self.looks.ask(suspicion, &self.mount_points) {
+            self.judge(unseen);
         }
+    }
+
+    fn judge(&mut self, Looked { found, comparison }: Looked) {
+        if comparison.makes_burst(&found) {
+            return self.tell_burst(found);
+        }
+        log::debug!(
+            "{} rewrote {} files, none the worse",
+            found.process.name.escape_ascii(),
+            found.rewritten
+        );
+        self.dismissed += 1;
+        if let Some(more) = self.bursts.acquit(&found) {
+            self.suspect(more);
+        }
+    }
+
+    fn tell_burst(&mut self, burst: FileBurst) {
         let random = match burst.random {
             0 => String::new(),
             random => format!(", {random} of {} looked into hold random bytes", burst.sampled),
         };
+        let spoiled = match burst.compared {
+            0 => String::new(),
+            compared => format!(", {} of {compared} compared with before are spoiled", burst.spoiled),
+        };
         log::warn!(
-            "{} ({}) rewrote {} and removed {} files within seconds{random}: restore to before it with --to before-burst:last, or \
-             --to time:{}",
+            "{} ({}) rewrote {} and removed {} files within seconds{random}{spoiled}: restore to before it with --to \
+             before-burst:last, or --to time:{}",
             burst.process.name.escape_ascii(),
             burst.process.pid,
             burst.rewritten,
@@ -459,6 +492,7 @@ impl Recorder {
         status.records = self.records;
         status.unplaced = self.placer.given_up();
         status.bursts.clone_from(&self.known);
+        status.bursts_dismissed = self.dismissed;
     }
 }
 

@@ -24,6 +24,7 @@ use crate::service::prepare::{PrepareError, Prepared, prepare};
 use crate::service::progress::{
     LeftOut, Progress, ReplicaStatus, SharedProgress, Status, TargetProgress, furthest_behind,
 };
+use crate::service::replica_samples::Replicas;
 use crate::service::retention::run_retention;
 use crate::service::run_dir;
 use crate::service::stopped::{Stopped, look};
@@ -281,8 +282,9 @@ impl Running {
             known_until,
             ordered: capture.copies_payload(),
         };
+        let replicas = Replicas { targets: named.clone(), progress: progress.clone() };
         let origin = Arc::new(match options.origin.clone() {
-            Some(vfs) => OriginThread::start(watched, vfs)
+            Some(vfs) => OriginThread::start(watched, replicas, vfs)
                 .context("a thread can't be started")
                 .map_err(ProtectError::Start)?,
             None => OriginThread::not_wanted(),

@@ -171,6 +171,8 @@ pub struct BurstRead {
     pub removed: u64,
     pub sampled: u64,
     pub random: u64,
+    pub compared: u64,
+    pub spoiled: u64,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -268,14 +270,17 @@ pub fn problems(read: &Reading) -> Vec<Problem> {
     for burst in &read.origin.bursts {
         found.push(Problem::urgent(
             format!(
-                "{} ({}) rewrote {} and removed {} files from {} on; {} of {} looked into hold random bytes",
+                "{} ({}) rewrote {} and removed {} files from {} on; {} of {} looked into hold random bytes, {} of {} compared \
+                 with before are spoiled",
                 burst.process.name,
                 burst.process.pid,
                 burst.rewritten,
                 burst.removed,
                 burst.began,
                 burst.random,
-                burst.sampled
+                burst.sampled,
+                burst.spoiled,
+                burst.compared
             ),
             "if that was not meant: stop it, then `afterwrite replay --to before-burst:last`",
         ));

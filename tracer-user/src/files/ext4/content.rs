@@ -44,6 +44,34 @@ impl<V: Volume> Ext4<V> {
         })
     }
 
+    /// `len_max` bytes of a regular file from `start` on, fewer at its end, zeros in its holes; `None` of what is none.
+    pub fn bytes_at(&mut self, file: u32, start: u64, len_max: usize) -> Result<Option<Vec<u8>>, FsError> {
+        let inode = self.inode(file)?;
+        if !inode.is_file() {
+            return Ok(None);
+        }
+        let block_bytes = u64::from(self.superblock.block_bytes);
+        let end = inode.size.min(start.saturating_add(len_max as u64));
+        if start >= end {
+            return Ok(Some(Vec::new()));
+        }
+        let into = |at: u64| usize::try_from(at).expect("len_max at most");
+        let mut bytes = vec![0; into(end - start)];
+        let wanted = start / block_bytes..end.div_ceil(block_bytes);
+        self.runs_of(&inode, &mut |this, run| {
+            let end_of_run = run.logical.saturating_add(run.blocks);
+            for block in run.logical.max(wanted.start)..end_of_run.min(wanted.end) {
+                let content = this.block(run.physical + (block - run.logical))?;
+                let at = block * block_bytes;
+                let (from, to) = (at.max(start), (at + block_bytes).min(end));
+                bytes[into(from - start)..into(to - start)]
+                    .copy_from_slice(&content[into(from - at)..into(to - at)]);
+            }
+            Ok(())
+        })?;
+        Ok(Some(bytes))
+    }
+
     pub(super) fn runs_of(&mut self, inode: &Inode, take: TakeRun<'_, V>) -> Result<(), FsError> {
         let root = inode.bytes[0x28..0x64].to_vec();
         let mut next = 0;

@@ -175,6 +175,10 @@ impl Inode {
     fn is_dir(&self) -> bool {
         self.mode & 0o170_000 == 0o040_000
     }
+
+    fn is_file(&self) -> bool {
+        self.mode & 0o170_000 == 0o100_000
+    }
 }
 
 impl<V: Volume> FileSystem for Ext4<V> {

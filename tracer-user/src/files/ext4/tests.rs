@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::files::list::{Listed, list};
-use crate::journal::JournalError;
 
 struct Image(Vec<u8>);
 
@@ -11,7 +10,7 @@ impl Volume for Image {
         600 << 10
     }
 
-    fn read_at(&mut self, start: u64, buffer: &mut [u8]) -> Result<(), JournalError> {
+    fn read_at(&mut self, start: u64, buffer: &mut [u8]) -> Result<(), FsError> {
         for (at, byte) in (start as usize..).zip(buffer) {
             *byte = self.0.get(at).copied().unwrap_or(0);
         }
@@ -56,6 +55,21 @@ fn files_are_read_with_checksums_and_without_and_from_a_block_map() {
         .unwrap();
         let wanted: Vec<u8> = (0..60_000).map(|at| if at % 8192 == 0 { b'q' } else { 0 }).collect();
         assert!(bytes == wanted && data_bytes < 10_000, "{name}: {data_bytes} bytes besides holes");
+        for (start, len) in [
+            (0, 60_000),
+            (1, 9000),
+            (8191, 2),
+            (8192, 1),
+            (59_999, 9),
+            (60_000, 9),
+            (60_100, 9),
+            (1 << 40, 9),
+        ] {
+            let part = fs.bytes_at(handle, start, len).unwrap().unwrap();
+            let there = wanted.iter().skip(start as usize).take(len);
+            assert!(part.iter().eq(there), "{name}: {len} bytes from {start} on");
+        }
+        assert_eq!(fs.bytes_at(2, 0, 9).unwrap(), None, "a directory has no bytes");
     }
 }
 

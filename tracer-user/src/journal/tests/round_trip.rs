@@ -41,10 +41,21 @@ fn any_origin() -> impl Strategy<Value = Origin> {
         };
         steps.into_iter().map(range).collect::<Vec<_>>()
     });
-    let burst = (process.clone(), any::<[u64; 2]>(), any::<[u32; 4]>()).prop_map(
-        |(process, [began, recognised], [rewritten, removed, sampled, random])| {
+    let burst = (process.clone(), any::<[u64; 2]>(), any::<[u32; 4]>(), any::<[u8; 2]>()).prop_map(
+        |(process, [began, recognised], [rewritten, removed, sampled, random], [compared, spoiled])| {
             let (began, recognised) = (Timestamp(began), Timestamp(recognised));
-            Origin::Burst(FileBurst { process, began, recognised, rewritten, removed, sampled, random })
+            let burst = FileBurst {
+                process,
+                began,
+                recognised,
+                rewritten,
+                removed,
+                sampled,
+                random,
+                compared,
+                spoiled,
+            };
+            Origin::Burst(burst)
         },
     );
     let extents =

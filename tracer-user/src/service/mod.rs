@@ -9,6 +9,7 @@ mod elsewhere;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod group_seen;
+mod journal_slot;
 mod limits;
 mod looks;
 mod member;

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use crate::io::{DeviceNumber, mounted_on};
 use crate::model::{FileBurst, FileChanges, Origin, OriginUnknown, Timestamp};
 use crate::origin::{Aggregate, Bursts, FileWatch, Seen, Suspicion};
 use crate::service::call_share::CallShare;
+use crate::service::journal_slot::JournalSlot;
 use crate::service::looks::{Looked, Looks};
 use crate::service::memory::give_back;
 use crate::service::placer::Placer;
@@ -73,34 +74,6 @@ pub struct OriginStatus {
     pub bursts: Vec<FileBurst>,
     /// How often many files were rewritten in this session and, looked at, hold what they may as well have held before.
     pub bursts_dismissed: u64,
-}
-
-/// The journal's queue as long as there is one.
-#[derive(Clone, Default)]
-pub struct JournalSlot(Arc<Mutex<Option<SyncSender<Entry>>>>);
-
-impl JournalSlot {
-    pub fn set(&self, queue: Option<SyncSender<Entry>>) {
-        *self.0.lock().expect("nobody panics with the queue locked") = queue;
-    }
-
-    /// Gives the entry back when it can't be taken now.
-    fn offer(&self, entry: Entry) -> Option<Entry> {
-        let mut slot = self.0.lock().expect("nobody panics with the queue locked");
-        let Some(queue) = slot.as_ref() else { return Some(entry) };
-        match queue.try_send(entry) {
-            Ok(()) => None,
-            Err(TrySendError::Full(entry)) => Some(entry),
-            Err(TrySendError::Disconnected(entry)) => {
-                *slot = None;
-                Some(entry)
-            }
-        }
-    }
-
-    fn is_set(&self) -> bool {
-        self.0.lock().expect("nobody panics with the queue locked").is_some()
-    }
 }
 
 /// The volume whose files are watched.

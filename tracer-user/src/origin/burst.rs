@@ -116,14 +116,12 @@ impl Bursts {
         if change.op.changes_content() && !paths.path.is_empty() {
             self.wrote(change.process.cgroup, &paths.path);
         }
-        let seen = self.names.entry(name.clone()).or_default();
         if makes(change.op) {
             self.made.add(change.file, time);
         }
-        if !change.op.removes() && self.made.holds(rewrites(change), time) {
-            return None;
-        }
-        if seen.add(change, paths, time) { self.suspicion(&name, time) } else { None }
+        let only_just_made = self.made.holds(rewrites(change), time);
+        let seen = self.names.entry(name.clone()).or_default();
+        if seen.add(change, paths, time, only_just_made) { self.suspicion(&name, time) } else { None }
     }
 
     /// What was suspected was no burst: of those files only the removed ones count on. Those that were touched since may be too many.
@@ -206,7 +204,7 @@ impl Made {
 
 impl Seen {
     /// Whether one more file was touched.
-    fn add(&mut self, change: &VfsChange, paths: &Paths, time: Timestamp) -> bool {
+    fn add(&mut self, change: &VfsChange, paths: &Paths, time: Timestamp, only_just_made: bool) -> bool {
         if time.0 > self.last.0.saturating_add(WINDOW_NS) {
             self.suspected = false;
         }
@@ -217,7 +215,8 @@ impl Seen {
         let removed = change.op.removes();
         let counts = removed || change.op == FileOp::Rename || change.op.changes_content();
         let file = rewrites(change);
-        if !counts || (file.inode != 0 && self.own.contains(&file)) {
+        let is_own = file.inode != 0 && self.own.contains(&file);
+        if !counts || is_own || (only_just_made && !removed) {
             return false;
         }
         self.forget_before(time);

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use crate::apply::CheckpointError;
+use crate::apply::look::SOMETHING_ELSE;
 use crate::journal::JournalError;
 use crate::model::{Lsn, VolumeId};
 use crate::target::TargetError;
@@ -49,8 +50,8 @@ pub enum ApplyError {
     TargetGone { path: PathBuf },
     /// What is there has content, and not that of the replica.
     #[error(
-        "{} does not hold what was applied to it: it is another disk now, or somebody mounted it or wrote to it. Name the replica's disk; \
-         or keep what is there elsewhere if it is needed, and have the replica rebuilt over it by `protect --force`", path.display()
+        "{} {}. Name the replica's disk; or keep what is there elsewhere if it is needed, and have the replica rebuilt over \
+         it by `protect --force`", path.display(), SOMETHING_ELSE
     )]
     NotTheReplica { path: PathBuf },
     #[error("the replica stopped at an earlier error: open it again, it resumes at the last checkpoint")]

@@ -6,6 +6,10 @@ use crate::target::TargetWriter;
 /// Granules that are read of a target; a quick look, no proof.
 const LOOKED_AT: u64 = 64;
 
+/// What is said of such a target.
+pub(super) const SOMETHING_ELSE: &str =
+    "does not hold what was applied to it: it is another disk now, or somebody mounted it or wrote to it";
+
 /// Whether a target holds something else than what was applied to it: another disk has its name since a boot, or somebody mounted it
 /// or wrote to it. The checkpoint says that nothing is being applied. What can't be told is taken for no.
 pub(super) fn holds_something_else(target: &TargetWriter, files: &ReplicaFiles) -> bool {

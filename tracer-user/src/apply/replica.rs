@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use crate::apply::decision::{Decision, Found, decide};
 use crate::apply::hash_list::KeptHashes;
-use crate::apply::look::holds_something_else;
+use crate::apply::look::{SOMETHING_ELSE, holds_something_else};
 use crate::apply::records::{Onto, Span, apply_some};
 use crate::apply::restore::{Ways, restore};
 use crate::apply::{ApplyError, ApplyProgress, ApplyStats, Checkpoint, ReplicaFiles};
@@ -353,7 +353,7 @@ fn resume(
         TargetError::NotEmpty { path, .. } => ApplyError::NotTheReplica { path },
         error => error.into(),
     })?;
-    let why = "it does not hold what was applied to it: it is another disk now, or somebody mounted it or wrote to it".to_owned();
+    let why = format!("it {SOMETHING_ELSE}");
     log::warn!("{}: {why}; the replica is built again", checkpoint.target_path);
     Ok((target, ReplicaState::Unknown(why)))
 }

@@ -183,7 +183,8 @@ pub fn unattended_volumes() -> Vec<String> {
 pub fn attended_volumes() -> Vec<(String, u32)> {
     let Ok(root) = pins::root() else { return Vec::new() };
     let names = pins::volumes(&root).unwrap_or_default().into_iter();
-    names.filter_map(|name| pins::holder(&root, &name).map(|pid| (name, pid))).collect()
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    names.filter_map(|name| pins::holder(&root, &name, &locks).map(|pid| (name, pid))).collect()
 }
 
 /// Whether complete probes of a volume are pinned: they see its writes, whether a process reads what they record or not.

@@ -54,11 +54,10 @@ pub fn lock(root: &Path, volume: &str) -> io::Result<Option<InUse>> {
     }
 }
 
-/// The process that holds that, as the kernel's list of locks tells it.
-pub fn holder(root: &Path, volume: &str) -> Option<u32> {
+/// The process that holds that, as the kernel's list of locks (`/proc/locks`) tells it.
+pub fn holder(root: &Path, volume: &str, locks: &str) -> Option<u32> {
     let dir = std::fs::metadata(volume_dir(root, volume)).ok()?;
     let place = format!("{:02x}:{:02x}:{}", major(dir.dev()), minor(dir.dev()), dir.ino());
-    let locks = std::fs::read_to_string("/proc/locks").ok()?;
     locks.lines().find_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
         (words.get(1) == Some(&"FLOCK") && words.get(5) == Some(&&place[..]))

@@ -9,8 +9,8 @@ use serde_json::Value;
 use crate::cli::{Outcome, Output, say, size, status_group, status_table, status_tree, status_unit, watch};
 use crate::io::clock::realtime;
 use crate::service::{
-    Client, ControlError, Elsewhere, LeftOut, ReplicaRead, Survey, elsewhere, groups_status, recorded,
-    run_dir, survey_now, units_status,
+    Client, ControlError, Elsewhere, LeftOut, ReplicaRead, Survey, elsewhere, groups_of_volumes,
+    groups_status, recorded, run_dir, survey_now, units_status,
 };
 
 /// Show the protected volumes: state, rate, lag, last mark, ring, writes seen, emitted and marked
@@ -87,7 +87,7 @@ fn all(args: &StatusArgs) -> anyhow::Result<Vec<Value>> {
     if let Some(volume) = &args.volume {
         let mut status = Client::of(Some(volume))?.status()?;
         let units = units_status().ok().flatten().unwrap_or_default();
-        status_group::add(&mut status, &units, &groups);
+        status_group::add(&mut status, &groups_of_volumes(&units, &groups));
         return Ok(vec![status]);
     }
     let recorded = recorded();
@@ -108,7 +108,8 @@ fn all(args: &StatusArgs) -> anyhow::Result<Vec<Value>> {
     };
     let mut all = clients.iter().map(Client::status).collect::<Result<Vec<_>, _>>()?;
     all.extend(idle);
-    all.iter_mut().for_each(|status| status_group::add(status, &units, &groups));
+    let of_volumes = groups_of_volumes(&units, &groups);
+    all.iter_mut().for_each(|status| status_group::add(status, &of_volumes));
     all.extend(recorded);
     all.extend(status_group::objects(&groups)?);
     Ok(all)

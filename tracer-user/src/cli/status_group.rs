@@ -1,10 +1,12 @@
 //! `status` of the service's groups.
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use crate::cli::status_table::{age, printable};
 use crate::model::Timestamp;
-use crate::service::{GroupSeen, GroupStatus, UnitStatus, volume_name};
+use crate::service::{GroupSeen, GroupStatus, volume_name};
 
 /// Below the table of volumes.
 pub(super) fn lines(groups: &[GroupSeen], now: Timestamp) -> Vec<String> {
@@ -44,12 +46,10 @@ pub(super) fn objects(groups: &[GroupStatus]) -> serde_json::Result<Vec<Value>> 
     groups.iter().map(object).collect()
 }
 
-/// Says of a volume's status in which group it is.
-pub(super) fn add(status: &mut Value, units: &[UnitStatus], groups: &[GroupStatus]) {
+/// Says of a volume's status in which group it is, if in any.
+pub(super) fn add(status: &mut Value, of_volumes: &HashMap<String, String>) {
     let volume = status["source"].as_str().map(volume_name);
-    let unit = units.iter().find(|unit| Some(volume_name(&unit.source)) == volume);
-    let group = unit.and_then(|unit| groups.iter().find(|group| group.volumes.contains(&unit.name)));
-    status["group"] = group.map(|group| group.name.clone()).into();
+    status["group"] = volume.and_then(|volume| of_volumes.get(&volume).cloned()).into();
 }
 
 #[cfg(test)]

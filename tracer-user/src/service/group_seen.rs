@@ -1,10 +1,13 @@
 //! A group of the service as it is seen from outside: `status`, the page, the metrics.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 
 use crate::model::Timestamp;
 use crate::service::reading::Problem;
-use crate::service::units::GroupStatus;
+use crate::service::run_dir::volume_name;
+use crate::service::units::{GroupStatus, UnitStatus};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct GroupSeen {
@@ -49,4 +52,13 @@ impl GroupSeen {
     pub fn age(&self, now: Timestamp) -> Option<u64> {
         self.status.last_mark.as_ref().map(|mark| now.0.saturating_sub(mark.time.0))
     }
+}
+
+/// In which group each volume of the service is, by the name that [`volume_name`] makes.
+pub fn groups_of_volumes(units: &[UnitStatus], groups: &[GroupStatus]) -> HashMap<String, String> {
+    let of = |unit: &UnitStatus| {
+        let group = groups.iter().find(|group| group.volumes.contains(&unit.name))?;
+        Some((volume_name(&unit.source), group.name.clone()))
+    };
+    units.iter().filter_map(of).collect()
 }

@@ -40,7 +40,7 @@ pub use control::{Client, ControlError};
 pub use device_source::volume_extent;
 pub use early::{AttachError, Attached, FinishError, attach, finish};
 pub use elsewhere::{Elsewhere, elsewhere};
-pub use group_seen::GroupSeen;
+pub use group_seen::{GroupSeen, groups_of_volumes};
 pub use limits::Limits;
 pub use origin::OriginStatus;
 pub use prepare::PrepareError;

@@ -13,7 +13,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use crate::service::elsewhere::other_services;
-use crate::service::group_seen::GroupSeen;
+use crate::service::group_seen::{GroupSeen, groups_of_volumes};
 use crate::service::protocol::{Request, Response};
 use crate::service::reading::{Problem, Reading, Standing, problems};
 use crate::service::recorded::{Recorded, recorded};
@@ -147,12 +147,9 @@ pub async fn survey(run_dir: &Path) -> Survey {
     if volumes.iter().any(|seen| seen.standing == Standing::Recording) {
         tell_of_others(&mut volumes, run_dir).await;
     }
-    for unit in &units {
-        let group = groups.iter().find(|group| group.volumes.contains(&unit.name));
-        let name = volume_name(&unit.source);
-        if let Some(seen) = volumes.iter_mut().find(|seen| seen.name == name) {
-            seen.group = group.map(|group| group.name.clone());
-        }
+    let mut of_volumes = groups_of_volumes(&units, &groups);
+    for seen in &mut volumes {
+        seen.group = of_volumes.remove(&seen.name);
     }
     Survey { volumes, groups: groups.into_iter().map(GroupSeen::new).collect() }
 }

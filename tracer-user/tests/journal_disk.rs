@@ -106,7 +106,7 @@ fn sizes(dir: &Path) -> Vec<(PathBuf, u64)> {
 }
 
 #[test]
-fn after_a_failed_fsync_the_same_process_goes_on_and_nothing_on_the_disk_is_a_lie() {
+fn after_an_fsync_error_the_same_process_goes_on_and_nothing_on_the_disk_is_a_lie() {
     let disk = Disk::new();
     let dir = disk.mount_point().join("journal");
     let info = VolumeInfo {

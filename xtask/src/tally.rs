@@ -1,17 +1,25 @@
 //! What passed, failed and was skipped, over everything that ran.
 
+use std::collections::VecDeque;
 use std::fmt;
 
 use anyhow::Result;
 
+/// Of what the failures of one test binary printed, the last lines are said again.
+const LINES_SAID_AGAIN: usize = 120;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     pub passed: u64,
-    pub failed: u64,
+    failed: u64,
     /// Why each was skipped.
     pub skipped: Vec<String>,
     /// Skips that the result line still to come counts as passed.
     skips_to_subtract: u64,
+    /// What the failures printed, for the end of a long log.
+    failures: Vec<String>,
+    /// Of the test binary that is running, once it tells of its failures.
+    failing: Option<VecDeque<String>>,
 }
 
 /// Something that was checked is wrong: exit code 1.
@@ -37,12 +45,26 @@ impl Tally {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped.extend(other.skipped);
+        self.failures.extend(other.failures);
     }
 
-    /// Prints the sum as the last line of stdout; an error if anything failed.
+    /// One failed, of which this is worth saying again at the end.
+    pub fn fail(&mut self, said: String) {
+        self.failed += 1;
+        self.failures.push(said);
+    }
+
+    pub fn has_failures(&self) -> bool {
+        self.failed > 0
+    }
+
+    /// Prints what failed once more, and the sum as the last line of stdout; an error if anything failed.
     pub fn finish(self) -> Result<()> {
         for reason in &self.skipped {
             println!("SKIP: {reason}");
+        }
+        for line in &self.failures {
+            println!("FAILED: {line}");
         }
         println!("{self}");
         if self.failed > 0 { Err(Failures(self.failed).into()) } else { Ok(()) }
@@ -62,6 +84,14 @@ impl Tally {
             let skips = std::mem::take(&mut self.skips_to_subtract);
             self.passed += count(" passed").unwrap_or(0).saturating_sub(skips);
             self.failed += count(" failed").unwrap_or(0);
+            self.failures.extend(self.failing.take().unwrap_or_default());
+        } else if let Some(failing) = &mut self.failing {
+            if failing.len() == LINES_SAID_AGAIN {
+                failing.pop_front();
+            }
+            failing.push_back(line.to_owned());
+        } else if line == "failures:" {
+            self.failing = Some(VecDeque::new());
         } else if line.starts_with("test ") && line.contains("... ignored") {
             self.skipped.push(line.to_owned());
         }
@@ -94,5 +124,23 @@ mod tests {
         tally.see_cargo_test("SKIP: no loop devices");
         tally.see_cargo_test("test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
         assert_eq!(tally.to_string(), "5 passed, 0 failed, 1 skipped");
+    }
+
+    #[test]
+    fn what_the_failures_printed_is_kept_for_the_end_and_what_others_printed_is_not() {
+        let mut tally = Tally::default();
+        let printed = (0..200).map(|number| format!("line {number}"));
+        let lines = ["successes:", "fine", "failures:", "---- a stdout ----"].map(str::to_owned);
+        for line in
+            lines.into_iter().chain(printed).chain(["test result: FAILED. 1 passed; 1 failed; 0".into()])
+        {
+            tally.see_cargo_test(&line);
+        }
+        tally.see_cargo_test("after it");
+        tally.fail("vm: no verdict".to_owned());
+        assert_eq!(tally.failed, 2);
+        assert_eq!(tally.failures.len(), LINES_SAID_AGAIN + 1);
+        assert_eq!(tally.failures[LINES_SAID_AGAIN - 1], "line 199");
+        assert_eq!(tally.failures[LINES_SAID_AGAIN], "vm: no verdict");
     }
 }

@@ -51,9 +51,10 @@ fn cargo_tests(names: &[String], afterwrite: &Path, all: bool) -> Result<Tally> 
     cargo.envs(NUMBERS_OF_ALL.iter().filter(unset).copied());
     let mut tally = Tally::default();
     let succeeded = run::watch(&mut cargo, |line| tally.see_cargo_test(line))?;
-    if !succeeded && tally.failed == 0 {
-        // It did not compile, or a test process died before it could say anything.
-        tally.failed = 1;
+    if !succeeded && !tally.has_failures() {
+        tally.fail(
+            "cargo test: it did not compile, or a test process died before it could say anything".to_owned(),
+        );
     }
     Ok(tally)
 }

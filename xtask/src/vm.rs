@@ -215,11 +215,10 @@ fn report(tally: &mut Tally, machine: &Machine<'_>, outcome: Result<Outcome>, to
             println!("{what} ... FAILED ({seconds} s): {why}");
             println!("---- end of {}", log.display());
             let bytes = fs::read(&log).unwrap_or_default();
-            for line in tail(&String::from_utf8_lossy(&bytes), LOG_TAIL_LINES) {
-                println!("    {line}");
-            }
+            let text = String::from_utf8_lossy(&bytes);
+            tail(&text, LOG_TAIL_LINES).for_each(|line| println!("    {line}"));
             println!("----");
-            tally.failed += 1;
+            tally.fail(format!("{what}: {why}"));
         }
     }
 }

@@ -65,6 +65,15 @@ fn is_thawed(mount: &Mount) -> Result<()> {
     Ok(())
 }
 
+fn each_has_the_next_mark(service: &Service, volumes: &[&str]) -> Result<()> {
+    let name = mark(service, "after")?;
+    for volume in volumes {
+        let has = points(service, volume)?.iter().any(|point| point["label"] == *name);
+        ensure!(has, "{volume} has no {name}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_mark_of_a_group_is_the_same_instant_of_each_volume() -> Result<()> {
     let kinds = [Fs::Ext4, Fs::Xfs, Fs::Ext4];
@@ -183,11 +192,7 @@ fn whoever_is_killed_amid_a_mark_nothing_stays_frozen_and_the_next_one_is_made()
             service.start()?;
         }
         service.wait_live(&sources)?;
-        let name = mark(&service, "after")?;
-        for volume in volumes {
-            let has = points(&service, volume)?.iter().any(|point| point["label"] == *name);
-            ensure!(has, "{volume} has no {name}");
-        }
+        each_has_the_next_mark(&service, &volumes)?;
     }
     rounds.stop()?;
     println!("{failed} of {KILLS} marks failed as someone was killed");
@@ -256,11 +261,7 @@ fn killed_while_all_are_frozen_they_thaw_and_every_volume_is_whole() -> Result<(
             service.start()?;
         }
         service.wait_live(&sources)?;
-        let name = mark(&service, "after")?;
-        for volume in volumes {
-            let has = points(&service, volume)?.iter().any(|point| point["label"] == *name);
-            ensure!(has, "{volume} has no {name}");
-        }
+        each_has_the_next_mark(&service, &volumes)?;
     }
     writers.into_iter().try_for_each(Rounds::stop)?;
     mounts.into_iter().try_for_each(Mount::unmount)?;

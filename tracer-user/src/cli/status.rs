@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::cli::{Outcome, Output, say, size, status_group, status_table, status_tree, status_unit, watch};
 use crate::io::clock::realtime;
 use crate::service::{
-    Client, ControlError, Elsewhere, LeftOut, ReplicaRead, Survey, elsewhere, groups_of_volumes,
+    BurstRead, Client, ControlError, Elsewhere, LeftOut, ReplicaRead, Survey, elsewhere, groups_of_volumes,
     groups_status, recorded, run_dir, survey_now, units_status,
 };
 
@@ -85,8 +85,8 @@ fn all(args: &StatusArgs) -> anyhow::Result<Vec<Value>> {
     // One of another version may know of no groups.
     let groups = groups_status().unwrap_or_default();
     if let Some(volume) = &args.volume {
-        let mut status = Client::of(Some(volume))?.status()?;
         let units = units_status().ok().flatten().unwrap_or_default();
+        let mut status = Client::named(volume, &units)?.status()?;
         status_group::add(&mut status, &groups_of_volumes(&units, &groups));
         return Ok(vec![status]);
     }
@@ -116,7 +116,6 @@ fn all(args: &StatusArgs) -> anyhow::Result<Vec<Value>> {
 }
 
 fn print_origin(origin: &Value, out: &mut Output) -> anyhow::Result<()> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     match (origin["rung"].as_str(), origin["off"].as_str()) {
         (Some(rung), _) => out.line(format_args!(
             "  origins   {} changes of files on {} file systems by {rung}, {} missing",
@@ -125,21 +124,8 @@ fn print_origin(origin: &Value, out: &mut Output) -> anyhow::Result<()> {
         (None, Some(why)) => out.line(format_args!("  origins   not recorded: {why}"))?,
         (None, None) => {}
     }
-    for burst in origin["bursts"].as_array().into_iter().flatten() {
-        out.line(format_args!(
-            "  WARNING   {} ({}) rewrote {} and removed {} files from {} on; {} of {} looked into hold random bytes, {} of {} \
-             compared with before are spoiled",
-            text(&burst["process"]["name"]),
-            burst["process"]["pid"],
-            burst["rewritten"],
-            burst["removed"],
-            text(&burst["began"]),
-            burst["random"],
-            burst["sampled"],
-            burst["spoiled"],
-            burst["compared"]
-        ))?;
-    }
+    let bursts = Vec::<BurstRead>::deserialize(&origin["bursts"]).unwrap_or_default();
+    bursts.iter().try_for_each(|burst| out.line(format_args!("  WARNING   {burst}")))?;
     Ok(())
 }
 

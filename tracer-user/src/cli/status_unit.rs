@@ -6,7 +6,7 @@ use crate::service::{Recorded, UnitStatus, volume_name};
 
 /// With `volume`, its name, and what its probes recorded meanwhile.
 pub(super) fn idle(units: &[UnitStatus], recorded: &[Recorded]) -> serde_json::Result<Vec<Value>> {
-    let idle = units.iter().filter(|unit| unit.state != "running");
+    let idle = units.iter().filter(|unit| !unit.is_running());
     idle.map(|unit| {
         let volume = volume_name(&unit.source);
         let of_it = recorded.iter().find(|recorded| recorded.volume == volume);

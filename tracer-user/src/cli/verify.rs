@@ -98,6 +98,9 @@ fn tell(args: &Args, target: &Path, out: &mut Output, report: &VerifyReport) -> 
         if report.target_bytes < report.source_bytes {
             say(&format!("the target is smaller: {} bytes", report.target_bytes));
         }
+        say(
+            "what was written to either since the replica's last mark differs, as what mounting and unmounting writes",
+        );
     }
     Ok(if report.identical { Outcome::Done } else { Outcome::Wrong })
 }

@@ -76,14 +76,14 @@ pub struct Ended<P> {
     pub result: Result<(), CollectError>,
 }
 
-/// Owns the way from the ring to the journal's queue. Each turn of [`Collector::run`] drains the ring first, then reads
-/// one batch of ranges.
 /// What was submitted until `cutoff` was done when the ring was filled up to `filled`.
 struct Idle {
     cutoff: MonotonicNs,
     filled: u64,
 }
 
+/// Owns the way from the ring to the journal's queue. Each turn of [`Collector::run`] drains the ring first, then reads
+/// one batch of ranges.
 pub struct Collector<P, S> {
     probes: P,
     source: Arc<S>,

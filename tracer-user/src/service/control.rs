@@ -155,6 +155,13 @@ pub enum ControlError {
     Refused(String),
 }
 
+impl ControlError {
+    /// Of a protection that is not there: if the service runs it, it is not there yet.
+    fn of_starting(self, unit: Option<&UnitStatus>) -> ControlError {
+        unit.map_or(self, |unit| ControlError::Starting { name: unit.name.clone() })
+    }
+}
+
 /// The other end: `afterwrite status` and `mark`.
 pub struct Client {
     volume: String,
@@ -178,37 +185,32 @@ impl Client {
     /// The one for a volume, named as a path (`/dev/loop0`), by the kernel (`loop0`) or as the service calls it, or the only one.
     pub fn of(volume: Option<&str>) -> Result<Client, ControlError> {
         let units = units_status().ok().flatten().unwrap_or_default();
-        let is_meant = |unit: &&UnitStatus| {
-            volume.is_none_or(|wanted| unit.name == wanted || is_same(&unit.source, wanted))
-        };
-        let meant = units.iter().find(is_meant);
-        if let (Some(unit), true) = (meant, volume.is_some())
-            && unit.state != "running"
-        {
-            return Err(ControlError::Idle { name: unit.name.clone(), state: unit.state.clone() });
-        }
-        let source = meant.filter(|_| volume.is_some()).map(|unit| unit.source.as_str());
-        match (Client::at(source.or(volume)), meant) {
-            (Err(ControlError::NothingRuns { .. } | ControlError::NotProtected { .. }), Some(unit))
-                if unit.state == "running" =>
-            {
-                Err(ControlError::Starting { name: unit.name.clone() })
-            }
-            (found, _) => found,
+        match volume {
+            Some(wanted) => Client::named(wanted, &units),
+            None => Client::only(&units),
         }
     }
 
-    fn at(volume: Option<&str>) -> Result<Client, ControlError> {
-        let mut clients = Client::all()?;
-        let running = clients.iter().map(|client| client.volume.as_str()).collect::<Vec<_>>().join(", ");
-        match volume {
-            Some(wanted) => {
-                let name = run_dir::volume_name(wanted);
-                let found = clients.into_iter().find(|client| client.volume == name);
-                found.ok_or(ControlError::NotProtected { wanted: wanted.to_owned(), running })
-            }
-            None if clients.len() == 1 => Ok(clients.remove(0)),
-            None => Err(ControlError::NameOne { running }),
+    /// The one for a volume, named as for [`Client::of`], when the service says this of its units.
+    pub fn named(wanted: &str, units: &[UnitStatus]) -> Result<Client, ControlError> {
+        let unit = units.iter().find(|unit| unit.name == wanted || is_same(&unit.source, wanted));
+        if let Some(unit) = unit.filter(|unit| !unit.is_running()) {
+            return Err(ControlError::Idle { name: unit.name.clone(), state: unit.state.clone() });
+        }
+        let clients = Client::all().map_err(|missing| missing.of_starting(unit))?;
+        let running = volumes(&clients);
+        let name = run_dir::volume_name(unit.map_or(wanted, |unit| &unit.source));
+        let found = clients.into_iter().find(|client| client.volume == name);
+        let missing = ControlError::NotProtected { wanted: wanted.to_owned(), running };
+        found.ok_or_else(|| missing.of_starting(unit))
+    }
+
+    fn only(units: &[UnitStatus]) -> Result<Client, ControlError> {
+        let starting = units.iter().find(|unit| unit.is_running());
+        let mut clients = Client::all().map_err(|missing| missing.of_starting(starting))?;
+        match clients.len() {
+            1 => Ok(clients.remove(0)),
+            _ => Err(ControlError::NameOne { running: volumes(&clients) }),
         }
     }
 
@@ -229,6 +231,10 @@ impl Client {
     fn ask(&self, request: &Request) -> Result<Value, ControlError> {
         ask(&self.socket, &format!("the protection of {}", self.volume), request)
     }
+}
+
+fn volumes(clients: &[Client]) -> String {
+    clients.iter().map(Client::volume).collect::<Vec<_>>().join(", ")
 }
 
 fn is_same(one: &str, other: &str) -> bool {

@@ -47,7 +47,7 @@ pub use prepare::PrepareError;
 pub use privileges::{PrivilegesError, give_up_privileges};
 pub use progress::{LeftOut, ReplicaStatus, Status};
 pub use protect::{ProtectError, ProtectEvent, ProtectOptions, ProtectSummary, protect};
-pub use reading::{Problem, Reading, ReplicaRead, Standing};
+pub use reading::{BurstRead, Problem, Reading, ReplicaRead, Standing};
 pub use recorded::{DetachError, Recorded, detach, recorded};
 pub use run_dir::{path as run_dir, volume_name};
 pub use survey::{Seen, Survey, survey, survey_now};

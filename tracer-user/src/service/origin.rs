@@ -35,7 +35,7 @@ const POLL: Duration = Duration::from_millis(10);
 const WINDOW: Duration = Duration::from_millis(100);
 /// When nothing has happened for some windows. Then the first record may wait longer, and what the probes counted is asked for
 /// less often: it takes a file of the kernel for each.
-const POLL_IDLE: Duration = Duration::from_millis(50);
+const POLL_IDLE: Duration = Duration::from_millis(100);
 const WINDOW_IDLE: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(2);
 /// Mounts of other namespaces are looked at this often; of those of our own the kernel tells.

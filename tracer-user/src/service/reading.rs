@@ -1,6 +1,8 @@
 //! A protection as its status tells it to whoever asks: `status`, the page, the metrics. The other end may be of another
 //! version, or no protection at all: what it does not say is empty, what it says wrongly is an error, nothing panics.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::{ActivityShown, Point};
@@ -182,6 +184,18 @@ pub struct ProcessRead {
     pub pid: u64,
 }
 
+impl fmt::Display for BurstRead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let BurstRead { process, began, rewritten, removed, sampled, random, compared, spoiled } = self;
+        write!(
+            f,
+            "{} ({}) rewrote {rewritten} and removed {removed} files from {began} on; {random} of {sampled} looked into hold \
+             random bytes, {spoiled} of {compared} compared with before are spoiled",
+            process.name, process.pid
+        )
+    }
+}
+
 impl Reading {
     pub fn is_tree(&self) -> bool {
         self.kind == "tree"
@@ -269,19 +283,7 @@ pub fn problems(read: &Reading) -> Vec<Problem> {
     }
     for burst in &read.origin.bursts {
         found.push(Problem::urgent(
-            format!(
-                "{} ({}) rewrote {} and removed {} files from {} on; {} of {} looked into hold random bytes, {} of {} compared \
-                 with before are spoiled",
-                burst.process.name,
-                burst.process.pid,
-                burst.rewritten,
-                burst.removed,
-                burst.began,
-                burst.random,
-                burst.sampled,
-                burst.spoiled,
-                burst.compared
-            ),
+            burst.to_string(),
             "if that was not meant: stop it, then `afterwrite replay --to before-burst:last`",
         ));
     }

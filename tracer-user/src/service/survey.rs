@@ -158,7 +158,7 @@ pub async fn survey(run_dir: &Path) -> Survey {
 async fn tell_of_others(volumes: &mut [Seen], run_dir: &Path) {
     for dir in other_services(run_dir) {
         let units = of_service::<Vec<UnitStatus>>(&dir, Request::Status).await;
-        for unit in units.iter().filter(|unit| unit.state != "running") {
+        for unit in units.iter().filter(|unit| !unit.is_running()) {
             let name = volume_name(&unit.source);
             let of_it = |seen: &&mut Seen| seen.standing == Standing::Recording && seen.name == name;
             if let Some(seen) = volumes.iter_mut().find(of_it) {
@@ -207,7 +207,7 @@ async fn survey_with(run_dir: &Path, recorded: Vec<Recorded>, units: &[UnitStatu
     // Who starts it knows best why it does not run.
     for unit in units {
         let volume = volume_name(&unit.source);
-        if unit.state == "running" {
+        if unit.is_running() {
             all.entry(volume.clone()).or_insert_with(|| Seen::starting(volume));
             continue;
         }

@@ -53,6 +53,12 @@ pub struct UnitStatus {
     pub next_try_ms: Option<u64>,
 }
 
+impl UnitStatus {
+    pub fn is_running(&self) -> bool {
+        self.state == "running"
+    }
+}
+
 impl Supervised {
     pub fn new(unit: Unit) -> Supervised {
         Supervised {
@@ -247,7 +253,7 @@ mod tests {
         for _ in 0..8 {
             assert!(supervised.is_due(now));
             supervised.started(7, now);
-            assert!(!supervised.is_due(now) && supervised.status(now).state == "running");
+            assert!(!supervised.is_due(now) && supervised.status(now).is_running());
             assert!(supervised.ended("no room".into(), now));
             assert_eq!(supervised.status(now).state, "failed");
             let pause = Duration::from_millis(supervised.status(now).next_try_ms.unwrap());

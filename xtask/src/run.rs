@@ -64,18 +64,15 @@ pub fn output(command: &mut Command) -> Result<String> {
     String::from_utf8(output.stdout).with_context(|| format!("{} wrote other than UTF-8", name(command)))
 }
 
-/// Prints the command and runs it, showing each line of its stdout and giving it to `see`. Says whether it
-/// exited with 0.
-pub fn watch(command: &mut Command, mut see: impl FnMut(&str)) -> Result<bool> {
+/// Prints the command and runs it, giving each line of its stdout to `see`. Says whether it exited with 0.
+pub fn watch(command: &mut Command, mut see: impl FnMut(&str) -> Result<()>) -> Result<bool> {
     announce(command);
     let mut child =
         command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {}", name(command)))?;
     let stdout = child.stdout.take().expect("stdout was asked for above");
     for bytes in BufReader::new(stdout).split(b'\n') {
         let bytes = bytes.context("reading a child's stdout")?;
-        let line = String::from_utf8_lossy(&bytes);
-        println!("{line}");
-        see(&line);
+        see(&String::from_utf8_lossy(&bytes))?;
     }
     Ok(child.wait().context("waiting for a child")?.success())
 }

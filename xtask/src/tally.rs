@@ -71,8 +71,8 @@ impl Tally {
     }
 
     /// Reads a line of `cargo test`. A test that cannot run here prints `SKIP: why` and then passes for libtest:
-    /// it is counted as skipped, not as passed.
-    pub fn see_cargo_test(&mut self, line: &str) {
+    /// it is counted as skipped, not as passed. Says whether the line is worth showing among hundreds of tests that pass.
+    pub fn see_cargo_test(&mut self, line: &str) -> bool {
         if let Some(reason) = line.trim_start().strip_prefix("SKIP: ") {
             self.skipped.push(reason.trim().to_owned());
             self.skips_to_subtract += 1;
@@ -94,7 +94,10 @@ impl Tally {
             self.failing = Some(VecDeque::new());
         } else if line.starts_with("test ") && line.contains("... ignored") {
             self.skipped.push(line.to_owned());
+        } else {
+            return line.starts_with("test ") && line.ends_with("FAILED");
         }
+        true
     }
 }
 
@@ -113,7 +116,8 @@ mod tests {
             "test result: ok. 40 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.02s",
             "test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s",
         ] {
-            tally.see_cargo_test(line);
+            let is_shown = tally.see_cargo_test(line);
+            assert_eq!(is_shown, !line.starts_with("running") && !line.ends_with("ok"), "{line}");
         }
         assert_eq!(tally.to_string(), "42 passed, 3 failed, 2 skipped");
     }
@@ -121,7 +125,7 @@ mod tests {
     #[test]
     fn a_test_that_said_skip_did_not_pass() {
         let mut tally = Tally { passed: 5, ..Tally::default() };
-        tally.see_cargo_test("SKIP: no loop devices");
+        assert!(tally.see_cargo_test("SKIP: no loop devices"));
         tally.see_cargo_test("test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
         assert_eq!(tally.to_string(), "5 passed, 0 failed, 1 skipped");
     }
@@ -134,9 +138,9 @@ mod tests {
         for line in
             lines.into_iter().chain(printed).chain(["test result: FAILED. 1 passed; 1 failed; 0".into()])
         {
-            tally.see_cargo_test(&line);
+            let _ = tally.see_cargo_test(&line);
         }
-        tally.see_cargo_test("after it");
+        assert!(!tally.see_cargo_test("after it"));
         tally.fail("vm: no verdict".to_owned());
         assert_eq!(tally.failed, 2);
         assert_eq!(tally.failures.len(), LINES_SAID_AGAIN + 1);

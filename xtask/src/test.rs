@@ -1,8 +1,10 @@
 //! `cargo xtask test`: everything that checks Afterwrite, in one go, with one sum as the last line.
 
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::tally::Tally;
 use crate::vm::{self, Choice, How};
@@ -42,15 +44,25 @@ fn cargo_tests(names: &[String], afterwrite: &Path, all: bool) -> Result<Tally> 
     let mut cargo = run::cargo();
     cargo
         .args(["test", "--workspace", "--no-fail-fast", "--"])
-        // Shows what passing tests print, so that none skips unseen.
+        // What passing tests print goes to the log, and none skips unseen.
         .arg("--show-output")
         .args(all.then_some("--include-ignored"))
         .args(names)
         .env("AFTERWRITE_BIN", afterwrite);
     let unset = |(name, _): &&(&str, &str)| all && std::env::var_os(name).is_none();
     cargo.envs(NUMBERS_OF_ALL.iter().filter(unset).copied());
+    let log = run::target_dir().join("test.log");
+    let mut all_lines =
+        BufWriter::new(File::create(&log).with_context(|| format!("cannot create {}", log.display()))?);
+    println!("all that the tests print: {}", log.display());
     let mut tally = Tally::default();
-    let succeeded = run::watch(&mut cargo, |line| tally.see_cargo_test(line))?;
+    let succeeded = run::watch(&mut cargo, |line| {
+        if tally.see_cargo_test(line) {
+            println!("{line}");
+        }
+        writeln!(all_lines, "{line}").with_context(|| format!("cannot write {}", log.display()))
+    })?;
+    all_lines.flush()?;
     if !succeeded && !tally.has_failures() {
         tally.fail(
             "cargo test: it did not compile, or a test process died before it could say anything".to_owned(),

@@ -9,7 +9,7 @@
 # cmdline: nvme_core.multipath=N
 # tools: mkfs.ext4 mkfs.xfs fio blkdiscard sfdisk
 # default: no
-# timeout: 600
+# timeout: 1200
 # compare: nvme_4096 nvme_4096_target
 # compare: scsi scsi_target
 # compare: scsi_4096 scsi_4096_target

@@ -8,7 +8,7 @@
 # parameters: null_blk.nr_devices=0 scsi_debug.dev_size_mb=32
 # tools: mkfs.ext4 e2fsck fio blkdiscard dmsetup
 # default: no
-# timeout: 600
+# timeout: 1200
 . /devices.sh
 
 # writes DEVICE: some of them fail, which is what is wanted; says how many.

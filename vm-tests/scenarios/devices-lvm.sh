@@ -6,7 +6,7 @@
 # modules: ext4 loop dm-mod dm-snapshot dm-thin-pool
 # tools: mkfs.ext4 e2fsck fio blkdiscard lvm dmsetup
 # default: no
-# timeout: 600
+# timeout: 1200
 . /devices.sh
 
 # There is neither udev to wait for nor a file of settings, and no thin_check.

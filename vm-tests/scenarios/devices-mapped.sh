@@ -8,7 +8,7 @@
 # parameters: scsi_debug.dev_size_mb=32 scsi_debug.add_host=2 scsi_debug.lbpu=1
 # tools: mkfs.ext4 e2fsck fio blkdiscard dmsetup mdadm
 # default: no
-# timeout: 600
+# timeout: 1200
 . /devices.sh
 ONE=$(disk one)
 TWO=$(disk two)

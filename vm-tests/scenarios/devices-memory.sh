@@ -8,7 +8,7 @@
 # parameters: scsi_debug.lbpu=1 scsi_debug.lbpws=1
 # tools: mkfs.ext4 e2fsck fio blkdiscard losetup
 # default: no
-# timeout: 600
+# timeout: 1200
 . /devices.sh
 
 mount_journal

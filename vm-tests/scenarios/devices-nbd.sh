@@ -6,7 +6,7 @@
 # parameters: nbd.nbds_max=2
 # tools: mkfs.ext4 e2fsck fio blkdiscard nbd-server nbd-client
 # default: no
-# timeout: 600
+# timeout: 1200
 . /devices.sh
 
 mount_journal

@@ -8,7 +8,7 @@
 # cmdline: memmap=64M!512M
 # tools: dmsetup
 # default: no
-# timeout: 180
+# timeout: 600
 . /devices.sh
 
 step "zoned"

@@ -6,7 +6,7 @@
 # modules: ext4 dm-mod
 # tools: mkfs.ext4 fio dmsetup
 # default: 6.1
-# timeout: 360
+# timeout: 1200
 # compare: low@0+51200000 target
 # compare: high@1M+51200000 target@51200000
 . /lib.sh

@@ -6,7 +6,7 @@
 # modules: ext4 xfs loop dm-mod dm-log-writes
 # tools: mkfs.ext4 mkfs.xfs e2fsck xfs_repair fio dmsetup
 # default: 6.1
-# timeout: 400
+# timeout: 1200
 # compare: source target
 # log-writes: log source journal
 . /logged.sh

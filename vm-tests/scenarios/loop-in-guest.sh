@@ -5,7 +5,7 @@
 # modules: ext4 loop
 # tools: mkfs.ext4 e2fsck fio
 # default: no
-# timeout: 360
+# timeout: 1200
 . /lib.sh
 VOLUME=/dev/loop0
 

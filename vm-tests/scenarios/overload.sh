@@ -6,7 +6,7 @@
 # modules: ext4
 # tools: mkfs.ext4 fio
 # default: no
-# timeout: 360
+# timeout: 1200
 # compare: source target
 . /lib.sh
 SOURCE=$(disk source)

@@ -7,7 +7,7 @@
 # modules: ext4 xfs loop
 # tools: mkfs.ext4 mkfs.xfs fio
 # default: 6.12
-# timeout: 600
+# timeout: 1200
 # cuts: 3 30
 # compare: source target
 # fsck: source target

@@ -5,7 +5,7 @@
 # modules: ext4
 # tools: mkfs.ext4 fio
 # default: 6.1
-# timeout: 480
+# timeout: 1200
 # compare: source target
 . /lib.sh
 SOURCE=$(disk source)

@@ -5,7 +5,7 @@
 # modules: ext4 loop dm-mod
 # tools: mkfs.ext4 fio dmsetup
 # default: no
-# timeout: 180
+# timeout: 600
 # compare: source copy@1M
 . /lib.sh
 

@@ -6,7 +6,7 @@
 # modules: ext4
 # tools: mkfs.ext4 fio sfdisk
 # default: no
-# timeout: 360
+# timeout: 1200
 # compare: source@34603008+67108864 target
 . /lib.sh
 DISK=$(disk source)

@@ -6,7 +6,7 @@
 # modules: ext4 loop
 # tools: mkfs.ext4 e2fsck fio
 # default: yes
-# timeout: 420
+# timeout: 1200
 # compare: source target
 . /lib.sh
 SOURCE=$(disk source)

@@ -86,10 +86,12 @@ impl Tally {
             self.failed += count(" failed").unwrap_or(0);
             self.failures.extend(self.failing.take().unwrap_or_default());
         } else if let Some(failing) = &mut self.failing {
-            if failing.len() == LINES_SAID_AGAIN {
+            if !is_of_backtrace(line) {
+                failing.push_back(line.to_owned());
+            }
+            if failing.len() > LINES_SAID_AGAIN {
                 failing.pop_front();
             }
-            failing.push_back(line.to_owned());
         } else if line == "failures:" {
             self.failing = Some(VecDeque::new());
         } else if line.starts_with("test ") && line.contains("... ignored") {
@@ -99,6 +101,14 @@ impl Tally {
         }
         true
     }
+}
+
+/// `  12: function` and `      at file:1:2`: of these there are more than of what went wrong.
+fn is_of_backtrace(line: &str) -> bool {
+    let text = line.trim_start();
+    let (number, _) = text.split_once(": ").unwrap_or_default();
+    let is_frame = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    text.len() < line.len() && (is_frame || text.starts_with("at "))
 }
 
 #[cfg(test)]
@@ -133,7 +143,8 @@ mod tests {
     #[test]
     fn what_the_failures_printed_is_kept_for_the_end_and_what_others_printed_is_not() {
         let mut tally = Tally::default();
-        let printed = (0..200).map(|number| format!("line {number}"));
+        let frames = ["   0: anyhow::error", "             at ./src/command.rs:75:9"].map(str::to_owned);
+        let printed = (0..200).map(|number| format!("line {number}")).chain(frames);
         let lines = ["successes:", "fine", "failures:", "---- a stdout ----"].map(str::to_owned);
         for line in
             lines.into_iter().chain(printed).chain(["test result: FAILED. 1 passed; 1 failed; 0".into()])

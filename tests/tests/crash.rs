@@ -60,7 +60,7 @@ fn killed_at_random_instants_under_load_the_replica_converges() -> Result<()> {
         protect.kill().with_context(|| format!("kill {nth}"))?;
     }
     // On a slow machine none of them may have lived for as long as a mark takes.
-    let mut protect = protection.start()?;
+    let protect = protection.start()?;
     protect.mark("lived")?;
     protect.kill()?;
     writable(&mount)?;

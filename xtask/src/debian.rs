@@ -41,12 +41,13 @@ pub fn bootable(
         InitramfsTool::InitramfsTools => "initramfs-tools,busybox-static,zstd",
         InitramfsTool::Dracut => "dracut-core,zstd",
     };
-    bootstrap(&tree, &format!("{PACKAGES},{tool}"))?;
+    let packages: String = scenario.packages.iter().map(|package| format!(",{package}")).collect();
+    bootstrap(&tree, &format!("{PACKAGES},{tool}{packages}"))?;
     let release = kernel.modules_dir.file_name().context("a kernel has a release")?;
     let modules = tree.join("usr/lib/modules");
     fs::create_dir_all(&modules)?;
     run::run(run::program("cp")?.arg("-a").args([&kernel.modules_dir, &modules]))?;
-    run::run(run::program("cp")?.args([&kernel.config, &tree.join("boot")]))?;
+    run::run(run::program("cp")?.args([&kernel.image, &kernel.config, &tree.join("boot")]))?;
     fs::create_dir_all(tree.join("etc/afterwrite"))?;
     fs::copy(&initramfs.config, tree.join("etc/afterwrite/config.toml"))?;
     fs::write(tree.join("etc/fstab"), "/dev/vda / ext4 defaults 0 1\n")?;
@@ -72,7 +73,6 @@ pub fn bootable(
     }
     let made = tree.join(made);
     fs::copy(&made, &initrd).with_context(|| format!("there is no {}", made.display()))?;
-    fs::remove_file(&made)?;
 
     let files = dir.join("bootable.files");
     fs::create_dir_all(&files)?;

@@ -15,6 +15,7 @@ mod image;
 mod kernel;
 mod log_writes;
 mod programs;
+mod qemu;
 mod run;
 mod scenario;
 mod seed;

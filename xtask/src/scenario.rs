@@ -20,7 +20,9 @@
 //! # log-writes: log source journal 40
 //! # debian: root
 //! # initramfs: root.toml dracut
+//! # packages: lvm2 xfsprogs
 //! # boots-from: target
+//! # boots: restored
 //! # runs: root.sh
 //! ```
 //!
@@ -33,8 +35,10 @@
 //! the journal (`log_writes.rs`), and of how many instants are compared besides the marks. `debian`
 //! names the disk that holds a Debian with systemd, which the scenario runs in, once each boot; it finds packages of this afterwrite of two
 //! versions in /scenario. With `initramfs` it boots as a Debian does, by the initramfs that it has made of itself with `initramfs-tools` or `dracut`, the package
-//! installed; the file beside the scenario is the configuration of afterwrite. Once that has passed, the disk of `boots-from` is put in the place of `debian`'s,
-//! which is lost, a new one in its own, and the machine is started again, to pass a second time. `runs` is the
+//! installed; the file beside the scenario is the configuration of afterwrite; kernel and initramfs are in its /boot, too, and it has these `packages` of Debian
+//! besides. Once that has passed, the disk of `boots-from` is put in the place of `debian`'s,
+//! which is lost, a new one in its own, and the machine is started again, to pass a second time. Then each disk of `boots` becomes the only disk of
+//! a machine that is started by its firmware and the boot loader on the disk, and has to pass as well. `runs` is the
 //! scenario beside it whose script it runs in place of its own. A word and a colon that is none of these is an error: a misspelt
 //! directive must not be silently ignored.
 
@@ -86,8 +90,12 @@ pub struct Scenario {
     pub debian: Option<String>,
     /// Its own.
     pub initramfs: Option<Initramfs>,
+    /// Debian's, for it.
+    pub packages: Vec<String>,
     /// The disk that its root is put back from.
     pub boots_from: Option<String>,
+    /// Disks that start a machine each.
+    pub boots: Vec<String>,
 }
 
 /// How often the machine loses its power.
@@ -175,7 +183,9 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
         log_writes: None,
         debian: None,
         initramfs: None,
+        packages: Vec::new(),
         boots_from: None,
+        boots: Vec::new(),
     };
     let mut default = None;
     for line in text.lines().take_while(|line| line.starts_with('#')) {
@@ -199,7 +209,9 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
             "log-writes" => scenario.log_writes = Some(log_writes(value)?),
             "debian" => scenario.debian = Some(value.to_owned()),
             "initramfs" => scenario.initramfs = Some(initramfs(script, value)?),
+            "packages" => scenario.packages = words.map(str::to_owned).collect(),
             "boots-from" => scenario.boots_from = Some(value.to_owned()),
+            "boots" => scenario.boots = words.map(str::to_owned).collect(),
             "runs" => scenario.script = script.with_file_name(value),
             _ => bail!("`{key}:` is no directive of a scenario (see xtask/src/scenario.rs)"),
         }
@@ -217,9 +229,8 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
     }
     let compared = scenario.compare.iter().flat_map(|compare| [&compare.left.disk, &compare.right.disk]);
     let logged = scenario.log_writes.iter().flat_map(|disks| [&disks.log, &disks.volume, &disks.journal]);
-    for name in
-        compared.chain(logged).chain(&scenario.fsck).chain(&scenario.debian).chain(&scenario.boots_from)
-    {
+    let started = scenario.debian.iter().chain(&scenario.boots_from).chain(&scenario.boots);
+    for name in compared.chain(logged).chain(&scenario.fsck).chain(started) {
         ensure!(scenario.disks.iter().any(|disk| disk.name == *name), "there is no disk `{name}`");
     }
     ensure!(scenario.initramfs.is_none() || scenario.debian.is_some(), "initramfs: that of a `# debian:`");
@@ -227,6 +238,14 @@ pub fn parse(script: &Path, text: &str) -> Result<Scenario> {
         scenario.boots_from.is_none() || scenario.initramfs.is_some(),
         "boots-from: the machine has to boot by its own initramfs"
     );
+    ensure!(
+        scenario.packages.is_empty() || scenario.initramfs.is_some(),
+        "packages: only a Debian with an initramfs is made for one scenario"
+    );
+    for name in &scenario.boots {
+        let virtio = scenario.disks_on(Bus::Virtio).any(|disk| disk.name == *name);
+        ensure!(virtio, "boots: `{name}`: the firmware is asked to start from a disk of `disks`");
+    }
     Ok(scenario)
 }
 
@@ -345,7 +364,8 @@ mod tests {
              # compare: source@1M+134217728 target\n# compare: target@4K source\n# nvme: fast=4M/4096\n\
              # parameters: brd.rd_nr=1\n# cmdline: nvme_core.multipath=N\n\
              # fsck: target\n# programs: ways\n# cuts: 3 30\n# log-writes: target source source 5\n\
-             # debian: source\n# initramfs: part.toml dracut\n# boots-from: target",
+             # debian: source\n# initramfs: part.toml dracut\n# boots-from: target\n\
+             # packages: lvm2 xfsprogs\n# boots: target source",
         )
         .expect("a good head");
         assert_eq!(read.name, "part");
@@ -368,6 +388,10 @@ mod tests {
         let config = PathBuf::from("/x/part.toml");
         assert_eq!(read.initramfs, Some(Initramfs { config, made_by: InitramfsTool::Dracut }));
         assert_eq!(read.boots_from.as_deref(), Some("target"));
+        assert_eq!(
+            (read.packages.join("+"), read.boots.join("+")),
+            ("lvm2+xfsprogs".into(), "target+source".into())
+        );
         let log_writes = read.log_writes.expect("named");
         assert_eq!((&*log_writes.log, log_writes.instants), ("target", 5));
     }
@@ -401,6 +425,9 @@ mod tests {
             "# default: yes\n# cuts: 0 30",
             "# default: yes\n# fsck: target",
             "# default: yes\n# disks: root=1M\n# boots-from: root",
+            "# default: yes\n# disks: root=1M\n# debian: root\n# packages: lvm2",
+            "# default: yes\n# boots: root",
+            "# default: yes\n# scsi: root=1M\n# boots: root",
             "# default: yes\n# disks: log=1M\n# log-writes: log",
             "# default: yes\n# disks: log=1M\n# log-writes: log log log some",
             "# default: yes\n# disks: log=1M\n# log-writes: log log journal",

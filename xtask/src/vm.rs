@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,14 +19,14 @@ use crate::compare::{self, Range};
 use crate::cuts::{self, CutTally, End};
 use crate::honest_disk::HonestDisk;
 use crate::kernel::{self, Kernel, Unpacked};
-use crate::scenario::{self, Bus, Cuts, Part, Scenario};
+use crate::qemu::{self, Backing};
+use crate::scenario::{self, Cuts, Disk, Part, Scenario};
 use crate::seed::seed;
 use crate::tally::Tally;
 use crate::{build, deb, debian, fsck, image, log_writes, run, setup};
 
 const VERDICT: &str = "AFTERWRITE-VERDICT ";
 const LOG_TAIL_LINES: usize = 150;
-const MEMORY_MIB: u32 = 1024;
 /// Of the packages of scenarios that upgrade.
 const PACKAGE_VERSIONS: [&str; 2] = ["0.1-1", "99.0-1"];
 
@@ -261,13 +261,7 @@ impl Machine<'_> {
 
         let outcome = match scenario.cuts {
             Some(cuts) => self.boot_and_cut(&kernel.image, &initrd, cuts, afterwrite)?,
-            None => match self.boot(&kernel.image, &initrd, 1, afterwrite)? {
-                Outcome::Passed if scenario.boots_from.is_some() => {
-                    self.lose_root()?;
-                    self.boot(&kernel.image, &initrd, 2, afterwrite)?
-                }
-                outcome => outcome,
-            },
+            None => self.boot_each(&kernel.image, &initrd, afterwrite)?,
         };
         fs::remove_file(&initrd)?;
         if !keep {
@@ -278,9 +272,23 @@ impl Machine<'_> {
         Ok(outcome)
     }
 
+    /// As often as the scenario asks for, until one does not pass.
+    fn boot_each(&self, kernel: &Path, initrd: &Path, afterwrite: &Path) -> Result<Outcome> {
+        let mut outcome = self.boot(kernel, initrd, 1, afterwrite)?;
+        if outcome == Outcome::Passed && self.scenario.boots_from.is_some() {
+            self.lose_root()?;
+            outcome = self.boot(kernel, initrd, 2, afterwrite)?;
+        }
+        for disk in self.scenario.disks.iter().filter(|disk| self.scenario.boots.contains(&disk.name)) {
+            if outcome == Outcome::Passed {
+                outcome = self.boot_from(disk)?;
+            }
+        }
+        Ok(outcome)
+    }
+
     fn boot(&self, kernel: &Path, initrd: &Path, boot: u64, afterwrite: &Path) -> Result<Outcome> {
-        let qemu = self.start(kernel, initrd, boot, &[])?;
-        let status = wait(qemu, Duration::from_secs(self.scenario.timeout_seconds))?;
+        let status = self.wait(self.start(kernel, initrd, boot, &[])?)?;
         self.judge(status, afterwrite)
     }
 
@@ -298,15 +306,19 @@ impl Machine<'_> {
 
     /// What the guest says of itself, and then the disks.
     fn judge(&self, status: Option<ExitStatus>, afterwrite: &Path) -> Result<Outcome> {
+        match self.said(status)? {
+            Outcome::Passed => check_disks(self.scenario, &self.dir, afterwrite),
+            outcome => Ok(outcome),
+        }
+    }
+
+    fn said(&self, status: Option<ExitStatus>) -> Result<Outcome> {
         let Some(status) = status else {
             return Ok(Outcome::Failed(format!("not done after {} s", self.scenario.timeout_seconds)));
         };
         let log = fs::read(self.console()).context("QEMU wrote no serial log")?;
-        match verdict(&String::from_utf8_lossy(&log)) {
-            None => Ok(Outcome::Failed(format!("the guest gave no verdict (QEMU: {status})"))),
-            Some(Outcome::Passed) => check_disks(self.scenario, &self.dir, afterwrite),
-            Some(outcome) => Ok(outcome),
-        }
+        let said = verdict(&String::from_utf8_lossy(&log));
+        Ok(said.unwrap_or_else(|| Outcome::Failed(format!("the guest gave no verdict (QEMU: {status})"))))
     }
 
     /// See `cuts.rs`.
@@ -349,7 +361,8 @@ impl Machine<'_> {
 
     /// Starts the machine. Its disks are the images, or those served instead.
     fn start(&self, kernel: &Path, initrd: &Path, boot: u64, served: &[HonestDisk]) -> Result<Child> {
-        let mut qemu = run::program("qemu-system-x86_64")?;
+        // A Debian does much that no scenario waits for, and each of its processors waits for the other one's turn.
+        let mut qemu = qemu::machine(&self.console(), if self.debian.is_some() { 1 } else { 2 })?;
         // Words with `=` that the kernel does not know become the environment of process 1.
         let full = if self.full { " FULL=1" } else { "" };
         let root = if self.scenario.initramfs.is_some() { " root=/dev/vda ro" } else { "" };
@@ -357,77 +370,46 @@ impl Machine<'_> {
             "console=ttyS0 panic=-1 quiet mitigations=off BOOT={boot}{full}{root} {}",
             self.scenario.cmdline.join(" ")
         );
-        // A Debian does much that no scenario waits for, and each of its processors waits for the other one's turn.
-        let processors = if self.debian.is_some() { "1" } else { "2" };
-        // Emulated, on one thread: with one thread per guest CPU both kernels broke when probes were attached under I/O.
-        qemu.args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", processors])
-            .args(["-m", &MEMORY_MIB.to_string()])
-            .args(["-nodefaults", "-no-user-config", "-display", "none", "-serial"])
-            .arg(prefixed("file:", &self.console()))
-            // A Debian may reboot; all else that does has failed.
-            .args(self.debian.is_none().then_some("-no-reboot"))
+        // A Debian may reboot; all else that does has failed.
+        qemu.args(self.debian.is_none().then_some("-no-reboot"))
             .arg("-kernel")
             .arg(kernel)
             .arg("-initrd")
             .arg(initrd)
             .args(["-append", &words]);
         for (index, disk) in self.scenario.disks.iter().enumerate() {
-            let backing = match served.get(index) {
-                // A cache that QEMU leaves alone: the guest's flushes are for the server.
-                Some(disk) => format!(
-                    "cache=writeback,file.driver=nbd,file.server.type=unix,file.server.path={}",
-                    escaped(disk.socket())?
-                ),
-                // These live no longer than the run, so the host need not sync them; a crash of the guest loses nothing.
-                None => format!("cache=unsafe,file={}", escaped(&disk_image(&self.dir, &disk.name))?),
-            };
-            let interface = if disk.bus == Bus::Virtio { "virtio" } else { "none" };
-            let drive = format!("if={interface},id={},format=raw,discard=unmap,{backing}", disk.name);
-            qemu.args(["-drive", &drive]);
+            let image = disk_image(&self.dir, &disk.name);
+            let backing =
+                served.get(index).map_or(Backing::Image(&image), |disk| Backing::Served(disk.socket()));
+            qemu::add_disk(&mut qemu, disk, &backing)?;
         }
-        for device in adapters(self.scenario) {
+        for device in qemu::adapters(self.scenario) {
             qemu.args(["-device", &device]);
         }
-        let messages = File::create(self.dir.join("qemu.log"))?;
-        qemu.stdin(Stdio::null()).stdout(messages.try_clone()?).stderr(messages);
-        qemu.spawn().context("cannot start qemu-system-x86_64")
+        qemu::start(qemu, &self.dir.join("qemu.log"))
     }
-}
 
-/// QEMU's devices for the disks that are not virtio-blk, numbered from 1.
-fn adapters(scenario: &Scenario) -> Vec<String> {
-    let mut devices = Vec::new();
-    // In a subsystem of its own, so that the kernel takes it for one that may have several paths.
-    let nvme = ["nvme-subsys,id=subsystem", "nvme,id=nvme,serial=afterwrite,subsys=subsystem"];
-    for (bus, adapters, device, number) in [
-        (Bus::Nvme, &nvme[..], "nvme-ns,bus=nvme", "nsid"),
-        (Bus::Scsi, &["virtio-scsi-pci,id=scsi"], "scsi-hd,bus=scsi.0", "scsi-id"),
-    ] {
-        let mut disks = (1..).zip(scenario.disks_on(bus)).peekable();
-        if disks.peek().is_some() {
-            devices.extend(adapters.iter().map(|adapter| (*adapter).to_owned()));
-        }
-        devices.extend(disks.map(|(index, disk)| {
-            let (name, sector) = (&disk.name, disk.sector_bytes);
-            let sectors = format!("logical_block_size={sector},physical_block_size={sector}");
-            format!("{device},{number}={index},drive={name},{sectors}")
-        }));
+    /// Starts a machine that has this disk alone, as firmware and boot loader do it. The console so far becomes `serial-before-DISK.log`.
+    fn boot_from(&self, disk: &Disk) -> Result<Outcome> {
+        fs::rename(self.console(), self.dir.join(format!("serial-before-{}.log", disk.name)))?;
+        let mut qemu = qemu::machine(&self.console(), 1)?;
+        // Firmware and boot loader write to the serial port, as there is no screen. Whoever finds nothing to start, or reboots, has failed.
+        qemu.args(["-machine", "pc,graphics=off", "-boot", "reboot-timeout=0", "-no-reboot"]);
+        qemu::add_disk(&mut qemu, disk, &Backing::Image(&disk_image(&self.dir, &disk.name)))?;
+        let begun = Instant::now();
+        let status = self.wait(qemu::start(qemu, &self.dir.join("qemu.log"))?)?;
+        let seconds = begun.elapsed().as_secs();
+        Ok(match self.said(status)? {
+            Outcome::Failed(why) => Outcome::Failed(format!("started from {}: {why}", disk.name)),
+            outcome => {
+                println!("{}: started from {} ({seconds} s)", self.name(), disk.name);
+                outcome
+            }
+        })
     }
-    devices
-}
 
-fn wait(mut child: Child, timeout: Duration) -> Result<Option<ExitStatus>> {
-    let deadline = Instant::now() + timeout;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if Instant::now() >= deadline {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
-        }
-        thread::sleep(Duration::from_millis(50));
+    fn wait(&self, qemu: Child) -> Result<Option<ExitStatus>> {
+        qemu::wait(qemu, Duration::from_secs(self.scenario.timeout_seconds))
     }
 }
 
@@ -481,18 +463,6 @@ fn disk_image(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.img"))
 }
 
-/// A path within one of QEMU's comma-separated options.
-fn escaped(path: &Path) -> Result<String> {
-    let text = path.to_str().with_context(|| format!("{} is not UTF-8, which QEMU needs", path.display()))?;
-    Ok(text.replace(',', ",,"))
-}
-
-fn prefixed(prefix: &str, path: &Path) -> std::ffi::OsString {
-    let mut text = std::ffi::OsString::from(prefix);
-    text.push(path);
-    text
-}
-
 fn tail(text: &str, lines: usize) -> impl Iterator<Item = &str> {
     let count = text.lines().count();
     text.lines().skip(count.saturating_sub(lines)).map(str::trim_end)
@@ -530,13 +500,5 @@ mod tests {
         let scenarios = scenarios().expect("every head is well-formed");
         let selected = select(&scenarios, &["selfte".into()], Choice::All);
         assert!(!selected.is_empty() && selected.iter().all(|(scenario, _)| scenario.name == "selftest"));
-    }
-
-    #[test]
-    fn a_hanging_guest_is_stopped() {
-        let child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep exists");
-        let begun = Instant::now();
-        assert_eq!(wait(child, Duration::from_millis(100)).expect("it can be killed"), None);
-        assert!(begun.elapsed() < Duration::from_secs(30));
     }
 }

@@ -49,7 +49,7 @@ TABLE
     mkdir /mnt/boot
     mount "${MACHINE}2" /mnt/boot
     step "this system is copied onto it"
-    cp --archive --one-file-system / /mnt
+    cp --archive --one-file-system /. /mnt
     umount /mnt/boot /mnt
     enter "$MACHINE"
     for mount in '/ xfs' '/boot ext4'; do

@@ -14,7 +14,7 @@ VOLUMES='whole boot root'
 
 # ---- the machine
 
-all_live() { [ "$(afterwrite status --json 2> /dev/null | grep -c '"state": *"live"')" = "$(echo $VOLUMES | wc -w)" ]; }
+all_live() { [ "$(afterwrite status --json 2> /dev/null | grep -o '"state": *"live"' | wc -l)" = "$(echo $VOLUMES | wc -w)" ]; }
 
 # enter DISK: mounts the machine's file systems, and what a boot loader's tools want to see.
 enter() {

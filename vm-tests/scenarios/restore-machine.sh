@@ -2,7 +2,7 @@
 # "Restoring a machine" of docs/OPERATIONS.md, step by step: a machine with GRUB, /boot on ext4 and its root on xfs on LVM is protected, as a whole disk
 # and as single volumes, and loses its disk. It is restored to two new ones, each of which then starts a machine that has no other.
 # kernels: 6.12
-# disks: root=1536M machine=1536M journal=4G parts=1600M whole=1600M
+# disks: root=1536M machine=640M journal=2G parts=704M whole=704M
 # debian: root
 # initramfs: restore-machine.toml initramfs-tools
 # packages: lvm2 xfsprogs fdisk grub-pc-bin grub2-common
@@ -36,13 +36,13 @@ build_machine() {
     sfdisk --quiet "$MACHINE" << TABLE
 label: gpt
 size=1M, type=21686148-6449-6E6F-744E-656564454649
-size=256M, type=linux
+size=128M, type=linux
 type=lvm
 TABLE
     udevadm settle
     pvcreate --quiet "${MACHINE}3"
     vgcreate --quiet vg "${MACHINE}3"
-    lvcreate --quiet --name root --size 1G vg
+    lvcreate --quiet --name root --size 480M vg
     mkfs.ext4 -q "${MACHINE}2"
     mkfs.xfs -q /dev/vg/root
     mount /dev/vg/root /mnt
@@ -150,7 +150,7 @@ first)
     files /mnt/srv/keep 6 64
     files /mnt/boot/keep 3 64
     echo restored > /mnt/var/lib/stage
-    for directory in srv usr boot/keep; do sums /mnt/$directory > "/mnt/root/sums.${directory%/*}"; done
+    for directory in srv usr/bin boot/keep; do sums /mnt/$directory > "/mnt/root/sums.${directory%/*}"; done
     afterwrite mark whole --label nightly || fail "no mark"
     afterwrite mark --group machine --label nightly > /backup/group || fail "no mark of the group"
     for volume in $VOLUMES; do
@@ -188,6 +188,6 @@ restored)
     [ "$(echo /sys/block/vd*)" = /sys/block/vda ] || fail "there are other disks"
     [ "$(findmnt -no SOURCE,FSTYPE / | tr -s ' ')" = "/dev/mapper/vg-root xfs" ] || fail "the root is not the logical volume"
     [ "$(findmnt -no SOURCE,FSTYPE /boot | tr -s ' ')" = "/dev/vda2 ext4" ] || fail "/boot is not the second partition"
-    for directory in srv usr boot/keep; do expect_sums /$directory "/root/sums.${directory%/*}"; done
+    for directory in srv usr/bin boot/keep; do expect_sums /$directory "/root/sums.${directory%/*}"; done
     ;;
 esac

@@ -170,7 +170,7 @@ files() {
 }
 
 # sums DIRECTORY: what is in it, to compare later.
-sums() { (cd "$1" && find . -type f | sort | xargs -r sha256sum); }
+sums() { (cd "$1" && find . -type f -print0 | sort -z | xargs -0 -r sha256sum); }
 
 # expect_sums DIRECTORY SUMS
 expect_sums() {

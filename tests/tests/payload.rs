@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use afterwrite_tests::*;
 use anyhow::{Result, ensure};
@@ -137,6 +138,8 @@ fn write_unstable(device: &Path, until: &AtomicBool) -> Result<()> {
                 break;
             }
             file.write_all_at(memory, at)?;
+            // So that a slow machine keeps up: of what the bitmap tells nothing was copied.
+            std::thread::sleep(Duration::from_millis(5));
         }
         Ok(())
     })

@@ -83,9 +83,9 @@ fn after_a_kill_the_probes_are_adopted_and_the_history_begins_anew() -> Result<(
     let protection = protection(&disk)?;
     let protect = protection.start()?;
     let load = Fio::on_device(disk.path(), 8)?;
-    std::thread::sleep(std::time::Duration::from_secs(1));
+    std::thread::sleep(Duration::from_secs(1));
     protect.kill()?;
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(500));
     let mut protect = protection.start()?;
     let status = protect.volume_status()?;
     ensure!(status["probes"] == "adopted" && status["capture"] == "payload", "{status}");

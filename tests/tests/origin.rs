@@ -210,7 +210,7 @@ fn amid_transactions(disaster: &dyn Fn(&Path, &Path) -> Result<()>, process: &st
         operations.iter().filter(done).count(),
         operations.iter().filter(|operation| operation.begun.time_ns > first_ns).count(),
     ];
-    ensure!(done > 10 && later > 10, "{done} transactions before {to}, {later} after: not amid them");
+    ensure!(done > 0 && later > 0, "{done} transactions before {to}, {later} after: not amid them");
 
     check_file_system(Fs::Ext4, &image)?;
     let (whole, later) = found(&image, "content", "first-after")?;

@@ -104,6 +104,8 @@ fn before(disaster: &dyn Fn(&Path, &Path) -> Result<()>, to: &str) -> Result<()>
                     break;
                 }
                 write_synced(&mount.point().join(format!("other{}", number % 7)), &"y".repeat(9000))?;
+                // So that what they are beside comes forward on a slow machine, too.
+                std::thread::sleep(Duration::from_millis(10));
             }
             Ok(())
         });
@@ -144,7 +146,7 @@ fn encrypt(data: &Path, dir: &Path) -> Result<()> {
     let program = dir.join("encrypter");
     copy_program("/bin/bash".as_ref(), &program)?;
     let script =
-        "for file in *; do tr a-z n-za-m < $file > $file.locked && mv $file.locked $file; done; sync";
+        "for file in *; do tr a-z n-za-m < $file > $file.locked && mv $file.locked $file; done; sync -f .";
     run(Command::new(program).current_dir(data).args(["-c", script])).map(drop)
 }
 
@@ -163,7 +165,7 @@ fn a_point_before_an_encrypting_script_has_everything() -> Result<()> {
 fn a_point_before_a_burst_of_many_processes_has_everything() -> Result<()> {
     let encrypt = |data: &Path, _: &Path| {
         // Another file, by another program than the one that removes: none of the processes does more than one thing.
-        let script = "for file in *; do head -c 8192 /dev/urandom > $file.locked; rm $file; done; sync";
+        let script = "for file in *; do head -c 8192 /dev/urandom > $file.locked; rm $file; done; sync -f .";
         run(Command::new("bash").current_dir(data).args(["-c", script])).map(drop)
     };
     before(&encrypt, "before-burst:last")

@@ -18,7 +18,7 @@ DEVICES=500
 [ -z "${FULL:-}" ] || DEVICES=10000
 HOUR=3600
 
-points() { afterwrite points $JOURNAL | awk 'NR > 2 { print $1 }'; }
+points() { afterwrite points $JOURNAL | awk '$1 ~ /^[0-9]+$/ { print $1 }'; }
 last_point() { points | tail -n 1; }
 number_of() { afterwrite points $JOURNAL | awk -v label="$1" '$NF == label { print $1 }'; }
 newer_than() { [ "$(last_point)" -gt "$1" ]; }

@@ -149,7 +149,7 @@ comparing)
     step "stop, compare"
     unmount /srv
     systemctl stop afterwrite
-    expect_log 'stopped: '
+    expect_log 'stopped in order: '
     [ "$(systemctl is-failed afterwrite || true)" = inactive ] || fail "it did not stop in order"
     same "$SOURCE" "$TARGET"
     afterwrite journal check $JOURNAL || fail "the journal is damaged"
